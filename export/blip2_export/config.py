@@ -1,0 +1,196 @@
+"""The part of `config.json` that the graphs need, with the defaults of transformers for absent keys.
+
+The published configuration leaves most keys out, so the defaults below are part of the format. Whatever the
+graphs would silently compute wrongly is refused here, by name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from blip2_export.errors import ExportError
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class VisionConfig:
+    """Dimensions of the ViT."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    image_size: int
+    patch_size: int
+    layer_norm_eps: float
+    qkv_bias: bool
+
+    @property
+    def num_tokens(self) -> int:
+        """Patches plus the class token."""
+        return (self.image_size // self.patch_size) ** 2 + 1
+
+
+@dataclass(frozen=True)
+class QFormerConfig:
+    """Dimensions of the Q-Former."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_heads: int
+    layer_norm_eps: float
+    cross_attention_frequency: int
+    num_query_tokens: int
+
+    def has_cross_attention(self, layer: int) -> bool:
+        """Whether a layer looks at the image."""
+        return layer % self.cross_attention_frequency == 0
+
+
+@dataclass(frozen=True)
+class TextConfig:
+    """Dimensions and token ids of the OPT decoder."""
+
+    hidden_size: int
+    ffn_size: int
+    num_layers: int
+    num_heads: int
+    vocab_size: int
+    max_positions: int
+    has_bias: bool
+    bos_token_id: int
+    eos_token_id: int
+    pad_token_id: int
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_heads
+
+
+@dataclass(frozen=True)
+class Blip2Config:
+    """A BLIP-2 with an OPT decoder."""
+
+    vision: VisionConfig
+    qformer: QFormerConfig
+    text: TextConfig
+    image_token_id: int | None
+
+
+def parse_config(document: Json) -> Blip2Config:
+    """Reads the content of `config.json`.
+
+    Raises:
+        ExportError: the checkpoint is not a BLIP-2 that these graphs can express.
+    """
+    if document.get("model_type", "blip-2") != "blip-2":
+        raise ExportError(
+            f"config.json: model_type is {document['model_type']!r}; only 'blip-2' is supported"
+        )
+    text = _text(document.get("text_config") or {})
+    vision = _vision(document.get("vision_config") or {})
+    qformer = _qformer(document.get("qformer_config") or {}, document)
+    image_token_id = document.get("image_token_index", document.get("image_token_id"))
+    return Blip2Config(vision, qformer, text, image_token_id)
+
+
+def _require(part: str, values: Json, key: str, default: object, supported: object) -> None:
+    value = values.get(key, default)
+    if value != supported:
+        raise ExportError(f"config.json: {part}.{key} is {value!r}; only {supported!r} is supported")
+
+
+def _heads_divide(part: str, hidden_size: int, num_heads: int) -> None:
+    if hidden_size % num_heads:
+        raise ExportError(
+            f"config.json: {part} hidden_size {hidden_size} is no multiple of its {num_heads} heads"
+        )
+
+
+def _square(part: str, key: str, value: object) -> int:
+    """A size that is given as one number or as two equal ones."""
+    sides = value if isinstance(value, list) else [value]
+    if len(set(sides)) != 1 or not isinstance(sides[0], int):
+        raise ExportError(f"config.json: {part}.{key} is {value!r}; only one number (a square) is supported")
+    return sides[0]
+
+
+def _vision(values: Json) -> VisionConfig:
+    _require("vision_config", values, "hidden_act", "gelu", "gelu")
+    config = VisionConfig(
+        hidden_size=values.get("hidden_size", 1408),
+        intermediate_size=values.get("intermediate_size", 6144),
+        num_layers=values.get("num_hidden_layers", 39),
+        num_heads=values.get("num_attention_heads", 16),
+        image_size=_square("vision_config", "image_size", values.get("image_size", 224)),
+        patch_size=_square("vision_config", "patch_size", values.get("patch_size", 14)),
+        layer_norm_eps=values.get("layer_norm_eps", 1e-6),
+        qkv_bias=values.get("qkv_bias", True),
+    )
+    _heads_divide("vision_config", config.hidden_size, config.num_heads)
+    return config
+
+
+def _qformer(values: Json, document: Json) -> QFormerConfig:
+    _require("qformer_config", values, "hidden_act", "gelu", "gelu")
+    _require("qformer_config", values, "use_qformer_text_input", False, False)
+    config = QFormerConfig(
+        hidden_size=values.get("hidden_size", 768),
+        intermediate_size=values.get("intermediate_size", 3072),
+        num_layers=values.get("num_hidden_layers", 12),
+        num_heads=values.get("num_attention_heads", 12),
+        layer_norm_eps=values.get("layer_norm_eps", 1e-12),
+        cross_attention_frequency=values.get("cross_attention_frequency", 2),
+        num_query_tokens=document.get("num_query_tokens", 32),
+    )
+    _heads_divide("qformer_config", config.hidden_size, config.num_heads)
+    return config
+
+
+def _text(values: Json) -> TextConfig:
+    if values.get("model_type", "opt") != "opt":
+        raise ExportError(
+            f"config.json: text_config.model_type is {values['model_type']!r}; only OPT is supported "
+            "(Flan-T5 checkpoints are not)"
+        )
+    for key, supported in (
+        ("activation_function", "relu"),
+        ("do_layer_norm_before", True),
+        ("_remove_final_layer_norm", False),
+        ("layer_norm_elementwise_affine", True),
+        ("tie_word_embeddings", True),
+    ):
+        _require("text_config", values, key, supported, supported)
+    config = TextConfig(
+        hidden_size=values.get("hidden_size", 768),
+        ffn_size=values.get("ffn_dim", 3072),
+        num_layers=values.get("num_hidden_layers", 12),
+        num_heads=values.get("num_attention_heads", 12),
+        vocab_size=values.get("vocab_size", 50272),
+        max_positions=values.get("max_position_embeddings", 2048),
+        has_bias=values.get("enable_bias", True),
+        bos_token_id=_token_id(values, "bos_token_id", 2),
+        eos_token_id=_token_id(values, "eos_token_id", 2),
+        pad_token_id=_token_id(values, "pad_token_id", 1),
+    )
+    _heads_divide("text_config", config.hidden_size, config.num_heads)
+    if values.get("word_embed_proj_dim") is not None:
+        _require("text_config", values, "word_embed_proj_dim", config.hidden_size, config.hidden_size)
+    if config.head_dim % 8:
+        raise ExportError(
+            f"config.json: text_config head_dim {config.head_dim} is no multiple of 8, "
+            "which the attention operator GroupQueryAttention needs"
+        )
+    return config
+
+
+def _token_id(values: Json, key: str, default: int) -> int:
+    value = values.get(key, default)
+    ids = value if isinstance(value, list) else [value]
+    if len(ids) != 1 or not isinstance(ids[0], int):
+        raise ExportError(f"config.json: text_config.{key} is {value!r}; exactly one id is supported")
+    return ids[0]

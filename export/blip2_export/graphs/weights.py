@@ -1,0 +1,46 @@
+"""Reading layers of the checkpoint: the pairs `{name}.weight` and `{name}.bias`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from blip2_export.checkpoint import Checkpoint
+
+
+class NormWeights(NamedTuple):
+    """A LayerNorm: both [size]."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+
+
+class LinearWeights(NamedTuple):
+    """A linear layer: weight [out, in], bias [out] or none."""
+
+    weight: np.ndarray
+    bias: np.ndarray | None
+
+
+def norm(checkpoint: Checkpoint, name: str, size: int) -> NormWeights:
+    """The weights of a LayerNorm."""
+    return NormWeights(
+        checkpoint.tensor(f"{name}.weight", (size,)), checkpoint.tensor(f"{name}.bias", (size,))
+    )
+
+
+def linear(checkpoint: Checkpoint, name: str, out: int, into: int, *, has_bias: bool = True) -> LinearWeights:
+    """Linear weights [out, in] and their bias."""
+    bias = checkpoint.tensor(f"{name}.bias", (out,)) if has_bias else None
+    return LinearWeights(checkpoint.tensor(f"{name}.weight", (out, into)), bias)
+
+
+def stacked(layers: Iterable[LinearWeights]) -> LinearWeights:
+    """Several layers that read the same tensor as one: outputs side by side."""
+    weights, biases = zip(*layers, strict=True)
+    bias = None if biases[0] is None else np.concatenate(biases)
+    return LinearWeights(np.concatenate(weights), bias)

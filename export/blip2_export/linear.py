@@ -1,0 +1,193 @@
+"""The precision policy: how a matrix product with weights is written, by precision, and nowhere else.
+
+`fp32`: MatMul and Add.
+
+`int8`: weights are symmetric s8, [-127, 127], with one scale per output channel. Activations are quantised at
+run time, one scale per token: absmax -> scale -> u8 with zero point 128, so that a token's result depends on
+its own values only. The integer products are exact, the two scales are applied in f32.
+
+Two traps of ONNX Runtime shape the form below (both are tested):
+
+- On x86 without VNNI its u8 x s8 kernel saturates in 16 bits and returns wrong sums. The session entry
+  `session.x64quantprecision` = `1` makes it convert the weights to u8 while loading, which is exact. Every
+  session that loads an int8 graph on such a processor must set it. With VNNI the sums are exact without it;
+  whether it then costs speed has not been measured.
+- `MatMulInteger -> Cast -> Mul(row_scale * column_scale)` is fused into an operator that reads only the first
+  row scale. Here the operator gets the column scale, and the row scale is multiplied afterwards.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
+
+from blip2_export.builder import MICROSOFT
+
+if TYPE_CHECKING:
+    from blip2_export.builder import GraphBuilder
+
+Q_MAX = 127
+ZERO_POINT = 128
+# A token of zeros has no scale of its own. Any positive one gives zeros; this one is a normal f32 after the
+# division.
+SMALLEST_ABSMAX = 1e-30
+
+
+def stage_precision(precision: str) -> dict[str, str]:
+    """The precision of each stage of a bundle. The Q-Former is small and always stays exact."""
+    return {"vision_encoder": precision, "qformer": "fp32", "decoder": precision}
+
+
+class Linear(Protocol):
+    """Writes x [tokens, in] @ weight.T + bias -> [tokens, out]; weight is [out, in], as stored."""
+
+    def __call__(self, x: str, name: str, weight: np.ndarray, bias: np.ndarray | None) -> str:
+        """Adds the layer and returns the name of its output, `name`."""
+        ...
+
+
+class TiedEmbedding(Protocol):
+    """One table [vocab, hidden], read by token id at the entrance and multiplied with at the exit."""
+
+    def embed(self, input_ids: str, name: str) -> str:
+        """[rows, seq] -> [rows, seq, hidden]."""
+        ...
+
+    def logits(self, x: str, name: str) -> str:
+        """[tokens, hidden] -> [tokens, vocab]."""
+        ...
+
+
+def linear_layers(builder: GraphBuilder, precision: str) -> Linear:
+    """The writer of linear layers for a precision."""
+    return {"fp32": Fp32Linear, "int8": Int8Linear}[precision](builder)
+
+
+def tied_embedding(builder: GraphBuilder, linear: Linear, name: str, table: np.ndarray) -> TiedEmbedding:
+    """The token table in the precision of the linear layers it is used with."""
+    if isinstance(linear, Int8Linear):
+        return Int8TiedEmbedding(builder, linear, name, table)
+    return Fp32TiedEmbedding(builder, name, table)
+
+
+class Quantized(NamedTuple):
+    """Symmetric 8-bit weights: weight ~ values * scale, one scale per output channel."""
+
+    values: np.ndarray  # s8 [out, in]
+    scale: np.ndarray  # f32 [out]
+
+
+def quantize_weight(weight: np.ndarray) -> Quantized:
+    """Rounds a weight matrix [out, in] to 8 bits, each output channel by its own largest magnitude."""
+    scale = np.abs(weight).max(axis=1) / np.float32(Q_MAX)
+    scale = np.where(scale > 0, scale, np.float32(1)).astype(np.float32)
+    values = np.rint(weight / scale[:, None]).clip(-Q_MAX, Q_MAX).astype(np.int8)
+    return Quantized(values, scale)
+
+
+class Fp32Linear:
+    """MatMul and Add in f32."""
+
+    def __init__(self, builder: GraphBuilder) -> None:
+        self.builder = builder
+
+    def __call__(self, x: str, name: str, weight: np.ndarray, bias: np.ndarray | None) -> str:
+        """See `Linear`."""
+        build = self.builder
+        matrix = build.constant(f"{name}.weight", weight.T)
+        if bias is None:
+            return build.op("MatMul", [x, matrix], name)
+        product = build.op("MatMul", [x, matrix], f"{name}/MatMul")
+        return build.op("Add", [product, build.constant(f"{name}.bias", bias)], name)
+
+
+class Int8Linear:
+    """Integer products with per-token activations and per-channel weights."""
+
+    def __init__(self, builder: GraphBuilder) -> None:
+        self.builder = builder
+        self._activations: dict[str, tuple[str, str]] = {}
+
+    def __call__(self, x: str, name: str, weight: np.ndarray, bias: np.ndarray | None) -> str:
+        """See `Linear`."""
+        build, quantized = self.builder, quantize_weight(weight)
+        matrix = build.constant(f"{name}.weight.int8", quantized.values.T)
+        scale = build.constant(f"{name}.weight.scale", quantized.scale)
+        if bias is None:
+            return self.product(x, name, matrix, scale)
+        product = self.product(x, f"{name}/Product", matrix, scale)
+        return build.op("Add", [product, build.constant(f"{name}.bias", bias)], name)
+
+    def product(self, x: str, name: str, matrix: str, scale: str) -> str:
+        """x [tokens, in] times the s8 constant `matrix` [in, out] with its column `scale` [out]."""
+        build = self.builder
+        quantized, row_scale = self._quantize(x)
+        zero_point = build.scalar(ZERO_POINT, "uint8")
+        inputs = [quantized, matrix, build.scalar(1.0), scale, zero_point]
+        columns = build.op("MatMulIntegerToFloat", inputs, f"{name}/Integer", domain=MICROSOFT)
+        return build.op("Mul", [columns, row_scale], name)
+
+    def _quantize(self, x: str) -> tuple[str, str]:
+        """u8 values [tokens, in] and f32 scales [tokens, 1] of a tensor, once for all layers that read it."""
+        if x not in self._activations:
+            self._activations[x] = self._write_quantization(x)
+        return self._activations[x]
+
+    def _write_quantization(self, x: str) -> tuple[str, str]:
+        build = self.builder
+        name = f"{x}/Quantize"
+        magnitude = build.op("Abs", [x], f"{name}/Abs")
+        absmax = build.op("ReduceMax", [magnitude, build.ints(-1)], f"{name}/AbsMax", keepdims=1)
+        positive = build.op("Max", [absmax, build.scalar(SMALLEST_ABSMAX)], f"{name}/Positive")
+        row_scale = build.op("Div", [positive, build.scalar(float(Q_MAX))], f"{name}/RowScale")
+        flat = build.reshape(row_scale, [-1], f"{name}/RowScaleFlat")
+        tokens = build.op("Shape", [flat], f"{name}/Tokens")
+        zero_points = build.op("Expand", [build.scalar(ZERO_POINT, "uint8"), tokens], f"{name}/ZeroPoints")
+        values = build.op("QuantizeLinear", [x, flat, zero_points], f"{name}/Values", axis=0)
+        return values, row_scale
+
+
+class Fp32TiedEmbedding:
+    """The table is stored once, [vocab, hidden]: Gather reads rows, Gemm multiplies with its transpose."""
+
+    def __init__(self, builder: GraphBuilder, name: str, table: np.ndarray) -> None:
+        self.builder = builder
+        self.table = builder.constant(name, table)
+
+    def embed(self, input_ids: str, name: str) -> str:
+        """See `TiedEmbedding`."""
+        return self.builder.op("Gather", [self.table, input_ids], name, axis=0)
+
+    def logits(self, x: str, name: str) -> str:
+        """See `TiedEmbedding`."""
+        return self.builder.op("Gemm", [x, self.table], name, transB=1)
+
+
+class Int8TiedEmbedding:
+    """The table is stored once, as s8 [hidden, vocab] for the product; a prompt gathers its few columns.
+
+    A token's row of the embedding is a column here and has one scale, so looking up is exact to the same
+    rounding as multiplying.
+    """
+
+    def __init__(self, builder: GraphBuilder, linear: Int8Linear, name: str, table: np.ndarray) -> None:
+        quantized = quantize_weight(table)
+        self.builder = builder
+        self.linear = linear
+        self.matrix = builder.constant(f"{name}.int8", quantized.values.T)
+        self.scale = builder.constant(f"{name}.scale", quantized.scale)
+
+    def embed(self, input_ids: str, name: str) -> str:
+        """See `TiedEmbedding`."""
+        build = self.builder
+        columns = build.op("Gather", [self.matrix, input_ids], f"{name}/Columns", axis=1)
+        rows = build.op("Transpose", [columns], f"{name}/Rows", perm=[1, 2, 0])
+        values = build.cast(rows, "float32", f"{name}/Values")
+        scale = build.op("Gather", [self.scale, input_ids], f"{name}/Scale", axis=0)
+        column = build.op("Unsqueeze", [scale, build.ints(-1)], f"{name}/ScaleColumn")
+        return build.op("Mul", [values, column], name)
+
+    def logits(self, x: str, name: str) -> str:
+        """See `TiedEmbedding`."""
+        return self.linear.product(x, name, self.matrix, self.scale)

@@ -1,0 +1,180 @@
+"""A bundle run by ONNX Runtime on the CPU, in the way the Rust runtime runs it.
+
+The KV cache is one buffer a layer and kind, bound as `past_key_values` and as `present` at once, so a run
+extends it in place. Tensor names and dimensions come from the manifest, as they do in the server.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime as ort
+
+from blip2_export.bundle import read_manifest
+from blip2_export.contract import KV_KINDS
+from blip2_export.tokenizer import parse_tokenizer, prompt_ids
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+Json = dict[str, Any]
+
+PROVIDER = "CPUExecutionProvider"
+SEVERITY_ERROR = 3
+
+
+def open_session(path: Path, threads: int = 0) -> ort.InferenceSession:
+    """A CPU session; `threads` 0 means as many as there are cores."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = SEVERITY_ERROR
+    # Without it, x86 processors without VNNI return wrong sums from int8 graphs: see linear.py.
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    return ort.InferenceSession(path, options, providers=[PROVIDER])
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one decoder run feeds. Rows are padded on the right to the longest.
+
+    image_prefix f32 [rows, prefix, hidden] (prefix may be 0), input_ids: the new ids of each row, starts: the
+    length of each row before the run, logits_index i64 [rows, k].
+    """
+
+    image_prefix: np.ndarray
+    input_ids: Sequence[Sequence[int]]
+    starts: Sequence[int]
+    logits_index: np.ndarray
+
+
+class KvCache:
+    """Keys and values of some rows, [rows, heads, max_len, head_dim] a layer and kind, filled with `fill`."""
+
+    def __init__(self, decoder: Json, rows: int, max_len: int, fill: float = np.nan) -> None:
+        shape = (rows, decoder["num_heads"], max_len, decoder["head_dim"])
+        dtype = np.dtype(decoder["kv_dtype"])
+        self.buffers: dict[tuple[str, str], np.ndarray] = {}
+        for layer in range(decoder["num_layers"]):
+            for kind in KV_KINDS:
+                past, present = (decoder[name].format(layer=layer, kind=kind) for name in ("past", "present"))
+                self.buffers[past, present] = np.full(shape, fill, dtype)
+
+    def bind(self, binding: ort.IOBinding, rows: int) -> None:
+        """Binds the first `rows` rows of every buffer as past and, in the same memory, as present."""
+        for (past, present), buffer in self.buffers.items():
+            value = ort.OrtValue.ortvalue_from_numpy(buffer[:rows])
+            if value.data_ptr() != buffer.ctypes.data:
+                raise RuntimeError("ONNX Runtime copied the KV buffer, so it would not be extended in place")
+            binding.bind_ortvalue_input(past, value)
+            binding.bind_ortvalue_output(present, value)
+
+    def store_row(self, row: int, single: KvCache) -> None:
+        """Copies the only row of another cache into one of this cache; their other dimensions are equal."""
+        for names, buffer in self.buffers.items():
+            buffer[row] = single.buffers[names][0]
+
+
+class OnnxBlip2:
+    """The three sessions of a bundle."""
+
+    def __init__(self, folder: Path, threads: int = 0) -> None:
+        self.manifest = read_manifest(folder)
+        self.decoder_info: Json = self.manifest["decoder"]
+        self.tokenizer = parse_tokenizer((folder / self.manifest["tokenizer"]["file"]).read_bytes())
+        self._vision, self._qformer, self._decoder = (
+            open_session(folder / self.manifest[stage]["file"], threads)
+            for stage in ("vision_encoder", "qformer", "decoder")
+        )
+
+    def prompt_ids(self, text: str) -> list[int]:
+        """The ids that follow the image prefix."""
+        return prompt_ids(self.tokenizer, self.manifest["tokenizer"]["bos_token_id"], text)
+
+    def image_embeds(self, pixel_values: np.ndarray) -> np.ndarray:
+        """[batch, 3, height, width] -> [batch, num_tokens, vision hidden]."""
+        return self._vision.run(None, {"pixel_values": pixel_values})[0]
+
+    def query(self, image_embeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """image_embeds -> query_output [batch, queries, hidden], image_prefix [batch, queries, width]."""
+        query_output, image_prefix = self._qformer.run(
+            ["query_output", "image_prefix"], {"image_embeds": image_embeds}
+        )
+        return query_output, image_prefix
+
+    def cache(self, rows: int, max_len: int | None = None, fill: float = np.nan) -> KvCache:
+        """A new KV cache. NaN by default: whatever is read before it was written shows at once."""
+        return KvCache(self.decoder_info, rows, max_len or self.decoder_info["max_positions"], fill)
+
+    def no_prefix(self, rows: int) -> np.ndarray:
+        """The image prefix of a decode step: [rows, 0, hidden]."""
+        return np.zeros((rows, 0, self.decoder_info["hidden_size"]), np.float32)
+
+    def step(self, cache: KvCache, step: Step) -> np.ndarray:
+        """Runs the decoder over the first rows of the cache, in place -> logits f32 [rows, k, vocab]."""
+        binding = self._decoder.io_binding()
+        for name, value in step_inputs(step).items():
+            binding.bind_cpu_input(name, value)
+        cache.bind(binding, len(step.input_ids))
+        binding.bind_output("logits")
+        self._decoder.run_with_iobinding(binding)
+        return binding.get_outputs()[-1].numpy()
+
+    def prefill(
+        self, cache: KvCache, image_prefix: np.ndarray, prompts: Sequence[Sequence[int]]
+    ) -> np.ndarray:
+        """Runs whole prompts from an empty cache -> logits of each row's last position, [rows, vocab]."""
+        last = [image_prefix.shape[1] + len(prompt) - 1 for prompt in prompts]
+        index = np.array(last, np.int64)[:, None]
+        return self.step(cache, Step(image_prefix, prompts, [0] * len(prompts), index))[:, 0]
+
+    def decode(self, cache: KvCache, tokens: Sequence[int], starts: Sequence[int]) -> np.ndarray:
+        """Runs one token a row -> logits [rows, vocab]."""
+        rows = len(tokens)
+        ids = [[token] for token in tokens]
+        return self.step(cache, Step(self.no_prefix(rows), ids, starts, np.zeros((rows, 1), np.int64)))[:, 0]
+
+    def teacher_forced(
+        self, image_prefix: np.ndarray, prompt: Sequence[int], answer: Sequence[int]
+    ) -> np.ndarray:
+        """The logits before each token of `answer`, in one run: [len(answer), vocab]."""
+        ids = [*prompt, *answer[:-1]]
+        first = image_prefix.shape[1] + len(prompt) - 1
+        index = np.arange(first, first + len(answer), dtype=np.int64)[None]
+        cache = self.cache(1, image_prefix.shape[1] + len(ids))
+        return self.step(cache, Step(image_prefix, [ids], [0], index))[0]
+
+    def greedy(self, image_prefix: np.ndarray, prompt: Sequence[int], max_new_tokens: int) -> list[int]:
+        """The greedy answer to a prompt, the end token included if it came."""
+        length = image_prefix.shape[1] + len(prompt)
+        cache = self.cache(1, length + max_new_tokens)
+        logits = self.prefill(cache, image_prefix, [prompt])
+        tokens = [int(logits[0].argmax())]
+        while tokens[-1] != self.manifest["tokenizer"]["eos_token_id"] and len(tokens) < max_new_tokens:
+            logits = self.decode(cache, [tokens[-1]], [length])
+            length += 1
+            tokens.append(int(logits[0].argmax()))
+        return tokens
+
+
+def step_inputs(step: Step) -> dict[str, np.ndarray]:
+    """The decoder's inputs without the KV buffers, padded on the right."""
+    rows, prefix = len(step.input_ids), step.image_prefix.shape[1]
+    seq = max(len(ids) for ids in step.input_ids)
+    starts = np.array(step.starts)
+    ends = starts + prefix + [len(ids) for ids in step.input_ids]
+    input_ids = np.zeros((rows, seq), np.int64)
+    for row, ids in enumerate(step.input_ids):
+        input_ids[row, : len(ids)] = ids
+    # Padding repeats the row's last position, so that it stays inside the table of positions.
+    positions = np.minimum(starts[:, None] + np.arange(prefix + seq), ends[:, None] - 1)
+    return {
+        "input_ids": input_ids,
+        "image_prefix": np.ascontiguousarray(step.image_prefix, dtype=np.float32),
+        "position_ids": positions.astype(np.int64),
+        "seqlens_k": (ends - 1).astype(np.int32),
+        "total_sequence_length": np.array(ends.max(), np.int32),
+        "logits_index": np.ascontiguousarray(step.logits_index, dtype=np.int64),
+    }

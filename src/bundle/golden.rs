@@ -1,0 +1,77 @@
+//! Golden answers: pictures and prompts with the token ids that the reference gives.
+
+use std::path::Path;
+
+use serde::Deserialize;
+
+use super::{Bundle, BundleError, read_json};
+
+const CASES_FILE: &str = "golden/cases.json";
+
+/// One golden answer, with its picture in memory.
+#[derive(Debug, Clone)]
+pub struct GoldenCase {
+    /// A name for messages.
+    pub name: String,
+    /// The picture file as it lies in the bundle.
+    pub image: Vec<u8>,
+    /// The prompt; empty for a caption.
+    pub text: String,
+    /// The limit that the answer was made with.
+    pub max_new_tokens: usize,
+    /// What follows the image positions: the start token, then the ids of the text.
+    pub prompt_ids: Vec<u32>,
+    /// The expected new tokens, the end token included if it came.
+    pub token_ids: Vec<u32>,
+    /// The expected text.
+    pub answer: String,
+}
+
+#[derive(Deserialize)]
+struct CasesFile {
+    cases: Vec<CaseEntry>,
+}
+
+#[derive(Deserialize)]
+struct CaseEntry {
+    name: String,
+    image: String,
+    text: String,
+    max_new_tokens: usize,
+    prompt_ids: Vec<u32>,
+    token_ids: Vec<u32>,
+    answer: String,
+}
+
+impl Bundle {
+    /// The golden answers of the bundle; none when it was never verified.
+    ///
+    /// # Errors
+    /// [`BundleError`] when the cases or a picture cannot be read.
+    pub fn golden_cases(&self) -> Result<Vec<GoldenCase>, BundleError> {
+        if !self.manifest().files.contains_key(CASES_FILE) {
+            return Ok(Vec::new());
+        }
+        let file: CasesFile = read_json(&self.path(CASES_FILE))?;
+        file.cases.into_iter().map(|entry| self.load_case(entry)).collect()
+    }
+
+    fn load_case(&self, entry: CaseEntry) -> Result<GoldenCase, BundleError> {
+        let folder = Path::new(CASES_FILE).parent().and_then(Path::to_str).unwrap_or_default();
+        let file = format!("{folder}/{}", entry.image);
+        // Only files that the manifest lists, and whose hash was checked, are opened.
+        if !self.manifest().files.contains_key(&file) {
+            let reason = format!("the picture {} of golden case {} is not in the manifest", entry.image, entry.name);
+            return Err(BundleError::Invalid { path: self.path(CASES_FILE), reason });
+        }
+        Ok(GoldenCase {
+            image: self.read(&file)?,
+            name: entry.name,
+            text: entry.text,
+            max_new_tokens: entry.max_new_tokens,
+            prompt_ids: entry.prompt_ids,
+            token_ids: entry.token_ids,
+            answer: entry.answer,
+        })
+    }
+}

@@ -1,0 +1,169 @@
+//! A bundle: one checkpoint at one precision for one target, in a folder. Found, parsed and checked here.
+//!
+//! Read by `cli`, `runtime`, `model`, `image` and `text`, which take every dimension, name and id from the [`Manifest`].
+//! This module opens files and computes hashes; it knows nothing of ONNX Runtime.
+
+mod find;
+mod golden;
+mod manifest;
+
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest as _, Sha256};
+
+pub use self::find::{MANIFEST_FILE, find_manifest};
+pub use self::golden::GoldenCase;
+pub use self::manifest::{
+    Checkpoint, DecoderInputs, DecoderManifest, DecoderOutputs, FileEntry, GenerationDefaults, ImageManifest, KvDtype,
+    KvKind, Manifest, Precision, Precisions, QFormerInputs, QFormerManifest, QFormerOutputs, Target, TokenizerManifest,
+    VisionEncoderInputs, VisionEncoderManifest, VisionEncoderOutputs,
+};
+
+/// Why a folder is not a bundle that can be served.
+#[derive(Debug, thiserror::Error)]
+pub enum BundleError {
+    /// No `manifest.json` in the folder or below it.
+    #[error("no bundle in {path}: found no manifest.json there or below ({seen}); name a bundle with --model")]
+    NotFound {
+        /// Where the search began.
+        path: PathBuf,
+        /// What the folder holds, for the reader.
+        seen: String,
+    },
+    /// More than one `manifest.json`.
+    #[error("{path} holds more than one bundle ({found}); name one of them with --model")]
+    Ambiguous {
+        /// Where the search began.
+        path: PathBuf,
+        /// The bundles found.
+        found: String,
+    },
+    /// A file of the bundle cannot be read.
+    #[error("cannot read {path}: {source}; copy or export the bundle again")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A JSON file of the bundle does not parse.
+    #[error("{path} is not what this version reads: {source}; export the bundle again with the blip2_export of this version")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Where and why parsing ended.
+        source: serde_json::Error,
+    },
+    /// The manifest parses but contradicts itself.
+    #[error("{path}: {reason}; export the bundle again")]
+    Invalid {
+        /// The manifest.
+        path: PathBuf,
+        /// The contradiction.
+        reason: String,
+    },
+    /// A file has other bytes than the manifest says.
+    #[error("{path} is damaged: {detail}; copy or export the bundle again")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// The expected and the found size or hash.
+        detail: String,
+    },
+}
+
+/// An opened bundle: its folder and its manifest.
+#[derive(Debug, Clone)]
+pub struct Bundle {
+    root: PathBuf,
+    manifest: Manifest,
+}
+
+impl Bundle {
+    /// Finds exactly one bundle at or below `path`, and parses its manifest. Nothing is hashed yet.
+    ///
+    /// # Errors
+    /// [`BundleError`] when there is no bundle, more than one, or the manifest cannot be relied on.
+    pub fn open(path: &Path) -> Result<Self, BundleError> {
+        let manifest_path = find_manifest(path)?;
+        let manifest: Manifest = read_json(&manifest_path)?;
+        manifest.check().map_err(|reason| BundleError::Invalid { path: manifest_path.clone(), reason })?;
+        let root = manifest_path.parent().map(Path::to_path_buf).unwrap_or_default();
+        Ok(Self { root, manifest })
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// What the bundle says of itself.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// The path of a file that the manifest names.
+    #[must_use]
+    pub fn path(&self, file: &str) -> PathBuf {
+        self.root.join(file)
+    }
+
+    /// Reads a file of the bundle whole.
+    ///
+    /// # Errors
+    /// [`BundleError::Read`].
+    pub fn read(&self, file: &str) -> Result<Vec<u8>, BundleError> {
+        let path = self.path(file);
+        fs::read(&path).map_err(|source| BundleError::Read { path, source })
+    }
+
+    /// Compares size and SHA-256 of every file with the manifest. Returns the number of bytes read.
+    ///
+    /// # Errors
+    /// [`BundleError::Read`] or [`BundleError::Damaged`], for the first file that differs.
+    pub fn check_files(&self) -> Result<u64, BundleError> {
+        let mut total = 0;
+        for (name, entry) in &self.manifest.files {
+            self.check_file(name, entry)?;
+            total += entry.bytes;
+        }
+        Ok(total)
+    }
+
+    fn check_file(&self, name: &str, entry: &FileEntry) -> Result<(), BundleError> {
+        let path = self.path(name);
+        let read_error = |source| BundleError::Read { path: path.clone(), source };
+        let bytes = fs::metadata(&path).map_err(read_error)?.len();
+        let damaged = |detail| BundleError::Damaged { path: path.clone(), detail };
+        if bytes != entry.bytes {
+            return Err(damaged(format!("{bytes} bytes instead of {}", entry.bytes)));
+        }
+        let found = sha256(&path).map_err(read_error)?;
+        if found != entry.sha256 {
+            return Err(damaged(format!("sha256 {found} instead of {}", entry.sha256)));
+        }
+        Ok(())
+    }
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, BundleError> {
+    let bytes = fs::read(path).map_err(|source| BundleError::Read { path: path.to_path_buf(), source })?;
+    serde_json::from_slice(&bytes).map_err(|source| BundleError::Parse { path: path.to_path_buf(), source })
+}
+
+fn sha256(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut digest = Sha256::new();
+    let mut chunk = vec![0; 1 << 20];
+    loop {
+        match file.read(&mut chunk)? {
+            0 => break,
+            read => digest.update(&chunk[..read]),
+        }
+    }
+    Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}

@@ -1,0 +1,52 @@
+//! Replays a bundle's golden answers: a server whose answers are wrong does not become ready.
+
+use super::{Engine, EngineError, ScoreJob};
+use crate::bundle::{GenerationDefaults, GoldenCase};
+use crate::generation::GenerationParams;
+
+/// A golden answer that did not come out.
+#[derive(Debug, thiserror::Error)]
+pub enum GoldenError {
+    /// The engine gave no answer.
+    #[error("golden case {name} was not answered: {source}")]
+    Failed {
+        /// The case.
+        name: String,
+        /// Why not.
+        source: EngineError,
+    },
+    /// The answer differs.
+    #[error("golden case {name} should give {expected:?} ({expected_ids:?}), but gives {found:?} ({found_ids:?})")]
+    Different {
+        /// The case.
+        name: String,
+        /// The reference's answer.
+        expected: String,
+        /// The reference's tokens.
+        expected_ids: Vec<u32>,
+        /// This machine's answer.
+        found: String,
+        /// This machine's tokens.
+        found_ids: Vec<u32>,
+    },
+}
+
+/// Scores one case and compares the token ids.
+///
+/// # Errors
+/// [`GoldenError`].
+pub fn replay(engine: &Engine, case: &GoldenCase) -> Result<(), GoldenError> {
+    let params = GenerationParams::new(GenerationDefaults { max_new_tokens: case.max_new_tokens });
+    let job = ScoreJob { image: case.image.clone(), text: case.text.clone(), params };
+    let answer = engine.score(&job).map_err(|source| GoldenError::Failed { name: case.name.clone(), source })?;
+    if answer.token_ids == case.token_ids {
+        return Ok(());
+    }
+    Err(GoldenError::Different {
+        name: case.name.clone(),
+        expected: case.answer.clone(),
+        expected_ids: case.token_ids.clone(),
+        found: answer.text,
+        found_ids: answer.token_ids,
+    })
+}

@@ -1,0 +1,172 @@
+//! The engine: takes scoring jobs, owns the workers that own the model, gives answers.
+//!
+//! The path of a job: [`Engine::reserve`] a place → [`Engine::prepare`] (decode the picture, tokenize; CPU work for the
+//! caller's thread) → [`Engine::submit`] → image worker (vision encoder, Q-Former) → decoder worker (prefill, decode
+//! steps, several rows at once) → [`Pending::answer`].
+//!
+//! Generic over [`ImageEncoder`] and [`StepDecoder`], so that it runs in tests with a scripted model and without ONNX
+//! Runtime. It knows no HTTP.
+
+mod admission;
+mod decoder_worker;
+mod golden;
+mod image_worker;
+mod job;
+mod slots;
+mod traits;
+
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Instant;
+
+pub use self::admission::Permit;
+pub use self::golden::{GoldenError, replay};
+pub use self::job::{Answer, EngineError, JobError, Pending, PreparedJob, ScoreJob, Timings, TimingsMs};
+pub use self::traits::{DecoderLimits, EncodedImage, ImageEncoder, ImagePrefix, Logits, ModelError, StepDecoder};
+
+use self::admission::Admission;
+use self::job::Queued;
+use crate::bundle::GenerationDefaults;
+use crate::generation::{GenerationParams, Row};
+use crate::image::Preprocessor;
+use crate::text::Tokenizer;
+
+/// What turns a request into tensors and tokens back into text.
+#[derive(Debug)]
+pub struct Frontend {
+    /// Bytes to `pixel_values`.
+    pub preprocessor: Preprocessor,
+    /// Text to ids and back.
+    pub tokenizer: Tokenizer,
+    /// The id that ends an answer.
+    pub eos_token_id: u32,
+    /// The id that stands for an image position in a row's history.
+    pub image_token_id: Option<u32>,
+    /// What a request gets that names no parameters.
+    pub defaults: GenerationDefaults,
+}
+
+/// The bounds of an engine.
+#[derive(Debug, Clone, Copy)]
+pub struct EngineLimits {
+    /// Rows that are waiting or running; more are refused.
+    pub queue_rows: usize,
+    /// Prefills between two decode steps: each one makes the running rows wait.
+    pub prefills_per_turn: usize,
+}
+
+/// A handle to the workers; clones share them. They end when the last handle is dropped.
+#[derive(Debug, Clone)]
+pub struct Engine {
+    frontend: Arc<Frontend>,
+    admission: Arc<Admission>,
+    decoder: DecoderLimits,
+    jobs: mpsc::Sender<Queued>,
+}
+
+impl Engine {
+    /// Starts the two workers, which own `encoder` and `decoder` from now on.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(
+        frontend: Frontend,
+        encoder: impl ImageEncoder + 'static,
+        decoder: impl StepDecoder + 'static,
+        limits: EngineLimits,
+    ) -> std::io::Result<Self> {
+        let decoder_limits = decoder.limits();
+        // Both channels are bounded by admission: a job in either of them holds a permit.
+        let (jobs, waiting) = mpsc::channel();
+        let (encoded, ready) = mpsc::channel();
+        thread::Builder::new()
+            .name("image-worker".into())
+            .spawn(move || image_worker::run(encoder, &waiting, &encoded))?;
+        thread::Builder::new()
+            .name("decoder-worker".into())
+            .spawn(move || decoder_worker::run(decoder, &ready, limits.prefills_per_turn))?;
+        Ok(Self {
+            frontend: Arc::new(frontend),
+            admission: Arc::new(Admission::new(limits.queue_rows)),
+            decoder: decoder_limits,
+            jobs,
+        })
+    }
+
+    /// What a request gets that names no parameters.
+    #[must_use]
+    pub fn defaults(&self) -> GenerationDefaults {
+        self.frontend.defaults
+    }
+
+    /// The decoder's slots, lengths and cache.
+    #[must_use]
+    pub fn decoder_limits(&self) -> DecoderLimits {
+        self.decoder
+    }
+
+    /// Reserves places for the rows of a request, before anything is decoded. The permit goes with the jobs.
+    ///
+    /// # Errors
+    /// [`EngineError::Overloaded`] now, [`EngineError::TooManyRows`] always.
+    pub fn reserve(&self, rows: usize) -> Result<Permit, EngineError> {
+        Admission::reserve(&self.admission, rows)
+    }
+
+    /// Turns a job into what the model reads. Decodes the picture: call it where blocking is allowed.
+    ///
+    /// # Errors
+    /// [`JobError`] when the picture or the text cannot be used. The fault is the caller's.
+    pub fn prepare(&self, job: &ScoreJob) -> Result<PreparedJob, JobError> {
+        let started = Instant::now();
+        let room = self.decoder.max_len - self.decoder.prefix_len;
+        let text = self.frontend.tokenizer.encode(&job.text, room)?;
+        let prompt_len = self.decoder.prefix_len + text.input_ids.len();
+        check_length(prompt_len, &job.params, self.decoder.max_len)?;
+        let pixel_values = self.frontend.preprocessor.preprocess(&job.image)?;
+        Ok(PreparedJob {
+            pixel_values,
+            row: self.row(&text.input_ids, job.params.clone()),
+            input_ids: text.input_ids,
+            warnings: text.warnings,
+            preprocess: started.elapsed(),
+        })
+    }
+
+    /// Hands a job to the workers.
+    ///
+    /// # Errors
+    /// [`EngineError::Stopped`] when a worker has ended.
+    pub fn submit(&self, job: PreparedJob, permit: &Permit) -> Result<Pending, EngineError> {
+        let (queued, pending) = Queued::new(job, permit.clone(), Arc::clone(&self.frontend));
+        self.jobs.send(queued).map_err(|_| EngineError::Stopped)?;
+        Ok(pending)
+    }
+
+    /// One job from start to end, on this thread.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub fn score(&self, job: &ScoreJob) -> Result<Answer, EngineError> {
+        let permit = self.reserve(1)?;
+        let prepared = self.prepare(job)?;
+        self.submit(prepared, &permit)?.wait()
+    }
+
+    /// The row as processors see it: one id per image position, then the prompt.
+    fn row(&self, input_ids: &[i64], params: GenerationParams) -> Row {
+        let image = self.frontend.image_token_id.into_iter().flat_map(|id| vec![id; self.decoder.prefix_len]);
+        let prompt = image.chain(input_ids.iter().map(|id| *id as u32)).collect();
+        Row::new(prompt, self.frontend.eos_token_id, params)
+    }
+}
+
+/// The last new token is never fed, so it needs no place.
+fn check_length(prompt_len: usize, params: &GenerationParams, max_len: usize) -> Result<(), JobError> {
+    let wanted = prompt_len.saturating_add(params.max_new_tokens);
+    if wanted > max_len {
+        return Err(JobError::TooLong { prompt_len, max_new_tokens: params.max_new_tokens, max_len });
+    }
+    Ok(())
+}

@@ -1,0 +1,122 @@
+//! What the engine needs of a model. `model` implements it on ONNX Runtime; tests implement it by script.
+
+use std::error::Error;
+use std::fmt;
+use std::time::Duration;
+
+use crate::image::PixelValues;
+
+/// The first half of a model: owned by the image worker.
+pub trait ImageEncoder: Send {
+    /// One picture through vision encoder and Q-Former.
+    ///
+    /// # Errors
+    /// [`ModelError`] when a run fails.
+    fn encode(&mut self, pixel_values: &PixelValues) -> Result<EncodedImage, ModelError>;
+}
+
+/// The second half: owned by the decoder worker. Rows live in slots `0..limits().slots`.
+pub trait StepDecoder: Send {
+    /// How many rows of which length there is memory for.
+    fn limits(&self) -> DecoderLimits;
+
+    /// Starts a row in `slot`: image prefix, then `input_ids`. Logits of the last position, `[1, vocab]`.
+    ///
+    /// # Errors
+    /// [`ModelError`] when the run fails; the slot is then empty.
+    fn prefill(&mut self, slot: usize, image: &ImagePrefix, input_ids: &[i64]) -> Result<Logits, ModelError>;
+
+    /// One decode step: feeds `tokens[i]` to slot `i`. Logits `[tokens.len(), vocab]`.
+    ///
+    /// # Errors
+    /// [`ModelError`] when the run fails; all rows are then as before, and the step can be repeated.
+    fn decode(&mut self, tokens: &[i64]) -> Result<Logits, ModelError>;
+
+    /// Copies the row in slot `from` over the one in slot `to`.
+    fn move_row(&mut self, from: usize, to: usize);
+}
+
+/// The decoder's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DecoderLimits {
+    /// Rows decoded together.
+    pub slots: usize,
+    /// Positions of a row: image prefix, prompt and new tokens.
+    pub max_len: usize,
+    /// Positions of the image prefix.
+    pub prefix_len: usize,
+    /// Bytes of cache that a position takes.
+    pub position_bytes: usize,
+}
+
+/// `image_prefix [num_query_tokens, hidden]` of one picture, row-major.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImagePrefix(Vec<f32>);
+
+impl ImagePrefix {
+    /// Takes the elements.
+    #[must_use]
+    pub fn new(elements: Vec<f32>) -> Self {
+        Self(elements)
+    }
+
+    /// The elements.
+    #[must_use]
+    pub fn as_slice(&self) -> &[f32] {
+        &self.0
+    }
+}
+
+/// An image prefix, and how long its two stages took.
+#[derive(Debug, Clone)]
+pub struct EncodedImage {
+    /// What precedes the text.
+    pub prefix: ImagePrefix,
+    /// Time in the vision encoder.
+    pub vision_encoder: Duration,
+    /// Time in the Q-Former.
+    pub qformer: Duration,
+}
+
+/// Logits `[rows, vocab]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Logits {
+    vocab: usize,
+    elements: Vec<f32>,
+}
+
+impl Logits {
+    /// Takes row-major elements; `vocab` is the length of a row and above 0.
+    #[must_use]
+    pub fn new(vocab: usize, elements: Vec<f32>) -> Self {
+        Self { vocab, elements }
+    }
+
+    /// The rows, in the order of the slots.
+    pub fn rows(&self) -> impl Iterator<Item = &[f32]> {
+        self.elements.chunks_exact(self.vocab)
+    }
+}
+
+/// A model's failure, whatever the model is; the cause stays a cause.
+#[derive(Debug)]
+pub struct ModelError(Box<dyn Error + Send + Sync>);
+
+impl ModelError {
+    /// Wraps a cause.
+    pub fn new(cause: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self(cause.into())
+    }
+}
+
+impl fmt::Display for ModelError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Error for ModelError {
+    fn source(&self) -> Option<&(dyn Error + 'static)> {
+        self.0.source()
+    }
+}

@@ -1,0 +1,150 @@
+//! The OPT decoder: prefill and decode steps over the KV cache, one graph for both.
+
+use std::ops::Range;
+
+use ort::value::{Shape, Tensor, TensorElementType};
+
+use super::{CacheSize, KvCache};
+use crate::bundle::{Bundle, DecoderManifest, KvDtype, KvKind};
+use crate::engine::{DecoderLimits, ImagePrefix, Logits, ModelError, StepDecoder};
+use crate::runtime::{Expected, GraphSession, KvLayerNames, Runtime, RuntimeError, f32_tensor};
+
+const GRAPH: &str = "decoder";
+
+/// The session of the decoder, and the cache that it writes.
+#[derive(Debug)]
+pub struct Decoder {
+    session: GraphSession,
+    cache: KvCache,
+    manifest: DecoderManifest,
+    prefix_len: usize,
+}
+
+/// What one run feeds: `rows` slots with `seq_len` tokens each, and the image prefix at prefill.
+struct Step<'a> {
+    rows: Range<usize>,
+    input_ids: Vec<i64>,
+    image_prefix: &'a [f32],
+    /// Positions that each row gains: the prefix and its tokens.
+    gained: usize,
+}
+
+impl Decoder {
+    pub(super) fn open(runtime: &Runtime, bundle: &Bundle, size: CacheSize) -> Result<Self, RuntimeError> {
+        let manifest = bundle.manifest().decoder.clone();
+        let path = bundle.path(&manifest.file);
+        if manifest.kv_dtype != KvDtype::Float32 {
+            let what = format!("the decoder's kv_dtype is {:?}, the cpu provider binds float32", manifest.kv_dtype);
+            return Err(RuntimeError::Unsupported { what });
+        }
+        let session = GraphSession::open(runtime, GRAPH, &path, &inputs(&manifest), &outputs(&manifest))?;
+        let names = cache_names(&manifest)
+            .map_err(|error| RuntimeError::Signature { graph: GRAPH, path, detail: format!("a cache name: {error}") })?;
+        let limit = manifest.max_positions;
+        let max_len = size.max_len.map_or(limit, |asked| asked.get().min(limit));
+        let cache = KvCache::new(names, size.slots.get(), manifest.num_heads, max_len, manifest.head_dim);
+        let prefix_len = bundle.manifest().qformer.num_query_tokens;
+        Ok(Self { session, cache, manifest, prefix_len })
+    }
+
+    fn step(&mut self, step: Step<'_>) -> Result<Logits, RuntimeError> {
+        let (rows, gained) = (step.rows.clone(), step.gained);
+        let logits = self.run(step).map_err(|source| RuntimeError::Run { graph: self.session.graph(), source })?;
+        // The run wrote these positions, so the rows grow only now. After a failed run the same step can be repeated.
+        self.cache.advance(rows, gained);
+        Ok(logits)
+    }
+
+    fn run(&mut self, step: Step<'_>) -> ort::Result<Logits> {
+        let Step { rows, input_ids, image_prefix, gained } = step;
+        let (count, hidden, vocab) = (rows.len(), self.manifest.hidden_size, self.manifest.vocab_size);
+        let lens: Vec<usize> = rows.clone().map(|slot| self.cache.len(slot)).collect();
+        let longest = lens.iter().max().map_or(0, |len| len + gained);
+        // Older kernels do not check this, and the binding's safety rests on it.
+        assert!(longest <= self.cache.max_len(), "the engine admits only what fits max_len");
+
+        let names = &self.manifest.inputs;
+        let positions = lens.iter().flat_map(|len| (*len..len + gained).map(|position| position as i64)).collect();
+        let seqlens_k = lens.iter().map(|len| (len + gained - 1) as i32).collect();
+        let seq_len = input_ids.len() / count;
+        let session = self.session.session_mut();
+        let mut binding = self.cache.bind(session, rows, (&self.manifest.outputs.logits, [count, 1, vocab]))?;
+        binding.input(&names.input_ids, Tensor::<i64>::from_array(([count, seq_len], input_ids))?)?;
+        let prefix = f32_tensor([count, gained - seq_len, hidden], image_prefix.to_vec())?;
+        binding.input(&names.image_prefix, prefix)?;
+        binding.input(&names.position_ids, Tensor::<i64>::from_array(([count, gained], positions))?)?;
+        binding.input(&names.seqlens_k, Tensor::<i32>::from_array(([count], seqlens_k))?)?;
+        let total = Tensor::<i32>::from_array((Shape::new([]), vec![longest as i32]))?;
+        binding.input(&names.total_sequence_length, total)?;
+        let last = Tensor::<i64>::from_array(([count, 1], vec![gained as i64 - 1; count]))?;
+        binding.input(&names.logits_index, last)?;
+        Ok(Logits::new(vocab, binding.run(session)?.to_vec()))
+    }
+}
+
+impl StepDecoder for Decoder {
+    fn limits(&self) -> DecoderLimits {
+        DecoderLimits {
+            slots: self.cache.slots(),
+            max_len: self.cache.max_len(),
+            prefix_len: self.prefix_len,
+            position_bytes: self.cache.position_bytes(),
+        }
+    }
+
+    fn prefill(&mut self, slot: usize, image: &ImagePrefix, input_ids: &[i64]) -> Result<Logits, ModelError> {
+        self.cache.claim(slot);
+        let gained = self.prefix_len + input_ids.len();
+        let rows = slot..slot + 1;
+        Ok(self.step(Step { rows, input_ids: input_ids.to_vec(), image_prefix: image.as_slice(), gained })?)
+    }
+
+    fn decode(&mut self, tokens: &[i64]) -> Result<Logits, ModelError> {
+        let rows = 0..tokens.len();
+        Ok(self.step(Step { rows, input_ids: tokens.to_vec(), image_prefix: &[], gained: 1 })?)
+    }
+
+    fn move_row(&mut self, from: usize, to: usize) {
+        self.cache.move_row(from, to);
+    }
+}
+
+fn cache_names(manifest: &DecoderManifest) -> Result<Vec<KvLayerNames>, std::ffi::NulError> {
+    cache_tensors(manifest)
+        .map(|(layer, kind)| KvLayerNames::new(manifest.past_name(layer, kind), manifest.present_name(layer, kind)))
+        .collect()
+}
+
+fn cache_tensors(manifest: &DecoderManifest) -> impl Iterator<Item = (usize, KvKind)> {
+    (0..manifest.num_layers).flat_map(|layer| KvKind::ALL.map(|kind| (layer, kind)))
+}
+
+fn inputs(manifest: &DecoderManifest) -> Vec<Expected> {
+    use TensorElementType::{Float32, Int32, Int64};
+    let names = &manifest.inputs;
+    let mut expected = vec![
+        Expected::new(&names.input_ids, Int64, &[None, None]),
+        Expected::new(&names.image_prefix, Float32, &[None, None, Some(manifest.hidden_size)]),
+        Expected::new(&names.position_ids, Int64, &[None, None]),
+        Expected::new(&names.seqlens_k, Int32, &[None]),
+        Expected::new(&names.total_sequence_length, Int32, &[]),
+        Expected::new(&names.logits_index, Int64, &[None, None]),
+    ];
+    let shape = [None, Some(manifest.num_heads), None, Some(manifest.head_dim)];
+    expected.extend(
+        cache_tensors(manifest)
+            .map(|(layer, kind)| Expected::new(&manifest.past_name(layer, kind), Float32, &shape)),
+    );
+    expected
+}
+
+fn outputs(manifest: &DecoderManifest) -> Vec<Expected> {
+    let logits = [None, None, Some(manifest.vocab_size)];
+    let shape = [None, Some(manifest.num_heads), None, Some(manifest.head_dim)];
+    let mut expected = vec![Expected::new(&manifest.outputs.logits, TensorElementType::Float32, &logits)];
+    expected.extend(
+        cache_tensors(manifest)
+            .map(|(layer, kind)| Expected::new(&manifest.present_name(layer, kind), TensorElementType::Float32, &shape)),
+    );
+    expected
+}

@@ -1,0 +1,77 @@
+//! One ONNX Runtime environment per process, with one thread pool for all sessions.
+
+use std::fmt;
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+use ort::environment::{Environment, GlobalThreadPoolOptions};
+use ort::logging::LogLevel;
+
+use super::RuntimeError;
+
+/// Where the graphs run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Provider {
+    /// The CPU kernels of ONNX Runtime.
+    Cpu,
+}
+
+impl fmt::Display for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cpu => f.write_str("cpu"),
+        }
+    }
+}
+
+/// The loaded library and its environment. Made once, kept until the process ends; clones are handles.
+#[derive(Debug, Clone)]
+pub struct Runtime {
+    environment: Environment,
+    threads: NonZeroUsize,
+}
+
+impl Runtime {
+    /// Loads the library and starts a pool of `threads`. Must come before any other use of `ort`, once a process.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Library`] when the file is missing or older than 1.24, [`RuntimeError::Environment`] else.
+    pub fn load(library: &Path, threads: NonZeroUsize) -> Result<Self, RuntimeError> {
+        // Checked first, because ONNX Runtime's loader says only that it failed.
+        if !library.is_file() {
+            let reason = "no such file".to_owned();
+            return Err(RuntimeError::Library { path: library.to_path_buf(), reason });
+        }
+        let builder = ort::init_from(library)
+            .map_err(|error| RuntimeError::Library { path: library.to_path_buf(), reason: format!("{error:?}") })?;
+        // Spinning threads would take the cores from image decoding and the HTTP workers.
+        let pool = GlobalThreadPoolOptions::default()
+            .with_intra_threads(threads.get())
+            .and_then(|pool| pool.with_spin_control(false))
+            .map_err(|source| RuntimeError::Environment { source })?;
+        let environment = builder
+            .with_name("blip2")
+            .with_telemetry(false)
+            .with_global_thread_pool(pool)
+            .build()
+            .map_err(|source| RuntimeError::Environment { source })?;
+        environment.set_log_level(LogLevel::Warning);
+        Ok(Self { environment, threads })
+    }
+
+    pub(super) fn environment(&self) -> &Environment {
+        &self.environment
+    }
+
+    /// Threads of the pool that all sessions share.
+    #[must_use]
+    pub fn threads(&self) -> NonZeroUsize {
+        self.threads
+    }
+
+    /// What the library says of itself: version and build.
+    #[must_use]
+    pub fn version(&self) -> &'static str {
+        ort::info()
+    }
+}

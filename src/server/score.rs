@@ -1,0 +1,89 @@
+//! `POST /score`: rows in, one answer a row, in order. All rows are answered, or none is.
+
+use actix_web::error::ResponseError as _;
+use actix_web::http::{StatusCode, header};
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Serialize;
+
+use super::score_request::ScoreRequest;
+use super::{HttpError, State};
+use crate::engine::{Answer, Engine, EngineError, PreparedJob, ScoreJob};
+
+/// One row of the answer. Everything but the text is sent only when `params` has `"logprobs": true`.
+#[derive(Serialize)]
+struct ScoreResponse {
+    text: String,
+    #[serde(flatten)]
+    detail: Option<Detail>,
+}
+
+#[derive(Serialize)]
+struct Detail {
+    token_ids: Vec<u32>,
+    logprobs: Vec<f32>,
+    score: f32,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
+}
+
+impl ScoreResponse {
+    fn new(answer: Answer, detailed: bool) -> Self {
+        let Answer { text, token_ids, logprobs, score, warnings, .. } = answer;
+        Self { text, detail: detailed.then_some(Detail { token_ids, logprobs, score, warnings }) }
+    }
+}
+
+pub(super) async fn score(
+    request: HttpRequest,
+    state: web::Data<State>,
+    body: Result<web::Bytes, actix_web::Error>,
+) -> Result<HttpResponse, HttpError> {
+    let engine = state.engine()?.clone();
+    let body = checked_body(&request, body)?;
+    let ScoreRequest { jobs, params } = web::block(move || ScoreRequest::parse(&body, engine.defaults()))
+        .await
+        .map_err(|_| HttpError::Engine(EngineError::Stopped))??;
+    let engine = state.engine()?.clone();
+    let permit = engine.reserve(jobs.len())?;
+    let prepared = web::block(move || prepare(&engine, jobs))
+        .await
+        .map_err(|_| HttpError::Engine(EngineError::Stopped))??;
+    let engine = state.engine()?;
+    // All rows are handed over before the first answer is awaited, so that they are decoded together.
+    let pending = prepared.into_iter().map(|job| engine.submit(job, &permit)).collect::<Result<Vec<_>, _>>()?;
+    let mut answers = Vec::with_capacity(pending.len());
+    for row in pending {
+        answers.push(ScoreResponse::new(row.answer().await?, params.logprobs));
+    }
+    Ok(HttpResponse::Ok().json(answers))
+}
+
+/// Pictures and texts of all rows; the first bad row is named.
+fn prepare(engine: &Engine, jobs: Vec<ScoreJob>) -> Result<Vec<PreparedJob>, HttpError> {
+    let prepare_row = |(row, job): (usize, ScoreJob)| {
+        engine.prepare(&job).map_err(|error| HttpError::BadRequest(format!("row {row}: {error}")))
+    };
+    jobs.into_iter().enumerate().map(prepare_row).collect()
+}
+
+fn checked_body(request: &HttpRequest, body: Result<web::Bytes, actix_web::Error>) -> Result<web::Bytes, HttpError> {
+    let content_type = request.headers().get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    if !content_type.is_some_and(is_json) {
+        return Err(HttpError::NotJson);
+    }
+    body.map_err(|error| match error.as_response_error().status_code() {
+        StatusCode::PAYLOAD_TOO_LARGE => {
+            let limit_bytes = request.app_data::<web::PayloadConfig>().map_or(0, payload_limit);
+            HttpError::BodyTooLarge { limit_bytes }
+        }
+        _ => HttpError::BadRequest("the request body ended early".into()),
+    })
+}
+
+/// `application/json` and `application/*+json`, any case, any parameter.
+fn is_json(content_type: &str) -> bool {
+    let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    media_type
+        .strip_prefix("application/")
+        .is_some_and(|subtype| subtype == "json" || (subtype.len() > 5 && subtype.ends_with("+json")))
+}

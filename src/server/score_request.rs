@@ -1,0 +1,249 @@
+//! The body of `/score`, parsed and checked: `{"input_data": {"columns", "index", "data"}, "params": {…}}`.
+//!
+//! A handler never sees a raw body. Messages name the row (from 0), the column or the key that is at fault, and never
+//! hold the image.
+
+use serde_json::{Map, Value};
+
+use super::HttpError;
+use super::image_string;
+use crate::bundle::GenerationDefaults;
+use crate::engine::ScoreJob;
+use crate::generation::GenerationParams;
+
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// What is asked for.
+#[derive(Debug)]
+pub(super) struct ScoreRequest {
+    /// The rows, in order; at least one.
+    pub jobs: Vec<ScoreJob>,
+    /// The parameters that all rows share.
+    pub params: GenerationParams,
+}
+
+impl ScoreRequest {
+    /// Reads a body.
+    pub(super) fn parse(body: &[u8], defaults: GenerationDefaults) -> Result<Self, HttpError> {
+        let body = parse_json(body)?;
+        let Some(input_data) = body.get("input_data") else {
+            return Err(bad("A value is not provided for the 'input_data' parameter."));
+        };
+        let params = parse_params(&body, defaults)?;
+        let table = Table::parse(input_data)?;
+        let jobs = (0..table.rows.len()).map(|row| table.job(row, &params)).collect::<Result<_, _>>()?;
+        Ok(Self { jobs, params })
+    }
+}
+
+/// `input_data`, its columns found.
+struct Table<'a> {
+    columns: usize,
+    image: usize,
+    /// `None` when pictures are to be captioned.
+    text: Option<usize>,
+    rows: &'a [Value],
+}
+
+impl<'a> Table<'a> {
+    fn parse(input_data: &'a Value) -> Result<Self, HttpError> {
+        let Value::Object(fields) = input_data else {
+            return Err(bad("input_data must be an object with columns and data"));
+        };
+        if let Some(key) = fields.keys().find(|key| !["columns", "index", "data"].contains(&key.as_str())) {
+            return Err(bad(format!("input_data: unknown key {:?}; known are columns, index and data", shorten(key))));
+        }
+        let columns = column_names(fields)?;
+        let rows = list(fields, "data")?;
+        if rows.is_empty() {
+            return Err(bad("input_data: data is empty; send at least one row"));
+        }
+        check_index(fields, rows.len())?;
+        let find = |name: &str| columns.iter().position(|column| *column == name);
+        let Some(image) = find("image") else {
+            return Err(bad("input_data: columns holds no \"image\""));
+        };
+        let text = find("text");
+        // A misspelt column must not turn a question into a caption.
+        if text.is_none() && columns.len() > 1 {
+            return Err(bad("input_data: columns holds no \"text\"; for captions send \"image\" as the only column"));
+        }
+        Ok(Self { columns: columns.len(), image, text, rows })
+    }
+
+    fn job(&self, row: usize, params: &GenerationParams) -> Result<ScoreJob, HttpError> {
+        let bad_row = |reason: String| bad(format!("row {row}: {reason}"));
+        let image = match self.cell(row, self.image).map_err(bad_row)? {
+            Value::String(image) => image_string::decode(image).map_err(|error| bad_row(error.to_string()))?,
+            other => return Err(bad_row(format!("image must be a string, not {}", json_type(other)))),
+        };
+        let text = match self.text.map(|column| self.cell(row, column)).transpose().map_err(bad_row)? {
+            None => String::new(),
+            Some(Value::String(text)) => text.clone(),
+            Some(other) => return Err(bad_row(format!("text must be a string, not {}", json_type(other)))),
+        };
+        Ok(ScoreJob { image, text, params: params.clone() })
+    }
+
+    fn cell(&self, row: usize, column: usize) -> Result<&'a Value, String> {
+        match &self.rows[row] {
+            Value::Array(cells) if cells.len() == self.columns => Ok(&cells[column]),
+            Value::Array(cells) => Err(format!("{} values for {} columns", cells.len(), self.columns)),
+            bare @ Value::String(_) if self.columns == 1 => Ok(bare),
+            other => Err(format!("must be a list of values, not {}", json_type(other))),
+        }
+    }
+}
+
+fn parse_json(body: &[u8]) -> Result<Map<String, Value>, HttpError> {
+    let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
+    if body.is_empty() {
+        return Err(bad("POST body is empty. Expecting a JSON dictionary."));
+    }
+    match serde_json::from_slice(body) {
+        Ok(Value::Object(fields)) => Ok(fields),
+        Ok(_) => Err(bad("POST body should be a JSON dictionary.")),
+        Err(error) => Err(bad(format!("POST body could not be decoded as JSON: {error}"))),
+    }
+}
+
+fn parse_params(body: &Map<String, Value>, defaults: GenerationDefaults) -> Result<GenerationParams, HttpError> {
+    let value = match (body.get("params"), body.get("parameters")) {
+        (Some(Value::Null) | None, other) => other.unwrap_or(&Value::Null),
+        (Some(params), Some(Value::Null) | None) => params,
+        (Some(_), Some(_)) => return Err(bad("params and parameters mean the same; send one of them")),
+    };
+    GenerationParams::parse(value, defaults).map_err(|error| bad(error.to_string()))
+}
+
+fn column_names(fields: &Map<String, Value>) -> Result<Vec<&str>, HttpError> {
+    let names = list(fields, "columns")?.iter().map(Value::as_str).collect::<Option<Vec<_>>>();
+    names.ok_or_else(|| bad("input_data: columns must be a list of strings"))
+}
+
+fn list<'a>(fields: &'a Map<String, Value>, key: &str) -> Result<&'a [Value], HttpError> {
+    match fields.get(key) {
+        Some(Value::Array(items)) => Ok(items),
+        Some(other) => Err(bad(format!("input_data: {key} must be a list, not {}", json_type(other)))),
+        None => Err(bad(format!("input_data: {key} is missing"))),
+    }
+}
+
+/// The index is never echoed, but one of another length means that rows were lost on the way.
+fn check_index(fields: &Map<String, Value>, rows: usize) -> Result<(), HttpError> {
+    match fields.get("index") {
+        None | Some(Value::Null) => Ok(()),
+        Some(Value::Array(index)) if index.len() == rows => Ok(()),
+        Some(Value::Array(index)) => {
+            Err(bad(format!("input_data: index has {} entries for {rows} rows of data", index.len())))
+        }
+        Some(other) => Err(bad(format!("input_data: index must be a list, not {}", json_type(other)))),
+    }
+}
+
+fn bad(message: impl Into<String>) -> HttpError {
+    HttpError::BadRequest(message.into())
+}
+
+fn shorten(text: &str) -> String {
+    text.chars().take(40).collect()
+}
+
+fn json_type(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "a boolean",
+        Value::Number(_) => "a number",
+        Value::String(_) => "a string",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const DEFAULTS: GenerationDefaults = GenerationDefaults { max_new_tokens: 20 };
+
+    fn parse(body: &Value) -> Result<ScoreRequest, String> {
+        ScoreRequest::parse(body.to_string().as_bytes(), DEFAULTS).map_err(|error| error.to_string())
+    }
+
+    fn input(columns: &Value, data: &Value) -> Value {
+        json!({"input_data": {"columns": columns, "data": data}})
+    }
+
+    #[test]
+    fn columns_are_found_by_name_and_the_first_counts() {
+        let columns = json!(["extra", "text", "image", "text"]);
+        let request = parse(&input(&columns, &json!([[1, "a question", "QUJD", "another"]]))).unwrap();
+        assert_eq!((request.jobs[0].image.as_slice(), request.jobs[0].text.as_str()), (b"ABC".as_slice(), "a question"));
+    }
+
+    #[test]
+    fn an_image_column_alone_asks_for_captions_in_rows_or_bare() {
+        for data in [json!([["QUJD"], ["QUJD"]]), json!(["QUJD", "QUJD"])] {
+            let request = parse(&input(&json!(["image"]), &data)).unwrap();
+            assert!(request.jobs.len() == 2 && request.jobs.iter().all(|job| job.text.is_empty()));
+        }
+    }
+
+    #[test]
+    fn an_index_may_hold_anything_but_another_number_of_entries() {
+        for index in [json!(null), json!(["a"]), json!([null]), json!([17])] {
+            let mut body = input(&json!(["image", "text"]), &json!([["QUJD", ""]]));
+            body["input_data"]["index"] = index;
+            assert!(parse(&body).is_ok(), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_fault_is_named_with_its_place() {
+        let both = json!(["image", "text"]);
+        let cases = [
+            (json!({}), "A value is not provided for the 'input_data' parameter."),
+            (json!([]), "POST body should be a JSON dictionary."),
+            (json!({"input_data": null}), "input_data must be an object"),
+            (json!({"input_data": {"data": []}}), "columns is missing"),
+            (json!({"input_data": {"columns": ["image"]}}), "data is missing"),
+            (json!({"input_data": {"columns": ["image"], "data": {}}}), "data must be a list, not an object"),
+            (json!({"input_data": {"columns": [1], "data": [[]]}}), "columns must be a list of strings"),
+            (json!({"input_data": {"columns": ["image"], "data": [["QUJD"]], "rows": 1}}), "unknown key \"rows\""),
+            (json!({"input_data": {"columns": ["image"], "data": [["QUJD"]], "index": []}}), "index has 0 entries for 1 rows"),
+            (json!({"input_data": {"columns": ["image"], "data": [["QUJD"]], "index": "0"}}), "index must be a list"),
+            (input(&both, &json!([])), "data is empty"),
+            (input(&json!(["Image", "text"]), &json!([["QUJD", ""]])), "columns holds no \"image\""),
+            (input(&json!(["image", "question"]), &json!([["QUJD", ""]])), "columns holds no \"text\""),
+            (input(&both, &json!([["QUJD", ""], ["QUJD"]])), "row 1: 1 values for 2 columns"),
+            (input(&both, &json!([["QUJD", ""], "QUJD"])), "row 1: must be a list of values, not a string"),
+            (input(&both, &json!([["QUJD", 7]])), "row 0: text must be a string, not a number"),
+            (input(&both, &json!([["QUJD", ""], [null, ""]])), "row 1: image must be a string, not null"),
+            (input(&both, &json!([["", ""]])), "row 0: image is empty"),
+            (input(&both, &json!([["QUJDR", ""]])), "row 0: image is not base64"),
+            (json!({"params": {}, "parameters": {}, "input_data": {}}), "params and parameters mean the same"),
+            (json!({"params": {"foo": 1}, "input_data": {}}), "unknown parameter \"foo\""),
+        ];
+        for (body, part) in cases {
+            let message = parse(&body).unwrap_err();
+            assert!(message.contains(part), "{body}: {message}");
+        }
+    }
+
+    #[test]
+    fn a_body_that_is_not_json_says_so() {
+        let parse = |body: &[u8]| ScoreRequest::parse(body, DEFAULTS).unwrap_err().to_string();
+        assert_eq!(parse(b""), "POST body is empty. Expecting a JSON dictionary.");
+        for body in [b" ".as_slice(), b"{", b"{} x", b"\x1f\x8b\x08", b"{\"a\": \"\xff\"}", &[b'['; 100_000]] {
+            assert!(parse(body).starts_with("POST body could not be decoded as JSON: "), "{}", parse(body));
+        }
+    }
+
+    #[test]
+    fn a_byte_order_mark_is_no_fault() {
+        let body = [BYTE_ORDER_MARK, br#"{"input_data": {"columns": ["image"], "data": ["QUJD"]}}"#].concat();
+        assert!(ScoreRequest::parse(&body, DEFAULTS).is_ok());
+    }
+}
