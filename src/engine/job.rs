@@ -76,6 +76,9 @@ pub enum EngineError {
     /// The model ran, but its logits are of no use.
     #[error("generation failed")]
     Generation(#[from] GenerationError),
+    /// The new tokens do not decode to text.
+    #[error("the answer cannot be decoded")]
+    Detokenize(#[source] TextError),
     /// A worker has ended.
     #[error("the engine has stopped")]
     Stopped,
@@ -155,7 +158,6 @@ pub(super) struct Encoded {
 }
 
 /// An answer that will come. Dropping it cancels the job: its row ends before the next step.
-#[derive(Debug)]
 pub struct Pending {
     reply: oneshot::Receiver<Result<Finished, EngineError>>,
     frontend: Arc<Frontend>,
@@ -229,7 +231,7 @@ fn finished(
 ) -> Result<Answer, EngineError> {
     let Finished { row, stop_reason, timings } = reply.map_err(|_| EngineError::Stopped)??;
     Ok(Answer {
-        text: frontend.tokenizer.decode(row.token_ids()),
+        text: frontend.tokenizer.decode(row.token_ids()).map_err(EngineError::Detokenize)?,
         token_ids: row.token_ids().to_vec(),
         logprobs: row.logprobs().to_vec(),
         score: row.score(),

@@ -33,16 +33,11 @@ use crate::image::Preprocessor;
 use crate::text::Tokenizer;
 
 /// What turns a request into tensors and tokens back into text.
-#[derive(Debug)]
 pub struct Frontend {
     /// Bytes to `pixel_values`.
     pub preprocessor: Preprocessor,
     /// Text to ids and back.
     pub tokenizer: Tokenizer,
-    /// The id that ends an answer.
-    pub eos_token_id: u32,
-    /// The id that stands for an image position in a row's history.
-    pub image_token_id: Option<u32>,
     /// What a request gets that names no parameters.
     pub defaults: GenerationDefaults,
 }
@@ -57,7 +52,7 @@ pub struct EngineLimits {
 }
 
 /// A handle to the workers; clones share them. They end when the last handle is dropped.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Engine {
     frontend: Arc<Frontend>,
     admission: Arc<Admission>,
@@ -82,10 +77,10 @@ impl Engine {
         let (encoded, ready) = mpsc::channel();
         thread::Builder::new()
             .name("image-worker".into())
-            .spawn(move || image_worker::run(encoder, &waiting, &encoded))?;
+            .spawn(move || guarded(|| image_worker::run(encoder, &waiting, &encoded)))?;
         thread::Builder::new()
             .name("decoder-worker".into())
-            .spawn(move || decoder_worker::run(decoder, &ready, limits.prefills_per_turn))?;
+            .spawn(move || guarded(|| decoder_worker::run(decoder, &ready, limits.prefills_per_turn)))?;
         Ok(Self {
             frontend: Arc::new(frontend),
             admission: Arc::new(Admission::new(limits.queue_rows)),
@@ -129,7 +124,7 @@ impl Engine {
             pixel_values,
             row: self.row(&text.input_ids, job.params.clone()),
             input_ids: text.input_ids,
-            warnings: text.warnings,
+            warnings: text.special_text.iter().map(|special| special_text_warning(special)).collect(),
             preprocess: started.elapsed(),
         })
     }
@@ -156,13 +151,33 @@ impl Engine {
 
     /// The row as processors see it: one id per image position, then the prompt.
     fn row(&self, input_ids: &[i64], params: GenerationParams) -> Row {
-        let image = self.frontend.image_token_id.into_iter().flat_map(|id| vec![id; self.decoder.prefix_len]);
+        let ids = self.frontend.tokenizer.special_ids();
+        let image = ids.image_token_id.into_iter().flat_map(|id| vec![id; self.decoder.prefix_len]);
         let prompt = image.chain(input_ids.iter().map(|id| *id as u32)).collect();
-        Row::new(prompt, self.frontend.eos_token_id, params)
+        Row::new(prompt, ids.eos_token_id, params)
     }
 }
 
-/// The last new token is never fed, so it needs no place.
+/// A worker that panics takes the process with it, and the orchestrator starts a new one: a service without its model
+/// would only collect requests. (The JPEG library unwinds, so the process as a whole cannot abort on panic.)
+fn guarded(worker: impl FnOnce()) {
+    struct AbortOnPanic;
+    impl Drop for AbortOnPanic {
+        fn drop(&mut self) {
+            if thread::panicking() {
+                tracing::error!("a worker panicked; the process ends");
+                std::process::abort();
+            }
+        }
+    }
+    let _guard = AbortOnPanic;
+    worker();
+}
+
+fn special_text_warning(special: &str) -> String {
+    format!("the text holds {special}, which was read as plain text")
+}
+
 fn check_length(prompt_len: usize, params: &GenerationParams, max_len: usize) -> Result<(), JobError> {
     let wanted = prompt_len.saturating_add(params.max_new_tokens);
     if wanted > max_len {

@@ -5,9 +5,7 @@ use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::exif::Orientation;
-use super::{
-    ImageError, ImageFormat, ImageLimits, RgbImage, gif, jpeg, orientation, raster, tiff, webp,
-};
+use super::{ImageError, ImageFormat, ImageLimits, RgbImage, bmp, gif, jpeg, orientation, raster, tiff, webp};
 
 /// A decoded picture as the file stores it, and how it is to be turned.
 pub(super) struct Decoded {
@@ -27,17 +25,13 @@ pub fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<RgbImage, ImageError
     Ok(orientation::upright(decoded.rgb, decoded.orientation))
 }
 
-fn decode_as(
-    format: ImageFormat,
-    bytes: &[u8],
-    limits: &ImageLimits,
-) -> Result<Decoded, ImageError> {
+fn decode_as(format: ImageFormat, bytes: &[u8], limits: &ImageLimits) -> Result<Decoded, ImageError> {
     match format {
         ImageFormat::Jpeg => jpeg::decode(bytes, limits),
         ImageFormat::Png => raster::decode_png(bytes, limits),
         ImageFormat::WebP => webp::decode(bytes, limits),
         ImageFormat::Gif => gif::decode(bytes, limits),
-        ImageFormat::Bmp => raster::decode_bmp(bytes, limits),
+        ImageFormat::Bmp => bmp::decode(bytes, limits),
         ImageFormat::Tiff => tiff::decode(bytes, limits),
     }
 }
@@ -47,21 +41,7 @@ fn format_of(bytes: &[u8]) -> Option<ImageFormat> {
     match bytes {
         [0xFF, 0xD8, 0xFF, ..] => Some(ImageFormat::Jpeg),
         [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1A, b'\n', ..] => Some(ImageFormat::Png),
-        [
-            b'R',
-            b'I',
-            b'F',
-            b'F',
-            _,
-            _,
-            _,
-            _,
-            b'W',
-            b'E',
-            b'B',
-            b'P',
-            ..,
-        ] => Some(ImageFormat::WebP),
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Some(ImageFormat::WebP),
         [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Some(ImageFormat::Gif),
         [b'B', b'M', ..] => Some(ImageFormat::Bmp),
         [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => Some(ImageFormat::Tiff),
@@ -71,10 +51,7 @@ fn format_of(bytes: &[u8]) -> Option<ImageFormat> {
 
 /// Runs a decoder so that its unwinding ends here. libjpeg's fatal errors come as a payload without a panic message;
 /// a panic of another decoder would be a bug of that decoder, and hostile bytes must not make it ours.
-fn contained<T>(
-    format: ImageFormat,
-    decode: impl FnOnce() -> Result<T, ImageError>,
-) -> Result<T, ImageError> {
+fn contained<T>(format: ImageFormat, decode: impl FnOnce() -> Result<T, ImageError>) -> Result<T, ImageError> {
     // The closure holds nothing but shared references, so nothing half-changed can be seen afterwards.
     catch_unwind(AssertUnwindSafe(decode))
         .unwrap_or_else(|payload| Err(ImageError::undecodable(format, words_of(payload.as_ref()))))
@@ -82,10 +59,7 @@ fn contained<T>(
 
 /// What the unwinding decoder said.
 fn words_of(payload: &(dyn Any + Send)) -> String {
-    payload
-        .downcast_ref::<String>()
-        .cloned()
-        .unwrap_or_else(|| "the decoder gave up".to_owned())
+    payload.downcast_ref::<String>().cloned().unwrap_or_else(|| "the decoder gave up".to_owned())
 }
 
 #[cfg(test)]
@@ -94,52 +68,27 @@ mod tests {
 
     #[test]
     fn no_bytes_are_refused_as_empty() {
-        assert!(matches!(
-            decode(b"", &ImageLimits::default()),
-            Err(ImageError::Empty)
-        ));
+        assert!(matches!(decode(b"", &ImageLimits::default()), Err(ImageError::Empty)));
     }
 
     #[test]
     fn more_bytes_than_the_limit_are_refused() {
-        let limits = ImageLimits {
-            max_bytes: 3,
-            ..ImageLimits::default()
-        };
-        assert!(matches!(
-            decode(b"GIF89a", &limits),
-            Err(ImageError::TooManyBytes { bytes: 6, limit: 3 })
-        ));
+        let limits = ImageLimits { max_bytes: 3, ..ImageLimits::default() };
+        assert!(matches!(decode(b"GIF89a", &limits), Err(ImageError::TooManyBytes { bytes: 6, limit: 3 })));
     }
 
     #[test]
     fn text_and_svg_are_no_known_format() {
-        for bytes in [
-            &b"hello"[..],
-            b"<svg xmlns='http://www.w3.org/2000/svg'/>",
-            b"\0\0\0\0",
-            b"R",
-        ] {
-            assert!(matches!(
-                decode(bytes, &ImageLimits::default()),
-                Err(ImageError::UnknownFormat)
-            ));
+        for bytes in [&b"hello"[..], b"<svg xmlns='http://www.w3.org/2000/svg'/>", b"\0\0\0\0", b"R"] {
+            assert!(matches!(decode(bytes, &ImageLimits::default()), Err(ImageError::UnknownFormat)));
         }
     }
 
     #[test]
     fn a_decoder_that_unwinds_becomes_an_error() {
-        let error = contained::<()>(ImageFormat::Jpeg, || {
-            std::panic::resume_unwind(Box::new(String::from("gave up")))
-        })
-        .unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "the jpeg image cannot be decoded, send an intact file"
-        );
-        assert_eq!(
-            std::error::Error::source(&error).unwrap().to_string(),
-            "gave up"
-        );
+        let error = contained::<()>(ImageFormat::Jpeg, || std::panic::resume_unwind(Box::new(String::from("gave up"))))
+            .unwrap_err();
+        assert_eq!(error.to_string(), "the jpeg image cannot be decoded, send an intact file");
+        assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "gave up");
     }
 }

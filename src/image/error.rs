@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::io::ErrorKind;
 
 /// A container format, told by its first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,9 +49,7 @@ pub enum ImageError {
         limit: usize,
     },
     /// The header declares more pixels than the limit; nothing was allocated for them.
-    #[error(
-        "the image has {width} x {height} pixels, more than the limit of {limit}, send a smaller one"
-    )]
+    #[error("the image has {width} x {height} pixels, more than the limit of {limit}, send a smaller one")]
     TooManyPixels {
         /// Declared width.
         width: u32,
@@ -60,9 +59,7 @@ pub enum ImageError {
         limit: u64,
     },
     /// So tall that the picture between the two passes of the resize would exceed the pixel limit.
-    #[error(
-        "the image is {height} pixels tall, more than the {limit} that can be resized, send a smaller one"
-    )]
+    #[error("the image is {height} pixels tall, more than the {limit} that can be resized, send a smaller one")]
     TooTall {
         /// Height after orientation.
         height: u32,
@@ -107,29 +104,22 @@ pub enum ImageError {
 
 impl ImageError {
     /// The decoder's own words as the source of an [`ImageError::Undecodable`].
-    pub(super) fn undecodable(
-        format: ImageFormat,
-        source: impl Into<Box<dyn Error + Send + Sync>>,
-    ) -> Self {
-        Self::Undecodable {
-            format,
-            source: source.into(),
-        }
+    pub(super) fn undecodable(format: ImageFormat, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Undecodable { format, source: source.into() }
     }
 
     /// A kind of file that is refused on purpose.
     pub(super) fn unsupported(format: ImageFormat, feature: impl Into<String>) -> Self {
-        Self::Unsupported {
-            format,
-            feature: feature.into(),
-        }
+        Self::Unsupported { format, feature: feature.into() }
     }
 
     /// An error of the `image` crate.
     pub(super) fn from_decoder(format: ImageFormat, error: ::image::ImageError) -> Self {
         match error {
-            ::image::ImageError::Unsupported(error) => {
-                Self::unsupported(format, error.kind_in_words())
+            ::image::ImageError::Unsupported(error) => Self::unsupported(format, error.kind_in_words()),
+            // This variant hides the error it wraps from `source`.
+            ::image::ImageError::IoError(error) if error.kind() == ErrorKind::UnexpectedEof => {
+                Self::Truncated { format }
             }
             error if says_unexpected_end(&error) => Self::Truncated { format },
             error => Self::undecodable(format, error),
@@ -154,8 +144,6 @@ impl KindInWords for ::image::error::UnsupportedError {
 /// Whether an error, or one that it wraps, is the end of the data.
 fn says_unexpected_end(error: &(dyn Error + 'static)) -> bool {
     std::iter::successors(Some(error), |&error| error.source()).any(|error| {
-        error
-            .downcast_ref::<std::io::Error>()
-            .is_some_and(|error| error.kind() == std::io::ErrorKind::UnexpectedEof)
+        error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::UnexpectedEof)
     })
 }

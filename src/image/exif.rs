@@ -41,19 +41,11 @@ fn exif_orientation(mut exif: &[u8]) -> Option<u64> {
 
 fn xmp_orientation(xmp: &[u8]) -> Option<u64> {
     const NAME: &[u8] = b"tiff:Orientation";
-    xmp.windows(NAME.len())
-        .enumerate()
-        .filter(|(_, window)| *window == NAME)
-        .find_map(|(at, _)| {
-            let rest = xmp.get(at + NAME.len()..)?;
-            let value = rest
-                .strip_prefix(b"=\"")
-                .or_else(|| rest.strip_prefix(b">"))?;
-            value
-                .first()
-                .filter(|digit| digit.is_ascii_digit())
-                .map(|digit| u64::from(digit - b'0'))
-        })
+    xmp.windows(NAME.len()).enumerate().filter(|(_, window)| *window == NAME).find_map(|(at, _)| {
+        let rest = xmp.get(at + NAME.len()..)?;
+        let value = rest.strip_prefix(b"=\"").or_else(|| rest.strip_prefix(b">"))?;
+        value.first().filter(|digit| digit.is_ascii_digit()).map(|digit| u64::from(digit - b'0'))
+    })
 }
 
 /// The first directory of a classic TIFF structure, which an EXIF block and a TIFF file share.
@@ -72,11 +64,7 @@ impl<'a> Ifd<'a> {
             [b'M', b'M', 0, 42, ..] => true,
             _ => return None,
         };
-        let mut ifd = Self {
-            data,
-            big_endian,
-            entries: &[],
-        };
+        let mut ifd = Self { data, big_endian, entries: &[] };
         let start = usize::try_from(ifd.unsigned(data.get(4..8)?)).ok()?;
         let count = usize::try_from(ifd.unsigned(data.get(start..start.checked_add(2)?)?)).ok()?;
         let entries = data.get(start + 2..)?;
@@ -86,18 +74,13 @@ impl<'a> Ifd<'a> {
 
     /// The value of a tag that holds one unsigned number; of several entries the last, as in Pillow.
     pub(super) fn number(&self, tag: u16) -> Option<u64> {
-        self.numbers(tag)
-            .filter(|values| values.len() == 1)
-            .map(|values| values[0])
+        self.numbers(tag).filter(|values| values.len() == 1).map(|values| values[0])
     }
 
     /// The values of a tag of unsigned numbers, 64 at most.
     pub(super) fn numbers(&self, tag: u16) -> Option<Vec<u64>> {
         let (entries, _) = self.entries.as_chunks::<12>();
-        let entry = entries
-            .iter()
-            .rev()
-            .find(|entry| self.unsigned(&entry[..2]) == u64::from(tag))?;
+        let entry = entries.iter().rev().find(|entry| self.unsigned(&entry[..2]) == u64::from(tag))?;
         let size = match self.unsigned(&entry[2..4]) {
             1 => 1,
             3 => 2,
@@ -111,21 +94,12 @@ impl<'a> Ifd<'a> {
             let at = usize::try_from(self.unsigned(&entry[8..12])).ok()?;
             self.data.get(at..at.checked_add(count * size)?)?
         };
-        Some(
-            values
-                .chunks_exact(size)
-                .map(|value| self.unsigned(value))
-                .collect(),
-        )
+        Some(values.chunks_exact(size).map(|value| self.unsigned(value)).collect())
     }
 
     fn unsigned(&self, bytes: &[u8]) -> u64 {
         let fold = |number: u64, byte: &u8| (number << 8) | u64::from(*byte);
-        if self.big_endian {
-            bytes.iter().fold(0, fold)
-        } else {
-            bytes.iter().rev().fold(0, fold)
-        }
+        if self.big_endian { bytes.iter().fold(0, fold) } else { bytes.iter().rev().fold(0, fold) }
     }
 }
 
@@ -133,8 +107,7 @@ impl<'a> Ifd<'a> {
 mod tests {
     use super::*;
 
-    const LITTLE: &[u8] =
-        b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
+    const LITTLE: &[u8] = b"Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
     const BIG: &[u8] = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x08\0\0\0\0\0\0";
 
     #[test]
@@ -159,18 +132,9 @@ mod tests {
     fn xmp_counts_only_without_exif_orientation() {
         let attribute: &[u8] = b"<rdf tiff:Orientation=\"3\"/>";
         let element: &[u8] = b"<tiff:Orientation>5</tiff:Orientation>";
-        assert_eq!(
-            Orientation::from_metadata(None, Some(attribute)).number(),
-            3
-        );
-        assert_eq!(
-            Orientation::from_metadata(Some(b"junk"), Some(element)).number(),
-            5
-        );
-        assert_eq!(
-            Orientation::from_metadata(Some(LITTLE), Some(attribute)).number(),
-            6
-        );
+        assert_eq!(Orientation::from_metadata(None, Some(attribute)).number(), 3);
+        assert_eq!(Orientation::from_metadata(Some(b"junk"), Some(element)).number(), 5);
+        assert_eq!(Orientation::from_metadata(Some(LITTLE), Some(attribute)).number(), 6);
     }
 
     #[test]

@@ -38,26 +38,15 @@ struct Stages {
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn stages(bytes: &[u8], size: u32) -> anyhow::Result<Stages> {
     let limits = ImageLimits::default();
-    let config = PreprocessorConfig {
-        height: size,
-        width: size,
-        mean: MEAN,
-        std: STD,
-    };
+    let config = PreprocessorConfig { height: size, width: size, mean: MEAN, std: STD };
     let rgb = decode(bytes, &limits)?;
     let values = Preprocessor::new(&config, limits)?.preprocess(bytes)?;
-    let values: Vec<u8> = values
-        .iter()
-        .flat_map(|value| value.to_le_bytes())
-        .collect();
+    let values: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
     Ok(Stages {
         width: rgb.width(),
         height: rgb.height(),
@@ -75,10 +64,7 @@ fn differences(cases: &Path, images: &Path) -> Vec<String> {
         let bytes = std::fs::read(images.join(&case.file)).unwrap();
         match stages(&bytes, case.size) {
             Ok(found) if found == case.expected => None,
-            Ok(found) => Some(format!(
-                "{}: found {found:?}, expected {:?}",
-                case.file, case.expected
-            )),
+            Ok(found) => Some(format!("{}: found {found:?}, expected {:?}", case.file, case.expected)),
             Err(error) => Some(format!("{}: {error:#}", case.file)),
         }
     };
@@ -92,10 +78,7 @@ fn in_repository(path: &str) -> PathBuf {
 #[test]
 fn committed_pictures_are_bit_exact_at_every_stage() {
     let fixtures = in_repository("tests/fixtures");
-    let differences = differences(
-        &fixtures.join("preprocess_cases.json"),
-        &fixtures.join("images"),
-    );
+    let differences = differences(&fixtures.join("preprocess_cases.json"), &fixtures.join("images"));
     assert!(differences.is_empty(), "{}", differences.join("\n"));
 }
 

@@ -17,13 +17,9 @@ pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<Decoded, Imag
     let frame = FirstFrame::find(bytes).ok_or(ImageError::Truncated { format: FORMAT })?;
     limits.check_pixels(FORMAT, frame.canvas.0, frame.canvas.1)?;
     if !frame.lies_on_canvas() {
-        return Err(ImageError::unsupported(
-            FORMAT,
-            "a frame that is larger than its canvas",
-        ));
+        return Err(ImageError::unsupported(FORMAT, "a frame that is larger than its canvas"));
     }
-    let decoder = GifDecoder::new(Cursor::new(bytes))
-        .map_err(|error| ImageError::from_decoder(FORMAT, error))?;
+    let decoder = GifDecoder::new(Cursor::new(bytes)).map_err(|error| ImageError::from_decoder(FORMAT, error))?;
     let (decoded, orientation) = raster::read(FORMAT, decoder, limits)?;
     let mut rgb = to_rgb(FORMAT, decoded, StoredGrey::Alone)?;
     frame.fill_around(&mut rgb);
@@ -43,9 +39,7 @@ struct FirstFrame {
 impl FirstFrame {
     /// Walks from the header to the first image descriptor. None if the file ends before.
     fn find(bytes: &[u8]) -> Option<Self> {
-        let mut blocks = Blocks {
-            rest: bytes.get(6..)?,
-        };
+        let mut blocks = Blocks { rest: bytes.get(6..)? };
         let screen = *blocks.take(7)?.first_chunk::<7>()?;
         let global = blocks.colour_table(screen[4])?;
         let mut transparent = 0;
@@ -66,12 +60,7 @@ impl FirstFrame {
             top: side(descriptor[2], descriptor[3]),
             width: side(descriptor[4], descriptor[5]),
             height: side(descriptor[6], descriptor[7]),
-            around: palette
-                .as_chunks::<3>()
-                .0
-                .get(usize::from(transparent))
-                .copied()
-                .unwrap_or_default(),
+            around: palette.as_chunks::<3>().0.get(usize::from(transparent)).copied().unwrap_or_default(),
         })
     }
 
@@ -83,10 +72,7 @@ impl FirstFrame {
         if (self.width, self.height) == self.canvas {
             return;
         }
-        let (columns, rows) = (
-            self.left..self.left + self.width,
-            self.top..self.top + self.height,
-        );
+        let (columns, rows) = (self.left..self.left + self.width, self.top..self.top + self.height);
         for (x, y, pixel) in rgb.enumerate_pixels_mut() {
             if !(columns.contains(&x) && rows.contains(&y)) {
                 pixel.0 = self.around;
@@ -109,11 +95,7 @@ impl<'a> Blocks<'a> {
 
     /// The colour table that the flags of a screen or image descriptor announce; empty if they announce none.
     fn colour_table(&mut self, flags: u8) -> Option<&'a [u8]> {
-        let colours = if flags & 0x80 == 0 {
-            0
-        } else {
-            2 << (flags & 7)
-        };
+        let colours = if flags & 0x80 == 0 { 0 } else { 2 << (flags & 7) };
         self.take(colours * 3)
     }
 

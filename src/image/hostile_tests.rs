@@ -5,26 +5,15 @@ use std::path::Path;
 use super::{ImageError, ImageFormat, ImageLimits, decode};
 
 /// Small enough that a lie about the size is refused, large enough for every fixture.
-const LIMITS: ImageLimits = ImageLimits {
-    max_bytes: 1 << 20,
-    max_pixels: 1 << 16,
-};
+const LIMITS: ImageLimits = ImageLimits { max_bytes: 1 << 20, max_pixels: 1 << 16 };
 
 fn fixtures() -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/images");
     let mut files: Vec<_> = std::fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .filter(|path| {
-            path.extension()
-                .is_some_and(|extension| extension != "py" && extension != "md")
-        })
-        .map(|path| {
-            (
-                path.file_name().unwrap().to_string_lossy().into_owned(),
-                std::fs::read(path).unwrap(),
-            )
-        })
+        .filter(|path| path.extension().is_some_and(|extension| extension != "py" && extension != "md"))
+        .map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), std::fs::read(path).unwrap()))
         .collect();
     files.sort();
     assert!(files.len() > 50);
@@ -32,11 +21,7 @@ fn fixtures() -> Vec<(String, Vec<u8>)> {
 }
 
 fn fixture(name: &str) -> Vec<u8> {
-    fixtures()
-        .into_iter()
-        .find(|(file, _)| file == name)
-        .unwrap()
-        .1
+    fixtures().into_iter().find(|(file, _)| file == name).unwrap().1
 }
 
 /// A small generator, so that a failure can be repeated (xorshift, Marsaglia 2003).
@@ -55,10 +40,7 @@ impl Random {
 fn every_fixture_cut_anywhere_returns() {
     for (_, bytes) in fixtures() {
         let step = bytes.len().div_ceil(150);
-        for length in (0..bytes.len())
-            .step_by(step)
-            .chain(bytes.len().saturating_sub(40)..bytes.len())
-        {
+        for length in (0..bytes.len()).step_by(step).chain(bytes.len().saturating_sub(40)..bytes.len()) {
             let _ = decode(&bytes[..length], &LIMITS);
         }
     }
@@ -72,11 +54,7 @@ fn every_fixture_with_flipped_bytes_returns() {
             let mut broken = bytes.clone();
             for _ in 0..=random.below(4) {
                 // Half of the flips hit the header, where the interesting lies are told.
-                let end = if random.below(2) == 0 {
-                    broken.len().min(200)
-                } else {
-                    broken.len()
-                };
+                let end = if random.below(2) == 0 { broken.len().min(200) } else { broken.len() };
                 broken[random.below(end)] = random.below(256) as u8;
             }
             let _ = decode(&broken, &LIMITS);
@@ -90,52 +68,27 @@ fn half_of_a_file_is_an_error_in_every_format() {
         if name.contains("animated") || name.contains("one-pixel") {
             continue; // the first frame may be whole
         }
-        assert!(
-            decode(&bytes[..bytes.len() / 2], &LIMITS).is_err(),
-            "{name}"
-        );
+        assert!(decode(&bytes[..bytes.len() / 2], &LIMITS).is_err(), "{name}");
     }
 }
 
 #[test]
 fn a_jpeg_cut_in_its_last_scan_is_truncated_rather_than_grey() {
-    for name in [
-        "jpeg-420.jpg",
-        "jpeg-progressive-420.jpg",
-        "jpeg-grey.jpg",
-        "jpeg-cmyk.jpg",
-    ] {
+    for name in ["jpeg-420.jpg", "jpeg-progressive-420.jpg", "jpeg-grey.jpg", "jpeg-cmyk.jpg"] {
         let bytes = fixture(name);
         let error = decode(&bytes[..bytes.len() - 12], &LIMITS).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                ImageError::Truncated {
-                    format: ImageFormat::Jpeg
-                }
-            ),
-            "{name}: {error:?}"
-        );
+        assert!(matches!(error, ImageError::Truncated { format: ImageFormat::Jpeg }), "{name}: {error:?}");
     }
 }
 
 #[test]
 fn a_fatal_error_of_libjpeg_is_an_error_value() {
     let mut bytes = fixture("jpeg-420.jpg");
-    let tables = bytes
-        .windows(2)
-        .position(|pair| pair == [0xFF, 0xC4])
-        .unwrap();
+    let tables = bytes.windows(2).position(|pair| pair == [0xFF, 0xC4]).unwrap();
     bytes[tables + 5] = 0xFF; // a Huffman table with 255 codes of one bit
     let error = decode(&bytes, &LIMITS).unwrap_err();
     assert!(matches!(error, ImageError::Undecodable { .. }), "{error:?}");
-    assert!(
-        std::error::Error::source(&error)
-            .unwrap()
-            .to_string()
-            .contains("libjpeg"),
-        "{error:?}"
-    );
+    assert!(std::error::Error::source(&error).unwrap().to_string().contains("libjpeg"), "{error:?}");
 }
 
 #[test]
@@ -143,61 +96,24 @@ fn a_declared_size_beyond_the_limit_is_refused_from_the_header() {
     let sides = |at_width: usize, at_height: usize, bytes: [u8; 4]| (at_width, at_height, bytes);
     let be = 30_000u32.to_be_bytes();
     let le = 30_000u32.to_le_bytes();
-    let cases = [
-        ("png-rgb.png", sides(16, 20, be)),
-        ("bmp-24.bmp", sides(18, 22, le)),
-    ];
+    let cases = [("png-rgb.png", sides(16, 20, be)), ("bmp-24.bmp", sides(18, 22, le))];
     for (name, (width, height, side)) in cases {
         let mut bytes = fixture(name);
         bytes[width..width + 4].copy_from_slice(&side);
         bytes[height..height + 4].copy_from_slice(&side);
         let error = decode(&bytes, &ImageLimits::default()).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                ImageError::TooManyPixels {
-                    width: 30_000,
-                    height: 30_000,
-                    ..
-                }
-            ),
-            "{name}: {error:?}"
-        );
+        assert!(matches!(error, ImageError::TooManyPixels { width: 30_000, height: 30_000, .. }), "{name}: {error:?}");
     }
     let mut gif = fixture("gif.gif");
     gif[6..10].copy_from_slice(&[0x30, 0x75, 0x30, 0x75]);
-    assert!(matches!(
-        decode(&gif, &ImageLimits::default()),
-        Err(ImageError::TooManyPixels { .. })
-    ));
+    assert!(matches!(decode(&gif, &ImageLimits::default()), Err(ImageError::TooManyPixels { .. })));
     let mut jpeg = fixture("jpeg-420.jpg");
-    let frame = jpeg
-        .windows(2)
-        .position(|pair| pair == [0xFF, 0xC0])
-        .unwrap();
+    let frame = jpeg.windows(2).position(|pair| pair == [0xFF, 0xC0]).unwrap();
     jpeg[frame + 5..frame + 9].copy_from_slice(&[0x75, 0x30, 0x75, 0x30]);
-    assert!(matches!(
-        decode(&jpeg, &ImageLimits::default()),
-        Err(ImageError::TooManyPixels { .. })
-    ));
-    let tiny = ImageLimits {
-        max_pixels: 100,
-        ..LIMITS
-    };
-    for name in [
-        "webp-lossy.webp",
-        "webp-lossless.webp",
-        "webp-animated.webp",
-        "tiff-rgb.tif",
-        "tiff-rgb-lzw.tif",
-    ] {
-        assert!(
-            matches!(
-                decode(&fixture(name), &tiny),
-                Err(ImageError::TooManyPixels { .. })
-            ),
-            "{name}"
-        );
+    assert!(matches!(decode(&jpeg, &ImageLimits::default()), Err(ImageError::TooManyPixels { .. })));
+    let tiny = ImageLimits { max_pixels: 100, ..LIMITS };
+    for name in ["webp-lossy.webp", "webp-lossless.webp", "webp-animated.webp", "tiff-rgb.tif", "tiff-rgb-lzw.tif"] {
+        assert!(matches!(decode(&fixture(name), &tiny), Err(ImageError::TooManyPixels { .. })), "{name}");
     }
 }
 
@@ -205,26 +121,14 @@ fn a_declared_size_beyond_the_limit_is_refused_from_the_header() {
 fn zero_sides_are_refused() {
     let mut png = fixture("png-rgb.png");
     png[16..20].copy_from_slice(&[0; 4]);
-    assert!(matches!(
-        decode(&png, &LIMITS),
-        Err(ImageError::NoPixels { .. })
-    ));
+    assert!(matches!(decode(&png, &LIMITS), Err(ImageError::NoPixels { .. })));
     let mut jpeg = fixture("jpeg-420.jpg");
-    let frame = jpeg
-        .windows(2)
-        .position(|pair| pair == [0xFF, 0xC0])
-        .unwrap();
+    let frame = jpeg.windows(2).position(|pair| pair == [0xFF, 0xC0]).unwrap();
     jpeg[frame + 5..frame + 7].copy_from_slice(&[0; 2]);
-    assert!(matches!(
-        decode(&jpeg, &LIMITS),
-        Err(ImageError::NoPixels { .. })
-    ));
+    assert!(matches!(decode(&jpeg, &LIMITS), Err(ImageError::NoPixels { .. })));
     let mut gif = fixture("gif.gif");
     gif[6..8].copy_from_slice(&[0; 2]);
-    assert!(matches!(
-        decode(&gif, &LIMITS),
-        Err(ImageError::NoPixels { .. })
-    ));
+    assert!(matches!(decode(&gif, &LIMITS), Err(ImageError::NoPixels { .. })));
 }
 
 #[test]
@@ -238,12 +142,7 @@ fn a_wrong_png_checksum_is_an_error_and_bytes_after_the_end_are_not() {
 
 #[test]
 fn tiff_kinds_that_would_decode_to_other_pixels_are_refused_by_name() {
-    let cases = [
-        (262u16, 3u16, "palette"),
-        (262, 5, "cmyk"),
-        (262, 6, "ycbcr"),
-        (259, 7, "jpeg"),
-    ];
+    let cases = [(262u16, 3u16, "palette"), (262, 5, "cmyk"), (262, 6, "ycbcr"), (259, 7, "jpeg")];
     for (tag, value, word) in cases {
         let mut bytes = fixture("tiff-rgb.tif");
         let entry = [tag.to_le_bytes(), [3, 0]].concat();

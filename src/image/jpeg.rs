@@ -24,22 +24,12 @@ pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<Decoded, Imag
     header.check_kind(bytes)?;
     let is_exhausted = Cell::new(false);
     let decoder = Decompress::builder()
-        .from_reader(Watched {
-            rest: bytes,
-            is_exhausted: &is_exhausted,
-        })
+        .from_reader(Watched { rest: bytes, is_exhausted: &is_exhausted })
         .map_err(|error| ImageError::undecodable(FORMAT, error))?;
     if decoder.size() != (header.width as usize, header.height as usize) {
-        return Err(ImageError::undecodable(
-            FORMAT,
-            "the file has two headers of different sizes",
-        ));
+        return Err(ImageError::undecodable(FORMAT, "the file has two headers of different sizes"));
     }
-    let samples = if header.components == 4 {
-        cmyk_samples(decoder)
-    } else {
-        rgb_samples(decoder)
-    };
+    let samples = if header.components == 4 { cmyk_samples(decoder) } else { rgb_samples(decoder) };
     // libjpeg fills the missing rest with grey; a file without its end marker may still have been complete before it.
     if is_exhausted.get() {
         return Err(ImageError::Truncated { format: FORMAT });
@@ -47,10 +37,7 @@ pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<Decoded, Imag
     let samples = samples.map_err(|error| ImageError::undecodable(FORMAT, error))?;
     let rgb = RgbImage::from_raw(header.width, header.height, samples)
         .ok_or_else(|| ImageError::undecodable(FORMAT, "the decoder returned too few samples"))?;
-    Ok(Decoded {
-        rgb,
-        orientation: header.orientation,
-    })
+    Ok(Decoded { rgb, orientation: header.orientation })
 }
 
 type Decoder<'a> = Decompress<Watched<'a>>;
@@ -66,10 +53,7 @@ fn cmyk_samples(decoder: Decoder<'_>) -> io::Result<Vec<u8>> {
     let mut rgb = Vec::with_capacity(decoder.width() * decoder.height() * 3);
     for _ in 0..decoder.height() {
         decoder.read_scanlines_into(&mut row)?;
-        rgb.extend(
-            row.iter()
-                .flat_map(|&inverted| cmyk_to_rgb(inverted.map(|ink| 255 - ink))),
-        );
+        rgb.extend(row.iter().flat_map(|&inverted| cmyk_to_rgb(inverted.map(|ink| 255 - ink))));
     }
     Ok(rgb)
 }
@@ -128,24 +112,12 @@ impl Header {
                 0xE1 if body.starts_with(EXIF) => exif.extend_from_slice(&body[EXIF.len()..]),
                 0xE1 if body.starts_with(XMP) => xmp = Some(&body[XMP.len()..]),
                 // Start of frame: C0 to CF without DHT (C4), JPG (C8) and DAC (CC).
-                0xC0..=0xCF if !matches!(marker, 0xC4 | 0xC8 | 0xCC) => {
-                    frame = Some((marker, body))
-                }
+                0xC0..=0xCF if !matches!(marker, 0xC4 | 0xC8 | 0xCC) => frame = Some((marker, body)),
                 _ => {}
             }
         }
-        let (marker, body) = frame
-            .ok_or_else(|| ImageError::undecodable(FORMAT, "no frame before the first scan"))?;
-        let &[
-            precision,
-            height_1,
-            height_0,
-            width_1,
-            width_0,
-            components,
-            ..,
-        ] = body
-        else {
+        let (marker, body) = frame.ok_or_else(|| ImageError::undecodable(FORMAT, "no frame before the first scan"))?;
+        let &[precision, height_1, height_0, width_1, width_0, components, ..] = body else {
             return Err(ImageError::Truncated { format: FORMAT });
         };
         Ok(Self {
@@ -161,28 +133,13 @@ impl Header {
     /// Refuses by name what libjpeg would refuse in its own words, and files that cost more than they show.
     fn check_kind(&self, bytes: &[u8]) -> Result<(), ImageError> {
         let feature = match self {
-            Self {
-                precision: 8,
-                components: 1 | 3 | 4,
-                is_arithmetic: false,
-                ..
-            } => None,
-            Self {
-                is_arithmetic: true,
-                ..
-            } => Some("arithmetic coding".to_owned()),
-            Self {
-                precision: 8,
-                components,
-                ..
-            } => Some(format!("{components} colour channels")),
+            Self { precision: 8, components: 1 | 3 | 4, is_arithmetic: false, .. } => None,
+            Self { is_arithmetic: true, .. } => Some("arithmetic coding".to_owned()),
+            Self { precision: 8, components, .. } => Some(format!("{components} colour channels")),
             Self { precision, .. } => Some(format!("{precision}-bit samples")),
         };
         let feature = feature.or_else(|| {
-            let scans = bytes
-                .windows(2)
-                .filter(|pair| *pair == [0xFF, 0xDA])
-                .count();
+            let scans = bytes.windows(2).filter(|pair| *pair == [0xFF, 0xDA]).count();
             (scans > MOST_SCANS).then(|| format!("{scans} scans"))
         });
         match feature {
@@ -207,9 +164,7 @@ struct Segments<'a> {
 
 impl<'a> Segments<'a> {
     fn new(bytes: &'a [u8]) -> Self {
-        Self {
-            rest: bytes.get(2..).unwrap_or_default(),
-        }
+        Self { rest: bytes.get(2..).unwrap_or_default() }
     }
 
     /// The next marker; bytes that belong to none are skipped, as libjpeg does.
@@ -261,13 +216,7 @@ mod tests {
 
     #[test]
     fn a_header_without_a_frame_is_refused() {
-        assert!(matches!(
-            Header::read(&[0xFF, 0xD8, 0xFF, 0xD9]),
-            Err(ImageError::Truncated { .. })
-        ));
-        assert!(matches!(
-            Header::read(&[0xFF, 0xD8, 0xFF, 0xDA]),
-            Err(ImageError::Undecodable { .. })
-        ));
+        assert!(matches!(Header::read(&[0xFF, 0xD8, 0xFF, 0xD9]), Err(ImageError::Truncated { .. })));
+        assert!(matches!(Header::read(&[0xFF, 0xD8, 0xFF, 0xDA]), Err(ImageError::Undecodable { .. })));
     }
 }

@@ -23,30 +23,18 @@ impl ImageLimits {
             return Err(ImageError::Empty);
         }
         if bytes > self.max_bytes {
-            return Err(ImageError::TooManyBytes {
-                bytes,
-                limit: self.max_bytes,
-            });
+            return Err(ImageError::TooManyBytes { bytes, limit: self.max_bytes });
         }
         Ok(())
     }
 
     /// Checks the size that a header declares.
-    pub(super) fn check_pixels(
-        &self,
-        format: ImageFormat,
-        width: u32,
-        height: u32,
-    ) -> Result<(), ImageError> {
+    pub(super) fn check_pixels(&self, format: ImageFormat, width: u32, height: u32) -> Result<(), ImageError> {
         if width == 0 || height == 0 {
             return Err(ImageError::NoPixels { format });
         }
         if u64::from(width) * u64::from(height) > self.max_pixels {
-            return Err(ImageError::TooManyPixels {
-                width,
-                height,
-                limit: self.max_pixels,
-            });
+            return Err(ImageError::TooManyPixels { width, height, limit: self.max_pixels });
         }
         Ok(())
     }
@@ -61,9 +49,6 @@ impl ImageLimits {
 
 impl Default for ImageLimits {
     fn default() -> Self {
-        Self {
-            max_bytes: Self::DEFAULT_MAX_BYTES,
-            max_pixels: Self::DEFAULT_MAX_PIXELS,
-        }
+        Self { max_bytes: Self::DEFAULT_MAX_BYTES, max_pixels: Self::DEFAULT_MAX_PIXELS }
     }
 }

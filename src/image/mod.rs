@@ -9,6 +9,7 @@
 //! pixels, and a decoder that unwinds (libjpeg reports its fatal errors so) is caught and becomes an [`ImageError`].
 //! That needs `panic = "unwind"`.
 
+mod bmp;
 mod decode;
 mod error;
 mod exif;

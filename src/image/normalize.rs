@@ -20,11 +20,7 @@ impl Normalizer {
         let (pixels, _) = rgb.as_chunks::<3>();
         let mut planes = Vec::with_capacity(pixels.len() * 3);
         for (channel, table) in self.table.iter().enumerate() {
-            planes.extend(
-                pixels
-                    .iter()
-                    .map(|pixel| table[usize::from(pixel[channel])]),
-            );
+            planes.extend(pixels.iter().map(|pixel| table[usize::from(pixel[channel])]));
         }
         planes
     }

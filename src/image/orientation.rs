@@ -9,14 +9,9 @@ pub(super) fn upright(rgb: RgbImage, orientation: Orientation) -> RgbImage {
     let Some(walk) = Walk::new(orientation, width as usize, height as usize) else {
         return rgb;
     };
-    let (out_width, out_height) = if walk.swaps_axes {
-        (height, width)
-    } else {
-        (width, height)
-    };
+    let (out_width, out_height) = if walk.swaps_axes { (height, width) } else { (width, height) };
     let turned = walk.collect(&rgb, out_width as usize, out_height as usize);
-    RgbImage::from_raw(out_width, out_height, turned)
-        .expect("a turned picture has as many pixels as before")
+    RgbImage::from_raw(out_width, out_height, turned).expect("a turned picture has as many pixels as before")
 }
 
 /// Where the pixels of the turned picture lie in the stored one: `start + x * step_x + y * step_y`.
@@ -30,8 +25,7 @@ struct Walk {
 impl Walk {
     fn new(orientation: Orientation, width: usize, height: usize) -> Option<Self> {
         let row = width.cast_signed();
-        let (top_right, bottom_left, bottom_right) =
-            (width - 1, (height - 1) * width, height * width - 1);
+        let (top_right, bottom_left, bottom_right) = (width - 1, (height - 1) * width, height * width - 1);
         let (start, step_x, step_y, swaps_axes) = match orientation.number() {
             2 => (top_right, -1, row, false),
             3 => (bottom_right, -1, -row, false),
@@ -42,21 +36,14 @@ impl Walk {
             8 => (top_right, row, -1, true),
             _ => return None,
         };
-        Some(Self {
-            start,
-            step_x,
-            step_y,
-            swaps_axes,
-        })
+        Some(Self { start, step_x, step_y, swaps_axes })
     }
 
     fn collect(&self, rgb: &RgbImage, out_width: usize, out_height: usize) -> Vec<u8> {
         let (pixels, _) = rgb.as_raw().as_chunks::<3>();
         let mut turned = Vec::with_capacity(pixels.len() * 3);
         for y in 0..out_height {
-            let mut at = self
-                .start
-                .wrapping_add_signed(self.step_y * y.cast_signed());
+            let mut at = self.start.wrapping_add_signed(self.step_y * y.cast_signed());
             for _ in 0..out_width {
                 turned.extend_from_slice(&pixels[at]);
                 at = at.wrapping_add_signed(self.step_x);
@@ -77,10 +64,7 @@ mod tests {
 
     fn turned(number: u64) -> ((u32, u32), Vec<u8>) {
         let image = upright(numbered(), Orientation::from_number(number));
-        (
-            image.dimensions(),
-            image.pixels().map(|pixel| pixel[0]).collect(),
-        )
+        (image.dimensions(), image.pixels().map(|pixel| pixel[0]).collect())
     }
 
     #[test]

@@ -38,12 +38,7 @@ impl Preprocessor {
     /// # Errors
     /// [`ImageError::Config`] if a side is zero or absurd, a deviation is not positive, or a number is not finite.
     pub fn new(config: &PreprocessorConfig, limits: ImageLimits) -> Result<Self, ImageError> {
-        let PreprocessorConfig {
-            height,
-            width,
-            mean,
-            std,
-        } = *config;
+        let PreprocessorConfig { height, width, mean, std } = *config;
         if !(1..=LARGEST_SIDE).contains(&height) || !(1..=LARGEST_SIDE).contains(&width) {
             return Err(ImageError::Config(format!("a size of {width} x {height}")));
         }
@@ -53,12 +48,7 @@ impl Preprocessor {
         if !std.iter().all(|&std| std.is_finite() && std as f32 > 0.0) {
             return Err(ImageError::Config(format!("the deviation {std:?}")));
         }
-        Ok(Self {
-            height,
-            width,
-            normalizer: Normalizer::new(mean, std),
-            limits,
-        })
+        Ok(Self { height, width, normalizer: Normalizer::new(mean, std), limits })
     }
 
     /// The bytes of an image file to `pixel_values` `[3, height, width]`.
@@ -78,8 +68,7 @@ impl Preprocessor {
         let resized = resize::resize(rgb, self.width, self.height);
         let planes = self.normalizer.planes(&resized);
         let shape = (3, self.height as usize, self.width as usize);
-        Ok(Array3::from_shape_vec(shape, planes)
-            .expect("the resize returns the size it was asked for"))
+        Ok(Array3::from_shape_vec(shape, planes).expect("the resize returns the size it was asked for"))
     }
 
     /// After the first pass of the resize the picture is as tall as before: 1 x 178,956,970 pixels would then take
@@ -87,10 +76,7 @@ impl Preprocessor {
     fn check_height(&self, rgb: &RgbImage) -> Result<(), ImageError> {
         let limit = (self.limits.max_pixels / u64::from(self.width)).max(1);
         if u64::from(rgb.height()) > limit {
-            return Err(ImageError::TooTall {
-                height: rgb.height(),
-                limit,
-            });
+            return Err(ImageError::TooTall { height: rgb.height(), limit });
         }
         Ok(())
     }
@@ -100,69 +86,33 @@ impl Preprocessor {
 mod tests {
     use super::*;
 
-    const CONFIG: PreprocessorConfig = PreprocessorConfig {
-        height: 4,
-        width: 6,
-        mean: [0.5; 3],
-        std: [0.25; 3],
-    };
+    const CONFIG: PreprocessorConfig = PreprocessorConfig { height: 4, width: 6, mean: [0.5; 3], std: [0.25; 3] };
 
     fn refused(config: &PreprocessorConfig) -> String {
-        Preprocessor::new(config, ImageLimits::default())
-            .err()
-            .unwrap()
-            .to_string()
+        Preprocessor::new(config, ImageLimits::default()).err().unwrap().to_string()
     }
 
     #[test]
     fn pixel_values_are_channel_height_width() {
         let preprocessor = Preprocessor::new(&CONFIG, ImageLimits::default()).unwrap();
-        let values = preprocessor
-            .normalize(&RgbImage::from_pixel(9, 2, ::image::Rgb([255, 0, 255])))
-            .unwrap();
+        let values = preprocessor.normalize(&RgbImage::from_pixel(9, 2, ::image::Rgb([255, 0, 255]))).unwrap();
         assert_eq!(values.dim(), (3, 4, 6));
-        assert!(
-            values
-                .iter()
-                .enumerate()
-                .all(|(at, &value)| value == if at / 24 == 1 { -2.0 } else { 2.0 })
-        );
+        assert!(values.iter().enumerate().all(|(at, &value)| value == if at / 24 == 1 { -2.0 } else { 2.0 }));
     }
 
     #[test]
     fn a_manifest_that_makes_no_sense_is_refused() {
         assert!(refused(&PreprocessorConfig { width: 0, ..CONFIG }).contains("a size of 0 x 4"));
-        assert!(
-            refused(&PreprocessorConfig {
-                std: [1.0, 0.0, 1.0],
-                ..CONFIG
-            })
-            .contains("the deviation")
-        );
-        assert!(
-            refused(&PreprocessorConfig {
-                mean: [f64::NAN; 3],
-                ..CONFIG
-            })
-            .contains("the mean")
-        );
+        assert!(refused(&PreprocessorConfig { std: [1.0, 0.0, 1.0], ..CONFIG }).contains("the deviation"));
+        assert!(refused(&PreprocessorConfig { mean: [f64::NAN; 3], ..CONFIG }).contains("the mean"));
     }
 
     #[test]
     fn a_picture_too_tall_for_the_first_pass_is_refused() {
-        let limits = ImageLimits {
-            max_pixels: 600,
-            ..ImageLimits::default()
-        };
+        let limits = ImageLimits { max_pixels: 600, ..ImageLimits::default() };
         let preprocessor = Preprocessor::new(&CONFIG, limits).unwrap();
         assert!(preprocessor.normalize(&RgbImage::new(1, 100)).is_ok());
         let error = preprocessor.normalize(&RgbImage::new(1, 101)).unwrap_err();
-        assert!(matches!(
-            error,
-            ImageError::TooTall {
-                height: 101,
-                limit: 100
-            }
-        ));
+        assert!(matches!(error, ImageError::TooTall { height: 101, limit: 100 }));
     }
 }

@@ -1,8 +1,7 @@
-//! PNG and BMP, and what the formats of the `image` crate share: limits from the header, then pixels, then RGB.
+//! PNG, and what the formats of the `image` crate share: limits from the header, then pixels, then RGB.
 
 use std::io::Cursor;
 
-use ::image::codecs::bmp::BmpDecoder;
 use ::image::codecs::png::PngDecoder;
 use ::image::{DynamicImage, ImageDecoder};
 
@@ -18,34 +17,13 @@ pub(super) fn decode_png(bytes: &[u8], limits: &ImageLimits) -> Result<Decoded, 
     let Some(header) = bytes.first_chunk::<26>() else {
         return Err(ImageError::Truncated { format });
     };
-    let side = |at: usize| {
-        u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]])
-    };
+    let side = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
     limits.check_pixels(format, side(16), side(20))?;
-    let grey = if header[25] == 0 {
-        StoredGrey::Alone
-    } else {
-        StoredGrey::WithAlpha
-    };
+    let grey = if header[25] == 0 { StoredGrey::Alone } else { StoredGrey::WithAlpha };
     let decoder = PngDecoder::with_limits(Cursor::new(bytes), limits.for_decoder())
         .map_err(|error| ImageError::from_decoder(format, error))?;
     let (decoded, orientation) = read(format, decoder, limits)?;
-    Ok(Decoded {
-        rgb: to_rgb(format, decoded, grey)?,
-        orientation,
-    })
-}
-
-/// Decodes a Windows bitmap.
-pub(super) fn decode_bmp(bytes: &[u8], limits: &ImageLimits) -> Result<Decoded, ImageError> {
-    let format = ImageFormat::Bmp;
-    let decoder = BmpDecoder::new(Cursor::new(bytes))
-        .map_err(|error| ImageError::from_decoder(format, error))?;
-    let (decoded, orientation) = read(format, decoder, limits)?;
-    Ok(Decoded {
-        rgb: to_rgb(format, decoded, StoredGrey::Alone)?,
-        orientation,
-    })
+    Ok(Decoded { rgb: to_rgb(format, decoded, grey)?, orientation })
 }
 
 /// Checks the size that the decoder read from the header, then reads metadata and pixels.
@@ -56,14 +34,11 @@ pub(super) fn read(
 ) -> Result<(DynamicImage, Orientation), ImageError> {
     let (width, height) = decoder.dimensions();
     limits.check_pixels(format, width, height)?;
-    decoder
-        .set_limits(limits.for_decoder())
-        .map_err(|error| ImageError::from_decoder(format, error))?;
+    decoder.set_limits(limits.for_decoder()).map_err(|error| ImageError::from_decoder(format, error))?;
     // Unreadable metadata means no orientation.
     let exif = decoder.exif_metadata().ok().flatten();
     let xmp = decoder.xmp_metadata().ok().flatten();
     let orientation = Orientation::from_metadata(exif.as_deref(), xmp.as_deref());
-    let decoded = DynamicImage::from_decoder(decoder)
-        .map_err(|error| ImageError::from_decoder(format, error))?;
+    let decoded = DynamicImage::from_decoder(decoder).map_err(|error| ImageError::from_decoder(format, error))?;
     Ok((decoded, orientation))
 }

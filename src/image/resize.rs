@@ -12,17 +12,11 @@ use super::RgbImage;
 pub(super) fn resize(rgb: &RgbImage, width: u32, height: u32) -> Vec<u8> {
     let source = ImageRef::new(rgb.width(), rgb.height(), rgb.as_raw(), PixelType::U8x3)
         .expect("an RGB image holds three bytes a pixel");
-    let options = ResizeOptions::new()
-        .resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom))
-        .use_alpha(false);
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom)).use_alpha(false);
     let mut resizer = Resizer::new();
     let mut narrow = Image::new(width, rgb.height(), PixelType::U8x3);
-    resizer
-        .resize(&source, &mut narrow, &options)
-        .expect("both images have the same pixel type");
+    resizer.resize(&source, &mut narrow, &options).expect("both images have the same pixel type");
     let mut small = Image::new(width, height, PixelType::U8x3);
-    resizer
-        .resize(&narrow, &mut small, &options)
-        .expect("both images have the same pixel type");
+    resizer.resize(&narrow, &mut small, &options).expect("both images have the same pixel type");
     small.into_vec()
 }

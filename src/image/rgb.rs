@@ -16,11 +16,7 @@ pub(super) enum StoredGrey {
 }
 
 /// 8-bit RGB of a decoded picture; an RGB picture is passed through.
-pub(super) fn to_rgb(
-    format: ImageFormat,
-    decoded: DynamicImage,
-    grey: StoredGrey,
-) -> Result<RgbImage, ImageError> {
+pub(super) fn to_rgb(format: ImageFormat, decoded: DynamicImage, grey: StoredGrey) -> Result<RgbImage, ImageError> {
     let (width, height) = (decoded.width(), decoded.height());
     let samples = match decoded {
         DynamicImage::ImageRgb8(rgb) => return Ok(rgb),
@@ -28,9 +24,7 @@ pub(super) fn to_rgb(
         DynamicImage::ImageLuma8(luma) => greys(luma.as_raw(), 1, |sample| sample),
         DynamicImage::ImageLumaA8(luma) => greys(luma.as_raw(), 2, |sample| sample),
         DynamicImage::ImageLuma16(luma) => greys(luma.as_raw(), 1, saturated),
-        DynamicImage::ImageLumaA16(luma) if grey == StoredGrey::Alone => {
-            greys(luma.as_raw(), 2, saturated)
-        }
+        DynamicImage::ImageLumaA16(luma) if grey == StoredGrey::Alone => greys(luma.as_raw(), 2, saturated),
         DynamicImage::ImageLumaA16(luma) => greys(luma.as_raw(), 2, high_byte),
         DynamicImage::ImageRgb16(rgb) => colours(rgb.as_raw(), 3, high_byte),
         DynamicImage::ImageRgba16(rgba) => colours(rgba.as_raw(), 4, high_byte),
@@ -93,9 +87,6 @@ mod tests {
     #[test]
     fn floating_point_samples_are_refused() {
         let image = DynamicImage::ImageRgb32F(ImageBuffer::new(1, 1));
-        assert!(matches!(
-            to_rgb(ImageFormat::Tiff, image, StoredGrey::Alone),
-            Err(ImageError::Unsupported { .. })
-        ));
+        assert!(matches!(to_rgb(ImageFormat::Tiff, image, StoredGrey::Alone), Err(ImageError::Unsupported { .. })));
     }
 }

@@ -25,22 +25,13 @@ const EXTRA_SAMPLES: u16 = 338;
 pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<Decoded, ImageError> {
     let tags = tags_of(bytes)?;
     check_tags(&tags, limits)?;
-    let decoder = TiffDecoder::new(Cursor::new(bytes))
-        .map_err(|error| ImageError::from_decoder(FORMAT, error))?;
+    let decoder = TiffDecoder::new(Cursor::new(bytes)).map_err(|error| ImageError::from_decoder(FORMAT, error))?;
     let (mut decoded, xmp_orientation) = raster::read(FORMAT, decoder, limits)?;
-    if tags
-        .numbers(EXTRA_SAMPLES)
-        .is_some_and(|samples| samples.first() == Some(&1))
-    {
+    if tags.numbers(EXTRA_SAMPLES).is_some_and(|samples| samples.first() == Some(&1)) {
         divide_by_alpha(&mut decoded);
     }
-    let orientation = tags
-        .number(ORIENTATION)
-        .map_or(xmp_orientation, Orientation::from_number);
-    Ok(Decoded {
-        rgb: to_rgb(FORMAT, decoded, StoredGrey::WithAlpha)?,
-        orientation,
-    })
+    let orientation = tags.number(ORIENTATION).map_or(xmp_orientation, Orientation::from_number);
+    Ok(Decoded { rgb: to_rgb(FORMAT, decoded, StoredGrey::WithAlpha)?, orientation })
 }
 
 fn tags_of(bytes: &[u8]) -> Result<Ifd<'_>, ImageError> {
@@ -83,9 +74,7 @@ fn divide_by_alpha(decoded: &mut DynamicImage) {
     };
     for Rgba([colour @ .., alpha]) in rgba.pixels_mut() {
         for sample in colour {
-            let divided = (u16::from(*sample) * 255)
-                .checked_div(u16::from(*alpha))
-                .unwrap_or(0);
+            let divided = (u16::from(*sample) * 255).checked_div(u16::from(*alpha)).unwrap_or(0);
             *sample = u8::try_from(divided).unwrap_or(u8::MAX);
         }
     }

@@ -14,30 +14,20 @@ const FORMAT: ImageFormat = ImageFormat::WebP;
 /// Decodes a WebP; of an animated one the first frame.
 pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<Decoded, ImageError> {
     check_chunks(bytes)?;
-    let decoder = WebPDecoder::new(Cursor::new(bytes))
-        .map_err(|error| ImageError::from_decoder(FORMAT, error))?;
+    let decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(|error| ImageError::from_decoder(FORMAT, error))?;
     let (decoded, orientation) = raster::read(FORMAT, decoder, limits)?;
-    Ok(Decoded {
-        rgb: to_rgb(FORMAT, decoded, StoredGrey::Alone)?,
-        orientation,
-    })
+    Ok(Decoded { rgb: to_rgb(FORMAT, decoded, StoredGrey::Alone)?, orientation })
 }
 
 /// Every chunk must lie inside the file, as libwebp demands too.
 fn check_chunks(bytes: &[u8]) -> Result<(), ImageError> {
     let truncated = || ImageError::Truncated { format: FORMAT };
     let declared = length_at(bytes, 4).ok_or_else(truncated)?;
-    let mut chunks = bytes
-        .get(8..)
-        .and_then(|body| body.get(..declared))
-        .ok_or_else(truncated)?;
+    let mut chunks = bytes.get(8..).and_then(|body| body.get(..declared)).ok_or_else(truncated)?;
     chunks = chunks.get(4..).ok_or_else(truncated)?; // the name WEBP
     while chunks.len() >= 8 {
         let length = length_at(chunks, 4).ok_or_else(truncated)?;
-        let body = chunks
-            .get(8..)
-            .filter(|body| body.len() >= length)
-            .ok_or_else(truncated)?;
+        let body = chunks.get(8..).filter(|body| body.len() >= length).ok_or_else(truncated)?;
         let padded = length + (length & 1);
         chunks = body.get(padded..).unwrap_or_default();
     }

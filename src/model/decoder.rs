@@ -64,8 +64,8 @@ impl Decoder {
         assert!(longest <= self.cache.max_len(), "the engine admits only what fits max_len");
 
         let names = &self.manifest.inputs;
-        let positions = lens.iter().flat_map(|len| (*len..len + gained).map(|position| position as i64)).collect();
-        let seqlens_k = lens.iter().map(|len| (len + gained - 1) as i32).collect();
+        let positions: Vec<i64> = lens.iter().flat_map(|len| (*len..len + gained).map(|position| position as i64)).collect();
+        let seqlens_k: Vec<i32> = lens.iter().map(|len| (len + gained - 1) as i32).collect();
         let seq_len = input_ids.len() / count;
         let session = self.session.session_mut();
         let mut binding = self.cache.bind(session, rows, (&self.manifest.outputs.logits, [count, 1, vocab]))?;

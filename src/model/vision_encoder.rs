@@ -20,7 +20,7 @@ impl VisionEncoder {
     pub(super) fn open(runtime: &Runtime, bundle: &Bundle) -> Result<Self, RuntimeError> {
         let manifest = bundle.manifest();
         let (image, vision) = (&manifest.image, &manifest.vision_encoder);
-        let shape = [None, Some(3), Some(image.height), Some(image.width)];
+        let shape = [None, Some(3), Some(image.height as usize), Some(image.width as usize)];
         let input = Expected::new(&vision.inputs.pixel_values, TensorElementType::Float32, &shape);
         let shape = [None, Some(vision.num_tokens), Some(vision.hidden_size)];
         let output = Expected::new(&vision.outputs.image_embeds, TensorElementType::Float32, &shape);

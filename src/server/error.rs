@@ -54,10 +54,8 @@ impl HttpError {
     /// What the client reads: nothing of causes, paths or the inside of the service.
     fn message(&self) -> String {
         match self {
-            Self::Engine(EngineError::Model { .. } | EngineError::Generation(_) | EngineError::Stopped) => {
-                "An unexpected error occurred in scoring script. Check the logs for more info.".into()
-            }
-            Self::Engine(error) => error.to_string(),
+            Self::Engine(error) if self.status_code().is_client_error() => error.to_string(),
+            Self::Engine(_) => "An unexpected error occurred in scoring script. Check the logs for more info.".into(),
             other => other.to_string(),
         }
     }
@@ -75,9 +73,10 @@ impl ResponseError for HttpError {
             Self::Engine(error) => match error {
                 EngineError::Rejected(_) | EngineError::TooManyRows { .. } => StatusCode::BAD_REQUEST,
                 EngineError::Overloaded => StatusCode::TOO_MANY_REQUESTS,
-                EngineError::Model { .. } | EngineError::Generation(_) | EngineError::Stopped => {
-                    StatusCode::INTERNAL_SERVER_ERROR
-                }
+                EngineError::Model { .. }
+                | EngineError::Generation(_)
+                | EngineError::Detokenize(_)
+                | EngineError::Stopped => StatusCode::INTERNAL_SERVER_ERROR,
             },
         }
     }

@@ -43,8 +43,11 @@ pub struct ServerSettings {
     pub http_workers: usize,
 }
 
+/// The largest body in bytes, for the message: actix keeps its own copy to itself.
+#[derive(Debug, Clone, Copy)]
+struct BodyLimit(usize);
+
 /// A bound, not yet running service.
-#[derive(Debug)]
 pub struct Application {
     listener: TcpListener,
     settings: ServerSettings,
@@ -81,11 +84,12 @@ impl Application {
     /// When the listener cannot be used.
     pub fn start(self) -> io::Result<(ServerHandle, impl Future<Output = io::Result<()>>)> {
         let Self { listener, settings, state } = self;
-        let body_limit = web::PayloadConfig::new(settings.max_body_bytes);
+        let limit = settings.max_body_bytes;
         let server = HttpServer::new(move || {
             App::new()
                 .app_data(web::Data::new(state.clone()))
-                .app_data(body_limit.clone())
+                .app_data(web::PayloadConfig::new(limit))
+                .app_data(BodyLimit(limit))
                 .wrap(middleware::from_fn(log_request))
                 .configure(routes)
         })

@@ -1,12 +1,11 @@
 //! `POST /score`: rows in, one answer a row, in order. All rows are answered, or none is.
 
-use actix_web::error::ResponseError as _;
 use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 
 use super::score_request::ScoreRequest;
-use super::{HttpError, State};
+use super::{BodyLimit, HttpError, State};
 use crate::engine::{Answer, Engine, EngineError, PreparedJob, ScoreJob};
 
 /// One row of the answer. Everything but the text is sent only when `params` has `"logprobs": true`.
@@ -73,8 +72,7 @@ fn checked_body(request: &HttpRequest, body: Result<web::Bytes, actix_web::Error
     }
     body.map_err(|error| match error.as_response_error().status_code() {
         StatusCode::PAYLOAD_TOO_LARGE => {
-            let limit_bytes = request.app_data::<web::PayloadConfig>().map_or(0, payload_limit);
-            HttpError::BodyTooLarge { limit_bytes }
+            HttpError::BodyTooLarge { limit_bytes: request.app_data::<BodyLimit>().map_or(0, |limit| limit.0) }
         }
         _ => HttpError::BadRequest("the request body ended early".into()),
     })

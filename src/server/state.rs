@@ -6,7 +6,7 @@ use super::HttpError;
 use crate::engine::Engine;
 
 /// A handle to the state of the service; clones share it.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct State {
     engine: Arc<OnceLock<Engine>>,
 }

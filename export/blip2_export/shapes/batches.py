@@ -30,12 +30,13 @@ PATCH_CLASSES = 1 + len(COLORS) * len(SHAPES)
 class Batch:
     """Tensors of some scenes; `length` counts the image prefix and the longest pack of prompts.
 
-    `pixels` u8 [scenes, 3, size, size]; `patch_labels` [scenes, patches]; `input_ids`, `labels` [scenes, length - prefix];
+    `pixels` u8 [scenes, 3, size, size]; `patch_labels` and `patch_cells` [scenes, patches]; `input_ids`, `labels` [scenes, length - prefix];
     `position_ids`, `segments` [scenes, length], segment 0 being the prefix and -1 padding.
     """
 
     pixels: Tensor
     patch_labels: Tensor
+    patch_cells: Tensor
     input_ids: Tensor
     labels: Tensor
     position_ids: Tensor
@@ -85,10 +86,12 @@ class SceneBatches(IterableDataset[Batch]):
             torch.tensor([part + [fill] * (length - len(part)) for part in parts])
             for parts, fill in zip(zip(*rows, strict=True), (BOS, IGNORED, 0, -1), strict=True)
         )
+        patches = [label_patches(scene) for scene in scenes]
         prefix = torch.arange(QUERY_TOKENS).expand(len(rows), -1)
         return Batch(
             pixels=torch.stack([resize(scene.pixels) for scene in scenes]),
-            patch_labels=torch.stack([patch_labels(scene) for scene in scenes]),
+            patch_labels=torch.stack([labels for labels, _ in patches]),
+            patch_cells=torch.stack([cells for _, cells in patches]),
             input_ids=ids,
             labels=labels,
             position_ids=torch.cat([prefix, positions], 1),
@@ -118,14 +121,19 @@ def resize(pixels: np.ndarray) -> Tensor:
     return transforms.resize(image, [IMAGE_SIZE, IMAGE_SIZE], InterpolationMode.BICUBIC, antialias=True)
 
 
-def patch_labels(scene: Scene) -> Tensor:
-    """For each patch, row by row: 0 for background, else the colour and shape that lie under its centre."""
+def label_patches(scene: Scene) -> tuple[Tensor, Tensor]:
+    """For each patch, row by row: the colour and shape under its centre (0 is background), and that object's cell.
+
+    The cell of background is `IGNORED`.
+    """
     height, width, _ = scene.pixels.shape
     side = IMAGE_SIZE // PATCH_SIZE
     ys, xs = np.mgrid[0:side, 0:side] + 0.5
     labels = np.zeros((side, side), dtype=np.int64)
+    cells = np.full((side, side), IGNORED, dtype=np.int64)
     for thing in scene.things:
         (x, y), reach = thing.center, thing.radius
         inside = (xs * width / side - x) ** 2 + (ys * height / side - y) ** 2 < reach**2
         labels[inside] = 1 + list(COLORS).index(thing.color) * len(SHAPES) + SHAPES.index(thing.shape)
-    return torch.from_numpy(labels.ravel())
+        cells[inside] = thing.cell
+    return torch.from_numpy(labels.ravel()), torch.from_numpy(cells.ravel())

@@ -21,7 +21,7 @@ from transformers import Blip2ForConditionalGeneration
 
 from .batches import IGNORED, PATCH_CLASSES, Batch, SceneBatches
 from .model import PatchLabels, build_config, build_model, normalise, save_checkpoint
-from .scenes import HELD_OUT, TRAIN
+from .scenes import HELD_OUT, PLACES, TRAIN
 from .tokenizer import save_tokenizer, train_tokenizer
 
 REPORT_EVERY = 100
@@ -39,15 +39,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--questions", type=int, default=5, help="questions per scene, beside its caption and a chat"
     )
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the weights and of the scenes; every seed has its own"
+    )
+    parser.add_argument("--start-from", type=Path, help="checkpoint to go on from, with another --seed")
     parser.add_argument("--check-scenes", type=int, default=512, help="unseen scenes for the closing check")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Trains, checks on unseen scenes, saves. Returns the exit code."""
     torch.manual_seed(arguments.seed)
-    tokenizer = train_tokenizer()
-    model = build_model(build_config(tokenizer), arguments.seed)
+    tokenizer, model = _start(arguments)
     _log(
         f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {tokenizer.get_vocab_size()} tokens"
     )
@@ -59,6 +61,14 @@ def run(arguments: argparse.Namespace) -> int:
     save_tokenizer(tokenizer, arguments.output)
     _log(f"saved {arguments.output}")
     return 0
+
+
+def _start(arguments: argparse.Namespace) -> tuple[Tokenizer, Blip2ForConditionalGeneration]:
+    if arguments.start_from is None:
+        tokenizer = train_tokenizer()
+        return tokenizer, build_model(build_config(tokenizer), arguments.seed)
+    tokenizer = Tokenizer.from_file(str(arguments.start_from / "tokenizer.json"))
+    return tokenizer, Blip2ForConditionalGeneration.from_pretrained(arguments.start_from, dtype=torch.float32)
 
 
 def answer_logits(model: Blip2ForConditionalGeneration, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -82,7 +92,7 @@ def _train(model: Blip2ForConditionalGeneration, tokenizer: Tokenizer, arguments
         tokenizer, TRAIN, arguments.scenes, arguments.questions, start=arguments.seed * 10**8
     )
     batches = iter(DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=4))
-    labeller = PatchLabels(model.config.vision_config.hidden_size, PATCH_CLASSES)
+    labeller = PatchLabels(model.config.vision_config.hidden_size, PATCH_CLASSES, len(PLACES))
     decayed = [p for p in model.parameters() if p.dim() >= 2]
     others = [p for p in model.parameters() if p.dim() < 2] + list(labeller.parameters())
     groups = [{"params": decayed, "weight_decay": 0.02}, {"params": others, "weight_decay": 0.0}]
@@ -96,7 +106,7 @@ def _train(model: Blip2ForConditionalGeneration, tokenizer: Tokenizer, arguments
         image_embeds, logits = answer_logits(model, batch)
         wanted = batch.labels != IGNORED
         language = torch.nn.functional.cross_entropy(logits[wanted], batch.labels[wanted])
-        seeing = labeller(image_embeds, batch.patch_labels)
+        seeing = labeller(image_embeds, batch.patch_labels, batch.patch_cells)
         optimizer.zero_grad(set_to_none=True)
         (language + 0.5 * (1.0 - done) * seeing).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -105,7 +115,7 @@ def _train(model: Blip2ForConditionalGeneration, tokenizer: Tokenizer, arguments
         if step % REPORT_EVERY == 0:
             right = float((logits[wanted].argmax(-1) == batch.labels[wanted]).float().mean())
             _log(
-                f"step {step} {100 * done:5.1f} %  loss {shown / REPORT_EVERY:.4f}  patches {float(seeing):.4f}  right {right:.4f}"
+                f"step {step} {100 * done:5.1f} %  loss {shown / REPORT_EVERY:.4f}  patches {float(seeing.detach()):.4f}  right {right:.4f}"
             )
             shown = 0.0
 

@@ -1,0 +1,89 @@
+# Every command once. On a fresh machine `make run` and `make test` do it all: they need Rust, Python 3.11 with pip, make
+# and a C compiler.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+HOST ?= 127.0.0.1
+PORT ?= 5001
+MODEL ?= onnx/blip2-shapes
+
+ORT_VERSION := 1.31.1
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+# Printed as it stands: the reader's shell fills in the picture.
+define ASK
+curl -s http://127.0.0.1:5001/score -H "Content-Type: application/json" -d "{\"input_data\": {\"columns\": [\"image\", \"text\"],
+  \"data\": [[\"$(base64 < tests/fixtures/scene.png | tr -d "\n")\", \"Question: what color is the star? Answer:\"]]}}"
+endef
+
+# The assembler in the JPEG decoder needs nasm at build time; without it the pixels are the same, the decoding is slower.
+FEATURES := $(if $(shell command -v nasm),--features jpeg-simd)
+
+.PHONY: help setup build run curl test test-rust test-python check fmt bench verify train clean
+
+help: ## Show this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+
+setup: .ort/libonnxruntime.so ## Get ONNX Runtime into .ort/
+
+build: setup ## Build the release binary
+	cargo build --release --locked $(FEATURES)
+
+run: build ## Serve the tiny bundle on 127.0.0.1:5001
+	@printf 'Listening on http://%s:%s in a moment. Ask it, in another shell in this folder:\n\n%s\n\n' '$(HOST)' '$(PORT)' '$(value ASK)'
+	@ORT_DYLIB_PATH=.ort/libonnxruntime.so exec target/release/blip2 serve --model $(MODEL) --host $(HOST) --port $(PORT)
+
+test: test-rust test-python ## Run every test
+
+test-rust: setup
+	cargo test --locked $(FEATURES)
+
+test-python: $(BIN)/pytest
+	cd export && ../$(BIN)/pytest
+
+check: setup $(BIN)/pytest ## Run the linters
+	cargo fmt --check
+	cargo clippy --locked --all-targets $(FEATURES) -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items $(FEATURES)
+	cd export && ../$(BIN)/ruff format --check . && ../$(BIN)/ruff check .
+
+fmt: $(BIN)/pytest ## Format everything
+	cargo fmt
+	cd export && ../$(BIN)/ruff format . && ../$(BIN)/ruff check --fix .
+
+bench: setup ## Run the benchmarks on the tiny bundle
+	cargo bench --locked $(FEATURES)
+
+verify: $(BIN)/reference ## Compare both committed bundles with transformers (installs torch)
+	cd export && for bundle in blip2-shapes blip2-shapes-int8; do \
+	    ../$(BIN)/python -m blip2_export verify --checkpoint ../onnx/checkpoint --bundle ../onnx/$$bundle || exit 1; done
+
+train: $(BIN)/reference ## Train the tiny model anew into onnx/new-checkpoint (about an hour)
+	cd export && MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296 \
+	    ../$(BIN)/python -m blip2_export train-shapes --output ../onnx/new-checkpoint
+
+clean: ## Remove what was built and installed
+	rm -rf target .ort $(VENV)
+
+# The library comes out of the wheel, pinned by hash. All its files lie in one folder, because ONNX Runtime looks for its
+# providers beside itself.
+.ort/libonnxruntime.so: export/onnxruntime.lock
+	rm -rf .ort && mkdir -p .ort/wheel
+	$(PYTHON) -m pip --quiet --disable-pip-version-check download --no-deps --only-binary=:all: --require-hashes \
+	    --python-version 3.11 --dest .ort/wheel --requirement export/onnxruntime.lock
+	cd .ort && $(PYTHON) -m zipfile -e wheel/onnxruntime-$(ORT_VERSION)-*.whl unpacked
+	cp .ort/unpacked/onnxruntime/capi/libonnxruntime*.so* .ort/
+	cd .ort && cp libonnxruntime.so.$(ORT_VERSION) libonnxruntime.so && rm -rf wheel unpacked
+	touch $@
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(BIN)/pytest: $(BIN)/python export/requirements.lock
+	$(PIP) install --requirement export/requirements.lock
+	touch $@
+
+$(BIN)/reference: $(BIN)/pytest export/pyproject.toml
+	$(PIP) install --editable './export[reference]'
+	touch $@

@@ -1,0 +1,92 @@
+//! The command line: clap types, one file per command, exit codes. Only here and in `main` is clap named.
+
+mod load;
+mod runtime_args;
+mod score;
+mod serve;
+mod verify;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use self::load::LoadError;
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  all went well
+  1  an answer could not be given, or a golden answer came out wrong
+  2  wrong usage: an unknown flag, a value out of range, a picture that cannot be read
+  3  the model cannot be loaded: no bundle, a damaged one, no ONNX Runtime; or the port cannot be bound
+
+Every flag can also be set by the environment variable in brackets. BLIP2_LOG sets the log filter (info, debug, …).";
+
+/// BLIP-2 on ONNX Runtime: asks pictures questions, on the command line and over HTTP.
+#[derive(Debug, Parser)]
+#[command(name = "blip2", version, after_long_help = EXIT_CODES, after_help = "See --help for exit codes.")]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Answer scoring requests over HTTP
+    Serve(serve::ServeArgs),
+    /// Score one picture and print the answer as JSON
+    Score(score::ScoreArgs),
+    /// Check a bundle: file hashes, graph signatures, golden answers
+    Verify(verify::VerifyArgs),
+}
+
+impl Cli {
+    /// Runs the command. Errors go to standard error as one line.
+    #[must_use]
+    pub fn run(self) -> ExitCode {
+        let result = match self.command {
+            Command::Serve(args) => serve::run(args),
+            Command::Score(args) => score::run(&args),
+            Command::Verify(args) => verify::run(&args),
+        };
+        match result {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => {
+                eprintln!("blip2: {:#}", failure.error);
+                ExitCode::from(failure.code)
+            }
+        }
+    }
+}
+
+/// Why a command ended, and its exit code.
+#[derive(Debug)]
+struct Failure {
+    code: u8,
+    error: anyhow::Error,
+}
+
+impl Failure {
+    /// The command ran, and its result is bad.
+    fn result(error: impl Into<anyhow::Error>) -> Self {
+        Self { code: 1, error: error.into() }
+    }
+
+    /// What was typed cannot be used.
+    fn usage(error: impl Into<anyhow::Error>) -> Self {
+        Self { code: 2, error: error.into() }
+    }
+
+    /// The service or the model cannot start.
+    fn start(error: impl Into<anyhow::Error>) -> Self {
+        Self { code: 3, error: error.into() }
+    }
+}
+
+impl From<LoadError> for Failure {
+    fn from(error: LoadError) -> Self {
+        match error {
+            LoadError::Golden(_) => Self::result(error),
+            _ => Self::start(error),
+        }
+    }
+}

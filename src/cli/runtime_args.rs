@@ -1,0 +1,108 @@
+//! The flags that every command shares which runs the model.
+
+use std::env;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::thread;
+
+use clap::{Args, ValueEnum};
+
+use crate::engine::EngineLimits;
+use crate::image::ImageLimits;
+use crate::model::CacheSize;
+use crate::runtime::Provider;
+use crate::settings::RuntimeSettings;
+
+/// The committed tiny bundle, relative to the repository.
+const DEFAULT_MODEL: &str = "onnx/blip2-shapes";
+
+/// Where `make setup` links ONNX Runtime, relative to the repository.
+const DEFAULT_LIBRARY: &str = ".ort/libonnxruntime.so";
+
+/// The name to look for beside the executable, where images put it.
+const LIBRARY_NAME: &str = "libonnxruntime.so";
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum ProviderArg {
+    /// The CPU kernels of ONNX Runtime
+    Cpu,
+}
+
+/// As typed.
+#[derive(Debug, Args)]
+pub(super) struct RuntimeArgs {
+    /// Bundle to load: a folder that holds exactly one manifest.json, at any depth
+    /// [default: AZUREML_MODEL_DIR, else onnx/blip2-shapes]
+    #[arg(long, value_name = "DIR", env = "BLIP2_MODEL", verbatim_doc_comment)]
+    model: Option<PathBuf>,
+
+    /// ONNX Runtime's shared library, 1.24 or newer
+    /// [default: .ort/libonnxruntime.so, else libonnxruntime.so beside the executable]
+    #[arg(long, value_name = "FILE", env = "ORT_DYLIB_PATH", verbatim_doc_comment)]
+    ort_library: Option<PathBuf>,
+
+    /// Execution provider to run the graphs with
+    #[arg(long, value_enum, env = "BLIP2_PROVIDER", default_value = "cpu")]
+    provider: ProviderArg,
+
+    /// Threads of ONNX Runtime [default: the cores that this process may use]
+    #[arg(long, value_name = "N", env = "BLIP2_THREADS")]
+    threads: Option<NonZeroUsize>,
+
+    /// Rows decoded together; each costs KV memory for the positions that it uses
+    #[arg(long, value_name = "N", env = "BLIP2_SLOTS", default_value = "4")]
+    slots: NonZeroUsize,
+
+    /// Positions of a row: image, prompt and new tokens [default: as many as the model knows]
+    #[arg(long, value_name = "N", env = "BLIP2_MAX_LEN")]
+    max_len: Option<NonZeroUsize>,
+
+    /// Rows that may wait or run at once; requests beyond are answered 429
+    #[arg(long, value_name = "N", env = "BLIP2_QUEUE_ROWS", default_value = "64")]
+    queue_rows: NonZeroUsize,
+
+    /// Prompts started between two decode steps; more let running answers wait longer
+    #[arg(long, value_name = "N", env = "BLIP2_PREFILLS_PER_TURN", default_value = "1")]
+    prefills_per_turn: NonZeroUsize,
+
+    /// Largest picture file in bytes
+    #[arg(long, value_name = "BYTES", env = "BLIP2_MAX_IMAGE_BYTES", default_value_t = ImageLimits::DEFAULT_MAX_BYTES)]
+    max_image_bytes: usize,
+
+    /// Largest picture in pixels, as its header declares them
+    #[arg(long, value_name = "PIXELS", env = "BLIP2_MAX_IMAGE_PIXELS", default_value_t = ImageLimits::DEFAULT_MAX_PIXELS)]
+    max_image_pixels: u64,
+}
+
+impl RuntimeArgs {
+    /// Fills in what was left out.
+    pub(super) fn settings(&self) -> RuntimeSettings {
+        let cores = || thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        RuntimeSettings {
+            model: self.model.clone().unwrap_or_else(default_model),
+            library: self.ort_library.clone().unwrap_or_else(default_library),
+            provider: match self.provider {
+                ProviderArg::Cpu => Provider::Cpu,
+            },
+            threads: self.threads.unwrap_or_else(cores),
+            cache: CacheSize { slots: self.slots, max_len: self.max_len },
+            engine: EngineLimits {
+                queue_rows: self.queue_rows.get(),
+                prefills_per_turn: self.prefills_per_turn.get(),
+            },
+            image: ImageLimits { max_bytes: self.max_image_bytes, max_pixels: self.max_image_pixels },
+        }
+    }
+}
+
+fn default_model() -> PathBuf {
+    env::var_os("AZUREML_MODEL_DIR").filter(|dir| !dir.is_empty()).map_or_else(|| DEFAULT_MODEL.into(), PathBuf::from)
+}
+
+fn default_library() -> PathBuf {
+    let beside = env::current_exe().ok().and_then(|path| Some(path.parent()?.join(LIBRARY_NAME)));
+    match beside {
+        Some(beside) if beside.is_file() && !PathBuf::from(DEFAULT_LIBRARY).is_file() => beside,
+        _ => DEFAULT_LIBRARY.into(),
+    }
+}

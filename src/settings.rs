@@ -1,0 +1,28 @@
+//! Settings as the program relies on them: checked, nothing optional any more. Made from the command line by `cli`.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use crate::engine::EngineLimits;
+use crate::image::ImageLimits;
+use crate::model::CacheSize;
+use crate::runtime::Provider;
+
+/// What every command needs that runs the model.
+#[derive(Debug, Clone)]
+pub struct RuntimeSettings {
+    /// Where the search for the bundle begins.
+    pub model: PathBuf,
+    /// `libonnxruntime.so`.
+    pub library: PathBuf,
+    /// Where the graphs run.
+    pub provider: Provider,
+    /// Threads of ONNX Runtime.
+    pub threads: NonZeroUsize,
+    /// Memory of the decoder.
+    pub cache: CacheSize,
+    /// Bounds of the engine.
+    pub engine: EngineLimits,
+    /// Bounds of a picture.
+    pub image: ImageLimits,
+}

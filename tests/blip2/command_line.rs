@@ -1,0 +1,186 @@
+//! The binary as a user runs it: standard output, standard error, exit codes.
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+use crate::bundle::copy_of_bundle;
+use crate::helpers::repository;
+
+fn blip2(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_blip2"));
+    command.current_dir(repository(""));
+    for variable in ["BLIP2_MODEL", "AZUREML_MODEL_DIR", "SERVER_PORT", "BLIP2_PORT"] {
+        command.env_remove(variable);
+    }
+    if std::env::var_os("ORT_DYLIB_PATH").is_none() {
+        command.env("ORT_DYLIB_PATH", repository(".ort/libonnxruntime.so"));
+    }
+    command.args(arguments);
+    command
+}
+
+fn run(command: &mut Command) -> (i32, String, String) {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    (status.code().unwrap(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+/// The lines of standard error that are not log lines.
+fn complaint(stderr: &str) -> String {
+    let lines: Vec<_> = stderr.lines().filter(|line| line.starts_with("blip2: ") || line.starts_with("error: ")).collect();
+    assert_eq!(lines.len(), 1, "one line says what is wrong: {stderr}");
+    lines[0].to_owned()
+}
+
+const SCENE: &str = "tests/fixtures/scene.png";
+const STAR: &str = "Question: what color is the star? Answer:";
+
+#[test]
+fn score_prints_one_row_of_json() {
+    let (code, stdout, stderr) = run(&mut blip2(&["score", "--image", SCENE, "--text", STAR]));
+    assert_eq!(code, 0, "{stderr}");
+    let row: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!(row["text"], "yellow");
+    assert_eq!(row["stop_reason"], "eos");
+    let tokens = row["token_ids"].as_array().unwrap().len();
+    assert!(tokens >= 2 && row["logprobs"].as_array().unwrap().len() == tokens, "{row}");
+    assert!(row["score"].as_f64().unwrap() < 0.0);
+    let timings = row["timings_ms"].as_object().unwrap();
+    for stage in ["preprocess", "queue", "vision_encoder", "qformer", "prefill", "decode", "total"] {
+        assert!(timings[stage].as_f64().unwrap() >= 0.0, "{stage}");
+    }
+}
+
+#[test]
+fn score_takes_generation_parameters() {
+    let (code, stdout, _) = run(&mut blip2(&["score", "--image", SCENE, "--params", r#"{"max_new_tokens": 2}"#]));
+    let row: Value = serde_json::from_str(&stdout).unwrap();
+    assert_eq!((code, row["stop_reason"].as_str(), row["token_ids"].as_array().unwrap().len()), (0, Some("length"), 2));
+}
+
+#[test]
+fn score_names_what_was_typed_wrongly_and_exits_with_2() {
+    for (arguments, part) in [
+        (["--image", "nowhere.png", "--params", "{}"], "nowhere.png"),
+        (["--image", "Cargo.toml", "--params", "{}"], "Cargo.toml"),
+        (["--image", SCENE, "--params", "{"], "--params"),
+        (["--image", SCENE, "--params", r#"{"max_new_tokens": 0}"#], "max_new_tokens is 0"),
+        (["--image", SCENE, "--params", r#"{"max_new_tokens": 100000}"#], "max_new_tokens"),
+        (["--image", SCENE, "--slots", "0"], "--slots"),
+    ] {
+        let (code, stdout, stderr) = run(blip2(&["score"]).args(arguments));
+        assert_eq!((code, stdout.as_str()), (2, ""), "{stderr}");
+        assert!(complaint(&stderr).contains(part), "{stderr}");
+    }
+}
+
+#[test]
+fn verify_tells_what_it_checked() {
+    let (code, stdout, stderr) = run(&mut blip2(&["verify"]));
+    assert_eq!(code, 0, "{stderr}");
+    for part in ["blip2-shapes", "files", "signatures", "golden"] {
+        assert!(stdout.contains(part), "{stdout}");
+    }
+}
+
+#[test]
+fn a_model_that_cannot_be_loaded_exits_with_3_and_one_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    fs::create_dir(path("empty")).unwrap();
+    let damaged = |name: &str, damage: &dyn Fn(&Path)| {
+        copy_of_bundle(&folder.path().join(name));
+        damage(&folder.path().join(name));
+    };
+    damaged("flipped", &|bundle| flip_a_byte(&bundle.join("decoder.onnx")));
+    damaged("short", &|bundle| fs::write(bundle.join("qformer.onnx"), "short").unwrap());
+    damaged("no-file", &|bundle| fs::remove_file(bundle.join("vision_encoder.onnx")).unwrap());
+    damaged("no-json", &|bundle| fs::write(bundle.join("manifest.json"), "{").unwrap());
+    damaged("swapped", &|bundle| edit_manifest(bundle, &|manifest| manifest["decoder"]["vocab_size"] = 7000.into()));
+    damaged("renamed", &|bundle| {
+        edit_manifest(bundle, &|manifest| manifest["vision_encoder"]["inputs"]["pixel_values"] = "pixels".into());
+    });
+    damaged("newer", &|bundle| edit_manifest(bundle, &|manifest| manifest["schema_version"] = 99.into()));
+    damaged("escape", &|bundle| {
+        edit_manifest(bundle, &|manifest| {
+            let entry = manifest["files"]["decoder.onnx"].clone();
+            manifest["files"]["../decoder.onnx"] = entry;
+        });
+    });
+    for (model, parts) in [
+        ("nowhere", ["does not exist", "--model"]),
+        ("empty", ["is empty", "--model"]),
+        ("flipped", ["decoder.onnx is damaged", "sha256"]),
+        ("short", ["qformer.onnx is damaged", "5 bytes"]),
+        ("no-file", ["vision_encoder.onnx", "export the bundle again"]),
+        ("no-json", ["manifest.json", "export the bundle again"]),
+        ("swapped", ["decoder", "logits"]),
+        ("renamed", ["vision encoder", "pixels"]),
+        ("newer", ["schema_version is 99", "export the bundle again"]),
+        ("escape", ["leaves the bundle", "../decoder.onnx"]),
+    ] {
+        for command in [["verify", "--threads", "1"], ["serve", "--port", "0"]] {
+            let (code, _, stderr) = run(blip2(&command).args(["--model", &path(model)]));
+            assert_eq!(code, 3, "{model}: {stderr}");
+            let line = complaint(&stderr);
+            assert!(parts.iter().all(|part| line.contains(part)), "{model}: {line}");
+        }
+    }
+}
+
+#[test]
+fn a_missing_onnx_runtime_exits_with_3_and_the_remedy() {
+    for library in ["/nowhere/libonnxruntime.so", "Cargo.toml"] {
+        let (code, _, stderr) = run(&mut blip2(&["verify", "--ort-library", library]));
+        let line = complaint(&stderr);
+        assert!(code == 3 && line.contains(library) && line.contains("make setup"), "{line}");
+    }
+}
+
+#[test]
+fn a_port_that_is_taken_exits_with_3() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let (code, _, stderr) = run(&mut blip2(&["serve", "--host", "127.0.0.1", "--port", &port]));
+    assert!(code == 3 && complaint(&stderr).contains(&port), "{stderr}");
+}
+
+#[test]
+fn help_teaches_every_flag_with_its_variable() {
+    let (code, help, _) = run(&mut blip2(&["serve", "--help"]));
+    assert_eq!(code, 0);
+    for variable in ["BLIP2_MODEL", "ORT_DYLIB_PATH", "BLIP2_PORT", "BLIP2_SLOTS", "BLIP2_QUEUE_ROWS", "BLIP2_MAX_BODY_BYTES"] {
+        assert!(help.contains(variable), "{variable}: {help}");
+    }
+    let (_, help, _) = run(&mut blip2(&["--help"]));
+    assert!(help.contains("Exit codes"), "{help}");
+}
+
+#[test]
+fn serve_becomes_ready_answers_and_ends_on_sigterm_with_0() {
+    let mut child = blip2(&["serve", "--host", "127.0.0.1", "--port", "0"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    let ready = lines.find(|line| line.contains(" ready ")).expect("a line says that it is ready");
+    let port = ready.split("port=").nth(1).unwrap().trim().to_owned();
+    let mut reply = ureq::get(format!("http://127.0.0.1:{port}/readyz")).call().unwrap();
+    assert!(reply.body_mut().read_to_string().unwrap().contains("ready"));
+    assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+fn flip_a_byte(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+fn edit_manifest(bundle: &Path, edit: &dyn Fn(&mut Value)) {
+    let path = bundle.join("manifest.json");
+    let mut manifest: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    edit(&mut manifest);
+    fs::write(&path, manifest.to_string()).unwrap();
+}

@@ -1,0 +1,105 @@
+//! A model without ONNX Runtime: its answer to a prompt is the prompt, token by token, so that every mix-up of rows shows.
+
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
+
+use blip2::bundle::GenerationDefaults;
+use blip2::engine::{
+    DecoderLimits, EncodedImage, Engine, EngineLimits, Frontend, ImageEncoder, ImagePrefix, Logits, ModelError, StepDecoder,
+};
+use blip2::image::{ImageLimits, PixelValues, Preprocessor, PreprocessorConfig};
+use blip2::text::{SpecialIds, Tokenizer};
+
+use crate::helpers::fixture;
+
+const VOCABULARY: usize = 416;
+const EOS: i64 = 202;
+const SIDE: u32 = 16;
+
+/// What the model does besides echoing.
+#[derive(Default)]
+pub(crate) struct Script {
+    /// The image worker waits for one message per picture, when there is a receiver.
+    pub(crate) gate: Option<Receiver<()>>,
+    /// Prompts of this many tokens fail at prefill.
+    pub(crate) failing_prompt_len: Option<usize>,
+    /// Logits are NaN.
+    pub(crate) broken: bool,
+}
+
+/// An engine over the scripted model: `slots` rows of 64 positions, 4 of them for the image.
+pub(crate) fn engine(script: Script, slots: usize, queue_rows: usize) -> Engine {
+    let config = PreprocessorConfig { height: SIDE, width: SIDE, mean: [0.5; 3], std: [0.5; 3] };
+    let ids = SpecialIds { bos_token_id: 2, eos_token_id: EOS as u32, pad_token_id: 1, image_token_id: Some(410) };
+    let frontend = Frontend {
+        preprocessor: Preprocessor::new(&config, ImageLimits { max_bytes: 1 << 20, max_pixels: 1 << 22 }).unwrap(),
+        tokenizer: Tokenizer::from_bytes(&fixture("tokenizer/tokenizer.json"), ids).unwrap(),
+        defaults: GenerationDefaults { max_new_tokens: 20 },
+    };
+    let Script { gate, failing_prompt_len, broken } = script;
+    let decoder = Echo { slots, rows: Vec::new(), failing_prompt_len, broken };
+    let limits = EngineLimits { queue_rows, prefills_per_turn: 2 };
+    Engine::start(frontend, Gate(gate), decoder, limits).unwrap()
+}
+
+struct Gate(Option<Receiver<()>>);
+
+impl ImageEncoder for Gate {
+    fn encode(&mut self, pixel_values: &PixelValues) -> Result<EncodedImage, ModelError> {
+        assert_eq!(pixel_values.dim(), (3, SIDE as usize, SIDE as usize));
+        if let Some(gate) = &self.0 {
+            gate.recv_timeout(Duration::from_secs(20)).map_err(ModelError::new)?;
+        }
+        Ok(EncodedImage { prefix: ImagePrefix::new(vec![0.0; 4]), vision_encoder: Duration::ZERO, qformer: Duration::ZERO })
+    }
+}
+
+/// Each row holds what it still has to say.
+struct Echo {
+    slots: usize,
+    rows: Vec<Vec<i64>>,
+    failing_prompt_len: Option<usize>,
+    broken: bool,
+}
+
+impl Echo {
+    fn logits(&self, tokens: impl Iterator<Item = i64>) -> Logits {
+        let mut elements = Vec::new();
+        for token in tokens {
+            let mut row = vec![if self.broken { f32::NAN } else { 0.0 }; VOCABULARY];
+            if !self.broken {
+                row[token as usize] = 8.0;
+            }
+            elements.extend(row);
+        }
+        Logits::new(VOCABULARY, elements)
+    }
+}
+
+impl StepDecoder for Echo {
+    fn limits(&self) -> DecoderLimits {
+        DecoderLimits { slots: self.slots, max_len: 64, prefix_len: 4, position_bytes: 0 }
+    }
+
+    fn prefill(&mut self, slot: usize, _: &ImagePrefix, input_ids: &[i64]) -> Result<Logits, ModelError> {
+        if self.failing_prompt_len == Some(input_ids.len()) {
+            return Err(ModelError::new("scripted failure with a secret path /etc/passwd"));
+        }
+        let mut words: Vec<i64> = input_ids[1..].iter().copied().chain([EOS]).collect();
+        words.reverse();
+        let first = words.pop().unwrap();
+        self.rows.truncate(slot);
+        self.rows.push(words);
+        Ok(self.logits([first].into_iter()))
+    }
+
+    fn decode(&mut self, tokens: &[i64]) -> Result<Logits, ModelError> {
+        assert!(tokens.len() <= self.slots);
+        let next: Vec<i64> = (0..tokens.len()).map(|slot| self.rows[slot].pop().unwrap_or(EOS)).collect();
+        Ok(self.logits(next.into_iter()))
+    }
+
+    fn move_row(&mut self, from: usize, to: usize) {
+        self.rows[to] = self.rows[from].clone();
+    }
+}
