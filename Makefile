@@ -12,15 +12,12 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
 # Printed as it stands: the reader's shell fills in the picture.
-define ASK
-curl -s http://127.0.0.1:5001/score -H "Content-Type: application/json" -d "{\"input_data\": {\"columns\": [\"image\", \"text\"],
-  \"data\": [[\"$(base64 < tests/fixtures/scene.png | tr -d "\n")\", \"Question: what color is the star? Answer:\"]]}}"
-endef
+ASK = curl -s http://127.0.0.1:$(PORT)/score -H "Content-Type: application/json" -d "{\"input_data\": {\"columns\": [\"image\", \"text\"], \"data\": [[\"$$(base64 < tests/fixtures/scene.png | tr -d "\\n")\", \"Question: what color is the star? Answer:\"]]}}"
 
 # The assembler in the JPEG decoder needs nasm at build time; without it the pixels are the same, the decoding is slower.
 FEATURES := $(if $(shell command -v nasm),--features jpeg-simd)
 
-.PHONY: help setup build run curl test test-rust test-python check fmt bench verify train clean
+.PHONY: help setup build run test test-rust test-python check fmt bench verify train clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -31,7 +28,7 @@ build: setup ## Build the release binary
 	cargo build --release --locked $(FEATURES)
 
 run: build ## Serve the tiny bundle on 127.0.0.1:5001
-	@printf 'Listening on http://%s:%s in a moment. Ask it, in another shell in this folder:\n\n%s\n\n' '$(HOST)' '$(PORT)' '$(value ASK)'
+	@printf '\nAsk it about tests/fixtures/scene.png, from another shell in this folder:\n\n  %s\n\n' '$(ASK)'
 	@ORT_DYLIB_PATH=.ort/libonnxruntime.so exec target/release/blip2 serve --model $(MODEL) --host $(HOST) --port $(PORT)
 
 test: test-rust test-python ## Run every test

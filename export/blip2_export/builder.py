@@ -63,9 +63,7 @@ class GraphBuilder:
     def _shared(self, name: str, values: np.ndarray) -> str:
         return name if name in self._constants else self.constant(name, values)
 
-    def op(
-        self, op_type: str, inputs: Sequence[str], name: str, *, domain: str = "", **attributes: Attribute
-    ) -> str:
+    def op(self, op_type: str, inputs: Sequence[str], name: str, *, domain: str = "", **attributes: Attribute) -> str:
         """Adds a node with one output."""
         return self.op_many(op_type, inputs, [name], name=name, domain=domain, **attributes)[0]
 
@@ -108,9 +106,7 @@ class GraphBuilder:
         (ViT-g dimensions, AVX2).
         """
         scale = head_dim**-0.5
-        return self.op(
-            "MultiHeadAttention", [query, key, value], name, domain=MICROSOFT, num_heads=heads, scale=scale
-        )
+        return self.op("MultiHeadAttention", [query, key, value], name, domain=MICROSOFT, num_heads=heads, scale=scale)
 
     def model(self) -> onnx.ModelProto:
         """The finished graph, checked for names that nothing produces."""

@@ -105,9 +105,7 @@ class Checkpoint:
         if found != shape:
             raise ExportError(f"{self.folder}: tensor {name} has shape {found}, config.json asks for {shape}")
         if view.get_dtype() not in STORED_TYPES:
-            raise ExportError(
-                f"{self.folder}: tensor {name} is stored as {view.get_dtype()}; use f32, f16 or bf16"
-            )
+            raise ExportError(f"{self.folder}: tensor {name} is stored as {view.get_dtype()}; use f32, f16 or bf16")
         return np.ascontiguousarray(stored.get_tensor(name).astype(np.float32))
 
     def _index(self) -> dict[str, str]:
@@ -138,6 +136,4 @@ class Checkpoint:
         text = self.config.text
         shape = (text.vocab_size, text.hidden_size)
         if not np.array_equal(self.tensor(LM_HEAD, shape), self.tensor(EMBED_TOKENS, shape)):
-            raise ExportError(
-                f"{self.folder}: {LM_HEAD} differs from {EMBED_TOKENS}; only tied weights are supported"
-            )
+            raise ExportError(f"{self.folder}: {LM_HEAD} differs from {EMBED_TOKENS}; only tied weights are supported")

@@ -93,12 +93,8 @@ def _add_command(
 
 
 def _add_export(commands: argparse._SubParsersAction) -> None:
-    command = _add_command(
-        commands, "export", "write a bundle from a checkpoint", EXPORT_HELP, EXPORT_EXAMPLES
-    )
-    command.add_argument(
-        "--checkpoint", type=Path, required=True, metavar="DIR", help="folder with config.json"
-    )
+    command = _add_command(commands, "export", "write a bundle from a checkpoint", EXPORT_HELP, EXPORT_EXAMPLES)
+    command.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="folder with config.json")
     command.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write")
     command.add_argument("--target", choices=TARGETS, default="cpu", help="where it will run (default: cpu)")
     command.add_argument(
@@ -121,16 +117,10 @@ def _run_export(options: argparse.Namespace) -> int:
 
 
 def _add_verify(commands: argparse._SubParsersAction) -> None:
-    command = _add_command(
-        commands, "verify", "compare a bundle with transformers", VERIFY_HELP, VERIFY_EXAMPLES
-    )
-    command.add_argument(
-        "--checkpoint", type=Path, required=True, metavar="DIR", help="what it was exported from"
-    )
+    command = _add_command(commands, "verify", "compare a bundle with transformers", VERIFY_HELP, VERIFY_EXAMPLES)
+    command.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="what it was exported from")
     command.add_argument("--bundle", type=Path, required=True, metavar="DIR", help="the bundle to verify")
-    command.add_argument(
-        "--cases", type=Path, metavar="FILE", help="pictures and prompts (default: drawn ones)"
-    )
+    command.add_argument("--cases", type=Path, metavar="FILE", help="pictures and prompts (default: drawn ones)")
     command.add_argument(
         "--golden",
         type=_count,

@@ -28,9 +28,7 @@ STAGE_OUTPUTS = ("image_embeds", "query_output", "image_prefix")
 class Comparison:
     """The measured differences over all cases."""
 
-    stages: dict[str, TensorErrors] = field(
-        default_factory=lambda: {name: TensorErrors() for name in STAGE_OUTPUTS}
-    )
+    stages: dict[str, TensorErrors] = field(default_factory=lambda: {name: TensorErrors() for name in STAGE_OUTPUTS})
     logits: LogitsAgreement = field(default_factory=LogitsAgreement)
     answers: list[Answer] = field(default_factory=list)
     cases: list[Json] = field(default_factory=list)
@@ -69,9 +67,7 @@ class Comparer:
         for number, case in enumerate(cases, 1):
             self._case(case)
             last = self.result.cases[-1]
-            progress(
-                f"case {number} of {len(cases)}, {case.name}: {'equal' if last['equal'] else 'different'}"
-            )
+            progress(f"case {number} of {len(cases)}, {case.name}: {'equal' if last['equal'] else 'different'}")
         return self.result
 
     def _picture(self, path: Path) -> Picture:

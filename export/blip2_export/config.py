@@ -88,9 +88,7 @@ def parse_config(document: Json) -> Blip2Config:
         ExportError: the checkpoint is not a BLIP-2 that these graphs can express.
     """
     if document.get("model_type", "blip-2") != "blip-2":
-        raise ExportError(
-            f"config.json: model_type is {document['model_type']!r}; only 'blip-2' is supported"
-        )
+        raise ExportError(f"config.json: model_type is {document['model_type']!r}; only 'blip-2' is supported")
     text = _text(document.get("text_config") or {})
     vision = _vision(document.get("vision_config") or {})
     qformer = _qformer(document.get("qformer_config") or {}, document)
@@ -106,9 +104,7 @@ def _require(part: str, values: Json, key: str, default: object, supported: obje
 
 def _heads_divide(part: str, hidden_size: int, num_heads: int) -> None:
     if hidden_size % num_heads:
-        raise ExportError(
-            f"config.json: {part} hidden_size {hidden_size} is no multiple of its {num_heads} heads"
-        )
+        raise ExportError(f"config.json: {part} hidden_size {hidden_size} is no multiple of its {num_heads} heads")
 
 
 def _square(part: str, key: str, value: object) -> int:

@@ -54,9 +54,7 @@ def check_invariants(model: OnnxBlip2) -> list[Invariant]:
     return found
 
 
-def _compare(
-    name: str, actual: np.ndarray, expected: np.ndarray, *, is_server_path: bool = False
-) -> Invariant:
+def _compare(name: str, actual: np.ndarray, expected: np.ndarray, *, is_server_path: bool = False) -> Invariant:
     errors = TensorErrors()
     errors.add(actual, expected)
     return Invariant(name, errors.relative, bool(np.array_equal(actual, expected)), is_server_path)
@@ -138,7 +136,5 @@ def _logits_index(model: OnnxBlip2, prefix: np.ndarray) -> Invariant:
     length = prefix.shape[1] + len(prompt)
     wanted = [length - 1, 0, prefix.shape[1], length - 1]
     at_once = model.step(model.cache(1, length), Step(prefix, [prompt], [0], np.array([wanted])))
-    alone = [
-        model.step(model.cache(1, length), Step(prefix, [prompt], [0], np.array([[at]]))) for at in wanted
-    ]
+    alone = [model.step(model.cache(1, length), Step(prefix, [prompt], [0], np.array([[at]]))) for at in wanted]
     return _compare("several logits positions equal each alone", at_once, np.concatenate(alone, axis=1))

@@ -99,9 +99,7 @@ class OnnxBlip2:
 
     def query(self, image_embeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """image_embeds -> query_output [batch, queries, hidden], image_prefix [batch, queries, width]."""
-        query_output, image_prefix = self._qformer.run(
-            ["query_output", "image_prefix"], {"image_embeds": image_embeds}
-        )
+        query_output, image_prefix = self._qformer.run(["query_output", "image_prefix"], {"image_embeds": image_embeds})
         return query_output, image_prefix
 
     def cache(self, rows: int, max_len: int | None = None, fill: float = np.nan) -> KvCache:
@@ -122,9 +120,7 @@ class OnnxBlip2:
         self._decoder.run_with_iobinding(binding)
         return binding.get_outputs()[-1].numpy()
 
-    def prefill(
-        self, cache: KvCache, image_prefix: np.ndarray, prompts: Sequence[Sequence[int]]
-    ) -> np.ndarray:
+    def prefill(self, cache: KvCache, image_prefix: np.ndarray, prompts: Sequence[Sequence[int]]) -> np.ndarray:
         """Runs whole prompts from an empty cache -> logits of each row's last position, [rows, vocab]."""
         last = [image_prefix.shape[1] + len(prompt) - 1 for prompt in prompts]
         index = np.array(last, np.int64)[:, None]
@@ -136,9 +132,7 @@ class OnnxBlip2:
         ids = [[token] for token in tokens]
         return self.step(cache, Step(self.no_prefix(rows), ids, starts, np.zeros((rows, 1), np.int64)))[:, 0]
 
-    def teacher_forced(
-        self, image_prefix: np.ndarray, prompt: Sequence[int], answer: Sequence[int]
-    ) -> np.ndarray:
+    def teacher_forced(self, image_prefix: np.ndarray, prompt: Sequence[int], answer: Sequence[int]) -> np.ndarray:
         """The logits before each token of `answer`, in one run: [len(answer), vocab]."""
         ids = [*prompt, *answer[:-1]]
         first = image_prefix.shape[1] + len(prompt) - 1

@@ -35,9 +35,7 @@ def image_manifest(checkpoint: Checkpoint) -> Json:
         if settings.get(key, supported) != supported:
             raise ExportError(f"preprocessor: {key} is {settings[key]!r}; only {supported!r} is supported")
     if abs(settings.get("rescale_factor", 1 / 255) * 255 - 1) > 1e-6:
-        raise ExportError(
-            f"preprocessor: rescale_factor is {settings['rescale_factor']}; only 1/255 is supported"
-        )
+        raise ExportError(f"preprocessor: rescale_factor is {settings['rescale_factor']}; only 1/255 is supported")
     height, width = _size(settings.get("size", DEFAULT_SIDE))
     side = checkpoint.config.vision.image_size
     if (height, width) != (side, side):

@@ -46,9 +46,7 @@ class Reference:
         )
         missing = set(report["missing_keys"]) - TIED
         if missing or report["mismatched_keys"]:
-            raise ExportError(
-                f"{checkpoint}: transformers misses {sorted(missing)[:3]} {report['mismatched_keys']}"
-            )
+            raise ExportError(f"{checkpoint}: transformers misses {sorted(missing)[:3]} {report['mismatched_keys']}")
         self.model.eval()
         self.processor = BlipImageProcessor.from_pretrained(checkpoint)
         if self.model.config.image_token_id is None:
@@ -94,9 +92,7 @@ class Reference:
         return out[0, ids.shape[1] :].tolist()
 
     @torch.no_grad()
-    def teacher_forced(
-        self, pixel_values: np.ndarray, prompt: Sequence[int], answer: Sequence[int]
-    ) -> np.ndarray:
+    def teacher_forced(self, pixel_values: np.ndarray, prompt: Sequence[int], answer: Sequence[int]) -> np.ndarray:
         """The logits before each token of `answer`, in one pass: f32 [len(answer), vocab]."""
         ids = self._row([*prompt, *answer[:-1]])
         logits = self.model(

@@ -53,9 +53,7 @@ def _ground(random: np.random.Generator, width: int, height: int) -> np.ndarray:
     return (first + (second - first) * share).astype(np.uint8)
 
 
-def _draw_shape(
-    draw: ImageDraw.ImageDraw, shape: str, centre: tuple[int, int], radius: int, color: str
-) -> None:
+def _draw_shape(draw: ImageDraw.ImageDraw, shape: str, centre: tuple[int, int], radius: int, color: str) -> None:
     x, y = centre
     if shape == "circle":
         draw.ellipse((x - radius, y - radius, x + radius, y + radius), fill=color)
@@ -70,6 +68,4 @@ def _polygon(x: int, y: int, radius: int, *, star: bool) -> list[tuple[int, int]
     corners = 10 if star else 3
     radii = [radius * 0.4 if star and corner % 2 else radius for corner in range(corners)]
     angles = [2 * math.pi * corner / corners - math.pi / 2 for corner in range(corners)]
-    return [
-        (round(x + r * math.cos(a)), round(y + r * math.sin(a))) for r, a in zip(radii, angles, strict=True)
-    ]
+    return [(round(x + r * math.cos(a)), round(y + r * math.sin(a))) for r, a in zip(radii, angles, strict=True)]

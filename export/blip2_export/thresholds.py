@@ -85,10 +85,7 @@ def _answer_misses(limits: Thresholds, comparison: Comparison) -> list[str]:
     found, logits = [], comparison.logits
     if not logits.errors.mean_cosine >= limits.logits_cosine:
         found.append(f"logits: cosine {logits.errors.mean_cosine:.6f} < {limits.logits_cosine}")
-    if (
-        limits.logits_relative_error is not None
-        and not logits.errors.relative <= limits.logits_relative_error
-    ):
+    if limits.logits_relative_error is not None and not logits.errors.relative <= limits.logits_relative_error:
         found.append(f"logits: relative error {logits.errors.relative:.1e} > {limits.logits_relative_error}")
     if not logits.top1_agreement >= limits.top1_agreement:
         found.append(f"logits: top-1 agreement {logits.top1_agreement:.4f} < {limits.top1_agreement}")

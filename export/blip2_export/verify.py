@@ -46,15 +46,11 @@ def verify(checkpoint: Path, bundle: Path, cases_file: Path | None, golden_count
     _check_provenance(checkpoint, manifest)
     with tempfile.TemporaryDirectory() as drawn:
         default_tokens = manifest["generation"]["max_new_tokens"]
-        cases = (
-            read_cases(cases_file, default_tokens) if cases_file else drawn_cases(Path(drawn), default_tokens)
-        )
+        cases = read_cases(cases_file, default_tokens) if cases_file else drawn_cases(Path(drawn), default_tokens)
         return _verify_cases(checkpoint, bundle, manifest, cases, golden_count)
 
 
-def _verify_cases(
-    checkpoint: Path, bundle: Path, manifest: Json, cases: Sequence[Case], golden_count: int
-) -> bool:
+def _verify_cases(checkpoint: Path, bundle: Path, manifest: Json, cases: Sequence[Case], golden_count: int) -> bool:
     model = OnnxBlip2(bundle)
     progress("checking the bundle against itself")
     invariants = check_invariants(model)
@@ -76,9 +72,7 @@ def _check_provenance(checkpoint: Path, manifest: Json) -> None:
     for name, expected in manifest["checkpoint"]["files"].items():
         path = checkpoint / name
         if not path.is_file() or file_entry(path) != expected:
-            raise ExportError(
-                f"{path}: is not the file this bundle was exported from; name its own checkpoint"
-            )
+            raise ExportError(f"{path}: is not the file this bundle was exported from; name its own checkpoint")
 
 
 def _certificate(
@@ -119,9 +113,7 @@ def _table(certificate: Json) -> str:
     """The certificate for people."""
     lines = [f"{'stage':<16}{'max error':>12}{'mean error':>12}{'relative':>12}{'cosine':>12}"]
     for name, row in {**certificate["stages"], "logits": certificate["logits"]}.items():
-        errors = "".join(
-            f"{row[key]:>12.2e}" for key in ("max_abs_error", "mean_abs_error", "relative_error")
-        )
+        errors = "".join(f"{row[key]:>12.2e}" for key in ("max_abs_error", "mean_abs_error", "relative_error"))
         lines.append(f"{name:<16}{errors}{row['mean_cosine']:>12.8f}")
     logits, greedy = certificate["logits"], certificate["greedy"]
     lines.append(

@@ -43,9 +43,7 @@ def test_every_file_is_listed_with_its_hash_and_size(request: pytest.FixtureRequ
     folder = request.getfixturevalue(name)
     files = content(folder)
     del files["manifest.json"]
-    expected = {
-        path: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for path, data in files.items()
-    }
+    expected = {path: {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)} for path, data in files.items()}
     assert manifest(folder)["files"] == expected
 
 
@@ -62,13 +60,9 @@ def test_the_manifest_says_what_the_documentation_promises(int8_bundle: Path) ->
         "std": tiny_checkpoint.PREPROCESSOR["image_std"],
         "preprocessing_version": 1,
     }
-    vision = {
-        key: found["vision_encoder"][key] for key in ("hidden_size", "num_tokens", "num_layers", "num_heads")
-    }
+    vision = {key: found["vision_encoder"][key] for key in ("hidden_size", "num_tokens", "num_layers", "num_heads")}
     assert vision == {"hidden_size": 24, "num_tokens": 17, "num_layers": 2, "num_heads": 3}
-    qformer = {
-        key: found["qformer"][key] for key in ("hidden_size", "num_query_tokens", "num_layers", "num_heads")
-    }
+    qformer = {key: found["qformer"][key] for key in ("hidden_size", "num_query_tokens", "num_layers", "num_heads")}
     assert qformer == {"hidden_size": 20, "num_query_tokens": 4, "num_layers": 3, "num_heads": 2}
     decoder = {key: value for key, value in found["decoder"].items() if key not in ("inputs", "outputs")}
     assert decoder == {
@@ -251,9 +245,7 @@ def test_another_schema_version_is_refused(tmp_path: Path) -> None:
 
 def test_the_first_self_attention_of_the_q_former_is_folded(fp32_bundle: Path) -> None:
     nodes = [node.name for node in onnx.load(fp32_bundle / "qformer.onnx").graph.node]
-    attentions = [
-        name for name in nodes if name.endswith((".attention.attention", "crossattention.attention"))
-    ]
+    attentions = [name for name in nodes if name.endswith((".attention.attention", "crossattention.attention"))]
     assert attentions == [
         "qformer.encoder.layer.0.crossattention.attention",
         "qformer.encoder.layer.1.attention.attention",

@@ -52,9 +52,7 @@ def test_an_empty_configuration_has_the_defaults_of_transformers() -> None:
         ("qformer_config", "use_qformer_text_input", True, "use_qformer_text_input is True"),
     ],
 )
-def test_an_unsupported_configuration_is_refused_by_name(
-    part: str, key: str, value: object, message: str
-) -> None:
+def test_an_unsupported_configuration_is_refused_by_name(part: str, key: str, value: object, message: str) -> None:
     document: dict[str, Any] = tiny_checkpoint.config()
     (document[part] if part else document)[key] = value
     with pytest.raises(ExportError) as refused:

@@ -28,22 +28,16 @@ def test_export_needs_neither_torch_nor_transformers(checkpoint: Path, tmp_path:
         f"assert main(['export', '--checkpoint', {str(checkpoint)!r}, '--output', {output!r}]) == 0;"
         "assert not {'torch', 'transformers', 'torchvision'} & set(sys.modules)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=EXPORT, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=EXPORT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
     assert "decoder: writing the graph in int8" in done.stderr
 
 
-def test_a_fatal_error_is_exit_code_2_and_one_line(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_fatal_error_is_exit_code_2_and_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["export", "--checkpoint", str(tmp_path / "nowhere"), "--output", str(tmp_path / "b")]
     assert cli.main(arguments) == 2
-    expected = (
-        f"blip2_export export: {tmp_path / 'nowhere'}: no such folder; --checkpoint names a folder with"
-    )
+    expected = f"blip2_export export: {tmp_path / 'nowhere'}: no such folder; --checkpoint names a folder with"
     assert capsys.readouterr().err == f"{expected} config.json\n"
 
 

@@ -45,9 +45,7 @@ class ScriptedReference:
         tokens = self.model.greedy(self._prefix(pixel_values), prompt, max_new_tokens)
         return [*tokens[:-1], tokens[-1] + 1] if self.wrong == "greedy" else tokens
 
-    def teacher_forced(
-        self, pixel_values: np.ndarray, prompt: Sequence[int], answer: Sequence[int]
-    ) -> np.ndarray:
+    def teacher_forced(self, pixel_values: np.ndarray, prompt: Sequence[int], answer: Sequence[int]) -> np.ndarray:
         logits = self.model.teacher_forced(self._prefix(pixel_values), prompt, answer)
         return self.disturbed("logits", logits)
 
@@ -62,9 +60,7 @@ class ScriptedReference:
 
 
 class _Stages:
-    def __init__(
-        self, script: ScriptedReference, embeds: np.ndarray, output: np.ndarray, prefix: np.ndarray
-    ) -> None:
+    def __init__(self, script: ScriptedReference, embeds: np.ndarray, output: np.ndarray, prefix: np.ndarray) -> None:
         self.image_embeds = script.disturbed("image_embeds", embeds)
         self.query_output = script.disturbed("query_output", output)
         self.image_prefix = script.disturbed("image_prefix", prefix)

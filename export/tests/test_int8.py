@@ -74,9 +74,7 @@ def test_a_token_of_zeros_gives_the_bias(tmp_path: Path, layer: tuple[np.ndarray
     assert np.isfinite(y).all()
 
 
-def test_a_token_is_the_same_alone_and_among_others(
-    tmp_path: Path, layer: tuple[np.ndarray, np.ndarray]
-) -> None:
+def test_a_token_is_the_same_alone_and_among_others(tmp_path: Path, layer: tuple[np.ndarray, np.ndarray]) -> None:
     """Fails when ONNX Runtime fuses both scales into one operator, which reads the first row's scale only."""
     x = tiny_checkpoint.seeded("x", (17, INTO), 1.0) * np.geomspace(1e-3, 1e3, 17, dtype=np.float32)[:, None]
     together = run_linear(tmp_path, x, *layer)
@@ -113,9 +111,7 @@ def test_only_the_q_former_multiplies_in_fp32(int8_bundle: Path) -> None:
 
 
 @pytest.mark.parametrize(("precision", "bytes_each"), [("fp32", 4), ("int8", 1)])
-def test_the_token_table_is_stored_once(
-    request: pytest.FixtureRequest, precision: str, bytes_each: int
-) -> None:
+def test_the_token_table_is_stored_once(request: pytest.FixtureRequest, precision: str, bytes_each: int) -> None:
     graph = onnx.load(request.getfixturevalue(f"{precision}_bundle") / "decoder.onnx").graph
     text = tiny_checkpoint.CONFIG["text_config"]
     shapes = {(text["vocab_size"], text["hidden_size"]), (text["hidden_size"], text["vocab_size"])}

@@ -39,9 +39,7 @@ def alone(model: OnnxBlip2, prefixes: np.ndarray, row: int) -> np.ndarray:
     return np.concatenate([first, second])
 
 
-def test_unequal_rows_prefilled_and_decoded_together_equal_single_rows(
-    model: OnnxBlip2, prefixes: np.ndarray
-) -> None:
+def test_unequal_rows_prefilled_and_decoded_together_equal_single_rows(model: OnnxBlip2, prefixes: np.ndarray) -> None:
     cache = model.cache(3)
     first = model.prefill(cache, prefixes, PROMPTS)
     second = model.decode(cache, FED, lengths(prefixes))
@@ -72,9 +70,7 @@ def test_decoding_writes_only_the_new_position_of_each_row(model: OnnxBlip2, pre
 
 
 @pytest.mark.parametrize("garbage", [np.nan, np.inf, 1e30])
-def test_garbage_beyond_a_row_s_length_changes_nothing(
-    model: OnnxBlip2, prefixes: np.ndarray, garbage: float
-) -> None:
+def test_garbage_beyond_a_row_s_length_changes_nothing(model: OnnxBlip2, prefixes: np.ndarray, garbage: float) -> None:
     logits = []
     for fill in (0.0, garbage):
         cache = model.cache(1, fill=fill)
@@ -85,9 +81,7 @@ def test_garbage_beyond_a_row_s_length_changes_nothing(
 
 def test_the_buffer_s_size_changes_nothing(model: OnnxBlip2, prefixes: np.ndarray) -> None:
     length = lengths(prefixes)[0]
-    exact, roomy = (
-        model.prefill(model.cache(1, size), prefixes[:1], [PROMPTS[0]]) for size in (length, length + 20)
-    )
+    exact, roomy = (model.prefill(model.cache(1, size), prefixes[:1], [PROMPTS[0]]) for size in (length, length + 20))
     np.testing.assert_array_equal(exact, roomy)
 
 

@@ -59,9 +59,7 @@ def test_logits_in_int8_stay_near_transformers(int8_model: OnnxBlip2, prompt: st
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float16", 0.02), ("bfloat16", 0.15)])
-def test_half_precision_checkpoints_give_nearly_the_same_stages(
-    tmp_path: Path, dtype: str, tolerance: float
-) -> None:
+def test_half_precision_checkpoints_give_nearly_the_same_stages(tmp_path: Path, dtype: str, tolerance: float) -> None:
     folder = tiny_checkpoint.write_checkpoint(tmp_path / "half", dtype=dtype)
     export(ExportOptions(folder, tmp_path / "bundle", precision="fp32"))
     found = stages(OnnxBlip2(tmp_path / "bundle", threads=1))

@@ -27,14 +27,14 @@ pub(crate) struct Script {
     pub(crate) broken: bool,
 }
 
-/// An engine over the scripted model: `slots` rows of 64 positions, 4 of them for the image.
+/// An engine over the scripted model: `slots` rows of 128 positions, 4 of them for the image.
 pub(crate) fn engine(script: Script, slots: usize, queue_rows: usize) -> Engine {
     let config = PreprocessorConfig { height: SIDE, width: SIDE, mean: [0.5; 3], std: [0.5; 3] };
     let ids = SpecialIds { bos_token_id: 2, eos_token_id: EOS as u32, pad_token_id: 1, image_token_id: Some(410) };
     let frontend = Frontend {
         preprocessor: Preprocessor::new(&config, ImageLimits { max_bytes: 1 << 20, max_pixels: 1 << 22 }).unwrap(),
         tokenizer: Tokenizer::from_bytes(&fixture("tokenizer/tokenizer.json"), ids).unwrap(),
-        defaults: GenerationDefaults { max_new_tokens: 20 },
+        defaults: GenerationDefaults { max_new_tokens: 40 },
     };
     let Script { gate, failing_prompt_len, broken } = script;
     let decoder = Echo { slots, rows: Vec::new(), failing_prompt_len, broken };
@@ -78,7 +78,7 @@ impl Echo {
 
 impl StepDecoder for Echo {
     fn limits(&self) -> DecoderLimits {
-        DecoderLimits { slots: self.slots, max_len: 64, prefix_len: 4, position_bytes: 0 }
+        DecoderLimits { slots: self.slots, max_len: 128, prefix_len: 4, position_bytes: 0 }
     }
 
     fn prefill(&mut self, slot: usize, _: &ImagePrefix, input_ids: &[i64]) -> Result<Logits, ModelError> {

@@ -56,9 +56,7 @@ class Decoder:
         name = f"{ROOT}.embed_positions"
         stored = (config.max_positions + POSITION_OFFSET, config.hidden_size)
         table = self.checkpoint.tensor(f"{name}.weight", stored)[POSITION_OFFSET:]
-        positions = build.op(
-            "Gather", [build.constant(f"{name}.weight", table), "position_ids"], name, axis=0
-        )
+        positions = build.op("Gather", [build.constant(f"{name}.weight", table), "position_ids"], name, axis=0)
         placed = build.op("Add", [joined, positions], f"{ROOT}/Placed")
         return build.reshape(placed, [-1, config.hidden_size], f"{ROOT}/Flat")
 
@@ -76,17 +74,13 @@ class Decoder:
     def _self_attention(self, x: str, layer: int, name: str, qkv_shape: str) -> str:
         build, width = self.builder, self.config.hidden_size
         parts = (
-            weights.linear(
-                self.checkpoint, f"{name}.{part}_proj", width, width, has_bias=self.config.has_bias
-            )
+            weights.linear(self.checkpoint, f"{name}.{part}_proj", width, width, has_bias=self.config.has_bias)
             for part in "qkv"
         )
         qkv = self.linear(x, f"{name}.qkv", *weights.stacked(parts))
         qkv = build.op("Reshape", [qkv, qkv_shape], f"{name}.qkv/Rows")
         context = self._attend(qkv, layer, name)
-        return self._linear(
-            build.reshape(context, [-1, width], f"{name}/Flat"), f"{name}.out_proj", width, width
-        )
+        return self._linear(build.reshape(context, [-1, width], f"{name}/Flat"), f"{name}.out_proj", width, width)
 
     def _attend(self, qkv: str, layer: int, name: str) -> str:
         config = self.config

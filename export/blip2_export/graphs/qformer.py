@@ -39,9 +39,7 @@ class QFormer:
         hidden = ""
         for layer in range(config.num_layers):
             name = f"{ROOT}.encoder.layer.{layer}"
-            hidden = (
-                self._folded_start(name) if layer == 0 else self._self_attention(hidden, f"{name}.attention")
-            )
+            hidden = self._folded_start(name) if layer == 0 else self._self_attention(hidden, f"{name}.attention")
             if config.has_cross_attention(layer):
                 hidden = self._cross_attention(hidden, image, f"{name}.crossattention")
             hidden = self._feed_forward(hidden, name)
@@ -56,9 +54,7 @@ class QFormer:
     def _folded_start(self, name: str) -> str:
         """The state before the first cross-attention, once per picture: [batch * queries, hidden]."""
         build, config = self.builder, self.config
-        folded = build.constant(
-            f"{name}.attention/Folded", self._fold(f"{name}.attention").astype(np.float32)
-        )
+        folded = build.constant(f"{name}.attention/Folded", self._fold(f"{name}.attention").astype(np.float32))
         batch = build.op("Shape", ["image_embeds"], f"{name}/Batch", start=0, end=1)
         shape = build.op("Concat", [batch, build.ints(1, 1)], f"{name}/Shape", axis=0)
         expanded = build.op("Expand", [folded, shape], f"{name}/Expand")
@@ -67,21 +63,18 @@ class QFormer:
     def _fold(self, name: str) -> np.ndarray:
         """LayerNorm(query_tokens) and the whole first self-attention: f64 [1, queries, hidden]."""
         config, size = self.config, self.config.hidden_size
-        tokens = self.checkpoint.tensor("query_tokens", (1, config.num_query_tokens, size))[0].astype(
-            np.float64
-        )
+        tokens = self.checkpoint.tensor("query_tokens", (1, config.num_query_tokens, size))[0].astype(np.float64)
         x = self._folded_norm(tokens, f"{ROOT}.layernorm")
         query, key, value = (
-            self._heads(self._folded_linear(x, f"{name}.attention.{part}"))
-            for part in ("query", "key", "value")
+            self._heads(self._folded_linear(x, f"{name}.attention.{part}")) for part in ("query", "key", "value")
         )
         scores = query @ key.transpose(0, 2, 1) / math.sqrt(size // config.num_heads)
         weight = np.exp(scores - scores.max(-1, keepdims=True))
         weight /= weight.sum(-1, keepdims=True)
         context = (weight @ value).transpose(1, 0, 2).reshape(-1, size)
-        return self._folded_norm(
-            self._folded_linear(context, f"{name}.output.dense") + x, f"{name}.output.LayerNorm"
-        )[None]
+        return self._folded_norm(self._folded_linear(context, f"{name}.output.dense") + x, f"{name}.output.LayerNorm")[
+            None
+        ]
 
     def _heads(self, x: np.ndarray) -> np.ndarray:
         """[queries, hidden] -> [heads, queries, head_dim]."""
@@ -108,9 +101,7 @@ class QFormer:
         vision, config = self.checkpoint.config.vision, self.config
         size = config.hidden_size
         query = self._linear(x, f"{name}.attention.query", size, size)
-        query = self.builder.reshape(
-            query, [-1, config.num_query_tokens, size], f"{name}.attention.query/Rows"
-        )
+        query = self.builder.reshape(query, [-1, config.num_query_tokens, size], f"{name}.attention.query/Rows")
         parts = [f"{name}.attention.{part}" for part in ("key", "value")]
         kv = self._stacked_rows(image, parts, f"{name}.attention/kv", vision.hidden_size, vision.num_tokens)
         return self._attend([query, *kv], x, name)
@@ -131,9 +122,7 @@ class QFormer:
 
     def _feed_forward(self, x: str, name: str) -> str:
         config = self.config
-        inner = self._linear(
-            x, f"{name}.intermediate_query.dense", config.intermediate_size, config.hidden_size
-        )
+        inner = self._linear(x, f"{name}.intermediate_query.dense", config.intermediate_size, config.hidden_size)
         inner = self.builder.gelu(inner, f"{name}.intermediate_query.intermediate_act_fn")
         return self._output(inner, x, f"{name}.output_query", config.intermediate_size)
 

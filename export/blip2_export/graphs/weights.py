@@ -28,9 +28,7 @@ class LinearWeights(NamedTuple):
 
 def norm(checkpoint: Checkpoint, name: str, size: int) -> NormWeights:
     """The weights of a LayerNorm."""
-    return NormWeights(
-        checkpoint.tensor(f"{name}.weight", (size,)), checkpoint.tensor(f"{name}.bias", (size,))
-    )
+    return NormWeights(checkpoint.tensor(f"{name}.weight", (size,)), checkpoint.tensor(f"{name}.bias", (size,)))
 
 
 def linear(checkpoint: Checkpoint, name: str, out: int, into: int, *, has_bias: bool = True) -> LinearWeights:

@@ -1,17 +1,16 @@
 """Training batches: scenes with several prompts each, packed so that one image prefix serves all of them.
 
-A packed row is `[image prefix][prompt 1][prompt 2]…`. Every prompt has its own positions, directly behind the prefix, and
-sees the prefix and itself only, so the loss is that of separate rows, at a fraction of the tokens.
+A packed row is `[image prefix][prompt 1][prompt 2]…`. Every prompt has its own positions, directly behind the prefix,
+and sees the prefix and itself only, so the loss is that of separate rows, at a fraction of the tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor
 from torch.utils.data import IterableDataset
 from torchvision.transforms.v2 import InterpolationMode
@@ -22,6 +21,11 @@ from .questions import Exchange, caption_exchange, chat_exchange, question_excha
 from .scenes import COLORS, SHAPES, Scene, draw_scene
 from .tokenizer import BOS, NEWLINE, encode
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tokenizers import Tokenizer
+
 IGNORED = -100
 PATCH_CLASSES = 1 + len(COLORS) * len(SHAPES)
 
@@ -30,8 +34,8 @@ PATCH_CLASSES = 1 + len(COLORS) * len(SHAPES)
 class Batch:
     """Tensors of some scenes; `length` counts the image prefix and the longest pack of prompts.
 
-    `pixels` u8 [scenes, 3, size, size]; `patch_labels` and `patch_cells` [scenes, patches]; `input_ids`, `labels` [scenes, length - prefix];
-    `position_ids`, `segments` [scenes, length], segment 0 being the prefix and -1 padding.
+    `pixels` u8 [scenes, 3, size, size]; `patch_labels` and `patch_cells` [scenes, patches]; `input_ids` and `labels`
+    [scenes, length - prefix]; `position_ids` and `segments` [scenes, length], segment 0 being the prefix and -1 padding.
     """
 
     pixels: Tensor
@@ -58,7 +62,7 @@ class SceneBatches(IterableDataset[Batch]):
 
     def __init__(
         self, tokenizer: Tokenizer, split: int, scenes: int, questions: int, start: int = 0, vary: bool = True
-    ):
+    ) -> None:
         self.tokenizer, self.split, self.scenes, self.questions = tokenizer, split, scenes, questions
         self.start, self.vary = start, vary
         self.eos = tokenizer.get_vocab()[NEWLINE]

@@ -1,11 +1,10 @@
-"""`evaluate-shapes`: asks a running server about scenes that training has never seen, over HTTP, and counts right answers.
+"""`evaluate-shapes`: asks a running server about scenes that training has never seen, and counts right answers.
 
 An answer is right when it equals the expected text exactly. Needs no torch: the whole road is tried, as a client would.
 """
 
 from __future__ import annotations
 
-import argparse
 import base64
 import io
 import json
@@ -13,6 +12,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections import defaultdict
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from blip2_export.errors import ExportError
 
 from .questions import Exchange, caption_exchange, chat_exchange, question_exchange
 from .scenes import HELD_OUT, Scene, draw_scene
+
+if TYPE_CHECKING:
+    import argparse
 
 FIRST_SCENE = 100_000
 """Training checks itself on held-out scenes from 0 on; these are others."""
@@ -32,9 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `evaluate-shapes`."""
     parser.add_argument("--url", default="http://127.0.0.1:5001/score", help="scoring route of the server")
     parser.add_argument("--scenes", type=int, default=1000, help="unseen scenes, seven answers each")
-    parser.add_argument(
-        "--at-least", type=float, default=0.0, help="percentage below which the exit code is 1"
-    )
+    parser.add_argument("--at-least", type=float, default=0.0, help="percentage below which the exit code is 1")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -69,9 +70,7 @@ def _score(url: str, scene: Scene, exchanges: list[Exchange]) -> list[str]:
         with urllib.request.urlopen(request, timeout=TIMEOUT_S) as response:
             return [row["text"] for row in json.load(response)]
     except urllib.error.HTTPError as error:
-        raise ExportError(
-            f"{url} answered {error.code}: {error.read(500).decode(errors='replace')}"
-        ) from error
+        raise ExportError(f"{url} answered {error.code}: {error.read(500).decode(errors='replace')}") from error
     except OSError as error:
         raise ExportError(f"no answer from {url}: {error}; start the server with `make run`") from error
 

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
-from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import Blip2Config, Blip2ForConditionalGeneration, OPTConfig
 
 from .tokenizer import BOS, IMAGE, NEWLINE, PAD
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tokenizers import Tokenizer
 
 IMAGE_SIZE = 112
 PATCH_SIZE = 14
@@ -112,7 +116,7 @@ class PatchLabels(nn.Module):
         self.cell = nn.Linear(hidden, cells)
 
     def forward(self, image_embeds: Tensor, labels: Tensor, cells: Tensor) -> Tensor:
-        """The cross entropy of `labels` and `cells` [batch, patches] against `image_embeds` [batch, 1 + patches, hidden]."""
+        """The loss of `labels`, `cells` [batch, patches] against `image_embeds` [batch, 1 + patches, hidden]."""
         patches = image_embeds[:, 1:].flatten(0, 1)
         kind = nn.functional.cross_entropy(self.kind(patches), labels.flatten())
         return kind + 0.2 * nn.functional.cross_entropy(self.cell(patches), cells.flatten())

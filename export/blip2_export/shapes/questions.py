@@ -7,10 +7,12 @@ without words (a caption).
 from __future__ import annotations
 
 from dataclasses import dataclass
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from .scenes import COLORS, SHAPES, Scene, Thing
+
+if TYPE_CHECKING:
+    import numpy as np
 
 NUMBERS = ("zero", "one", "two", "three", "four")
 KINDS = ("color", "shape", "count", "yes_no", "place")
@@ -117,9 +119,7 @@ def _ask_count(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
 def _ask_yes_no(scene: Scene, rng: np.random.Generator) -> tuple[str, str]:
     thing = _pick(rng, scene.things)
     color, shape = thing.color, thing.shape
-    if (
-        rng.random() < 0.6
-    ):  # changing one of the two gives the hard "no"s: the colour is there, on another shape
+    if rng.random() < 0.6:  # changing one of the two gives the hard "no"s: the colour is there, on another shape
         if rng.random() < 0.5:
             color = str(rng.choice(list(COLORS)))
         else:

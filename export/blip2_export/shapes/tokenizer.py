@@ -1,20 +1,22 @@
 """A small byte-level BPE tokenizer in OPT's manner, trained on the sentences of `questions`.
 
-The special tokens keep OPT's roles and ids: `<s>` 0, `<pad>` 1, `</s>` 2 (put in front of every text), `<unk>` 3; the id
-of "\\n" ends an answer; `<image>` follows the vocabulary. Any text can be encoded: all 256 bytes are tokens.
+The special tokens keep OPT's roles and ids: `<s>` 0, `<pad>` 1, `</s>` 2 (put in front of every text), `<unk>` 3; the
+id of "\\n" ends an answer; `<image>` follows the vocabulary. Any text can be encoded: all 256 bytes are tokens.
 """
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 from .questions import caption, chat_exchange, question_exchange
 from .scenes import TRAIN, draw_scene
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 SPECIAL = ["<s>", "<pad>", "</s>", "<unk>"]
 PAD, BOS = 1, 2
@@ -75,7 +77,7 @@ def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
     _dump(folder / "tokenizer_config.json", settings)
 
 
-def _dump(path: Path, value: Any) -> None:
+def _dump(path: Path, value: object) -> None:
     path.write_text(json.dumps(value, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
 
 

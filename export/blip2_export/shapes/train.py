@@ -1,17 +1,16 @@
-"""`train-shapes`: trains the tiny BLIP-2 on drawn scenes and saves it in the hub's layout. Needs torch and transformers.
+"""`train-shapes`: trains the tiny BLIP-2 on drawn scenes, saves it in the hub's layout. Needs transformers.
 
 The vision pass is shared by all prompts of a scene, and the prompts of a scene by one packed row (`batches`).
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from tokenizers import Tokenizer
@@ -24,24 +23,22 @@ from .model import PatchLabels, build_config, build_model, normalise, save_check
 from .scenes import HELD_OUT, PLACES, TRAIN
 from .tokenizer import save_tokenizer, train_tokenizer
 
+if TYPE_CHECKING:
+    import argparse
+    from collections.abc import Iterator
+
 REPORT_EVERY = 100
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `train-shapes`."""
     parser.add_argument("--output", type=Path, required=True, help="folder for the checkpoint")
-    parser.add_argument(
-        "--minutes", type=float, default=55.0, help="time to train for; the schedule is fitted to it"
-    )
+    parser.add_argument("--minutes", type=float, default=55.0, help="time to train for; the schedule is fitted to it")
     parser.add_argument("--steps", type=int, help="number of steps, instead of --minutes (reproducible)")
     parser.add_argument("--scenes", type=int, default=32, help="scenes per step")
-    parser.add_argument(
-        "--questions", type=int, default=5, help="questions per scene, beside its caption and a chat"
-    )
+    parser.add_argument("--questions", type=int, default=5, help="questions per scene, beside its caption and a chat")
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)
-    parser.add_argument(
-        "--seed", type=int, default=0, help="of the weights and of the scenes; every seed has its own"
-    )
+    parser.add_argument("--seed", type=int, default=0, help="of the weights and of the scenes; every seed has its own")
     parser.add_argument("--start-from", type=Path, help="checkpoint to go on from, with another --seed")
     parser.add_argument("--check-scenes", type=int, default=512, help="unseen scenes for the closing check")
 
@@ -50,9 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Trains, checks on unseen scenes, saves. Returns the exit code."""
     torch.manual_seed(arguments.seed)
     tokenizer, model = _start(arguments)
-    _log(
-        f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {tokenizer.get_vocab_size()} tokens"
-    )
+    _log(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {tokenizer.get_vocab_size()} tokens")
     _train(model, tokenizer, arguments)
     for kind, (right, asked) in sorted(check(model, tokenizer, arguments.check_scenes).items()):
         _log(f"unseen {kind:<12} {right:5d} of {asked:5d}  {100 * right / asked:6.2f} %")
@@ -88,9 +83,7 @@ def answer_logits(model: Blip2ForConditionalGeneration, batch: Batch) -> tuple[T
 
 
 def _train(model: Blip2ForConditionalGeneration, tokenizer: Tokenizer, arguments: argparse.Namespace) -> None:
-    stream = SceneBatches(
-        tokenizer, TRAIN, arguments.scenes, arguments.questions, start=arguments.seed * 10**8
-    )
+    stream = SceneBatches(tokenizer, TRAIN, arguments.scenes, arguments.questions, start=arguments.seed * 10**8)
     batches = iter(DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=4))
     labeller = PatchLabels(model.config.vision_config.hidden_size, PATCH_CLASSES, len(PLACES))
     decayed = [p for p in model.parameters() if p.dim() >= 2]
@@ -114,9 +107,8 @@ def _train(model: Blip2ForConditionalGeneration, tokenizer: Tokenizer, arguments
         shown += float(language.detach())
         if step % REPORT_EVERY == 0:
             right = float((logits[wanted].argmax(-1) == batch.labels[wanted]).float().mean())
-            _log(
-                f"step {step} {100 * done:5.1f} %  loss {shown / REPORT_EVERY:.4f}  patches {float(seeing.detach()):.4f}  right {right:.4f}"
-            )
+            losses = f"loss {shown / REPORT_EVERY:.4f}  patches {float(seeing.detach()):.4f}"
+            _log(f"step {step} {100 * done:5.1f} %  {losses}  right {right:.4f}")
             shown = 0.0
 
 
@@ -125,11 +117,7 @@ def _schedule(arguments: argparse.Namespace) -> Iterator[tuple[int, float]]:
     start, step = time.monotonic(), 0
     while True:
         step += 1
-        done = (
-            step / arguments.steps
-            if arguments.steps
-            else (time.monotonic() - start) / (60 * arguments.minutes)
-        )
+        done = step / arguments.steps if arguments.steps else (time.monotonic() - start) / (60 * arguments.minutes)
         if done > 1:
             return
         yield step, done
@@ -142,9 +130,7 @@ def _one_cycle(done: float) -> float:
 
 
 @torch.no_grad()
-def check(
-    model: Blip2ForConditionalGeneration, tokenizer: Tokenizer, scenes: int
-) -> dict[str, tuple[int, int]]:
+def check(model: Blip2ForConditionalGeneration, tokenizer: Tokenizer, scenes: int) -> dict[str, tuple[int, int]]:
     """Whole answers exactly right on unseen scenes, per kind, as (right, asked).
 
     One pass is enough: when every token of an answer is the likeliest given the right ones before it, greedy generation
