@@ -30,12 +30,8 @@ fn jpeg() -> Vec<u8> {
     compress.set_size(WIDTH as usize, HEIGHT as usize);
     compress.set_fastest_defaults();
     compress.set_quality(85.0);
-    let mut started = compress
-        .start_compress(Vec::new())
-        .expect("memory can be written to");
-    started
-        .write_scanlines(&samples)
-        .expect("the samples fill the picture");
+    let mut started = compress.start_compress(Vec::new()).expect("memory can be written to");
+    started.write_scanlines(&samples).expect("the samples fill the picture");
     started.finish().expect("memory can be written to")
 }
 
@@ -43,18 +39,13 @@ fn decode_and_resize(bytes: &[u8]) -> Vec<u8> {
     let decoder = mozjpeg::Decompress::new_mem(bytes).expect("a whole file");
     let mut decoder = decoder.rgb().expect("a colour file");
     let samples = decoder.read_scanlines::<u8>().expect("a whole file");
-    let source =
-        ImageRef::new(WIDTH, HEIGHT, &samples, PixelType::U8x3).expect("three bytes a pixel");
+    let source = ImageRef::new(WIDTH, HEIGHT, &samples, PixelType::U8x3).expect("three bytes a pixel");
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom));
     let mut resizer = Resizer::new();
     let mut narrow = Image::new(SIZE, HEIGHT, PixelType::U8x3);
-    resizer
-        .resize(&source, &mut narrow, &options)
-        .expect("one pixel type");
+    resizer.resize(&source, &mut narrow, &options).expect("one pixel type");
     let mut small = Image::new(SIZE, SIZE, PixelType::U8x3);
-    resizer
-        .resize(&narrow, &mut small, &options)
-        .expect("one pixel type");
+    resizer.resize(&narrow, &mut small, &options).expect("one pixel type");
     small.into_vec()
 }
 
@@ -66,8 +57,7 @@ fn preprocess(criterion: &mut Criterion) {
         mean: [0.48145466, 0.4578275, 0.40821073],
         std: [0.26862954, 0.26130258, 0.27577711],
     };
-    let preprocessor =
-        Preprocessor::new(&config, ImageLimits::default()).expect("a valid configuration");
+    let preprocessor = Preprocessor::new(&config, ImageLimits::default()).expect("a valid configuration");
     criterion.bench_function("floor_decode_and_resize_jpeg_1024x768", |bencher| {
         bencher.iter(|| decode_and_resize(black_box(&bytes)));
     });

@@ -22,6 +22,7 @@ FATAL = 2
 # Command -> module below `shapes`, and what it does.
 SHAPES = {
     "train-shapes": ("train", "train the tiny model on drawn scenes of coloured shapes"),
+    "draw-shapes": ("draw", "draw unseen scenes with questions, as pictures and a cases file for verify"),
     "evaluate-shapes": ("evaluate", "measure the tiny model on unseen scenes"),
 }
 

@@ -12,9 +12,7 @@ pub enum TextError {
         source: Box<dyn Error + Send + Sync>,
     },
     /// The tokenizer is not byte-level, so the rules of this module do not hold for it.
-    #[error(
-        "the tokenizer has no byte-level {part}, only tokenizers in the manner of OPT are supported"
-    )]
+    #[error("the tokenizer has no byte-level {part}, only tokenizers in the manner of OPT are supported")]
     NotByteLevel {
         /// `pre-tokenizer` or `decoder`.
         part: &'static str,
@@ -36,9 +34,7 @@ pub enum TextError {
         id: u32,
     },
     /// The text cannot fit; found before encoding where its length alone says so.
-    #[error(
-        "the text has {bytes} bytes and needs more than {max_tokens} tokens, send a shorter one"
-    )]
+    #[error("the text has {bytes} bytes and needs more than {max_tokens} tokens, send a shorter one")]
     TooLong {
         /// Length of the text.
         bytes: usize,

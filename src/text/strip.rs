@@ -17,15 +17,11 @@ mod tests {
     #[test]
     fn white_space_is_what_python_calls_so() {
         // [c for c in map(chr, range(0x110000)) if c.isspace()] in Python 3.11.
-        let mut expected: Vec<char> = ('\t'..='\r')
-            .chain('\u{1C}'..=' ')
-            .chain(['\u{85}', '\u{A0}', '\u{1680}'])
-            .collect();
+        let mut expected: Vec<char> =
+            ('\t'..='\r').chain('\u{1C}'..=' ').chain(['\u{85}', '\u{A0}', '\u{1680}']).collect();
         expected.extend('\u{2000}'..='\u{200A}');
         expected.extend(['\u{2028}', '\u{2029}', '\u{202F}', '\u{205F}', '\u{3000}']);
-        let found: Vec<char> = ('\0'..=char::MAX)
-            .filter(|&character| is_python_space(character))
-            .collect();
+        let found: Vec<char> = ('\0'..=char::MAX).filter(|&character| is_python_space(character)).collect();
         assert_eq!(found, expected);
     }
 

@@ -27,9 +27,7 @@ pub struct SpecialIds {
 impl SpecialIds {
     /// The ids that answers never show. The end token is not among them: it is text that is stripped.
     fn hidden(&self) -> impl Iterator<Item = u32> {
-        [self.bos_token_id, self.pad_token_id]
-            .into_iter()
-            .chain(self.image_token_id)
+        [self.bos_token_id, self.pad_token_id].into_iter().chain(self.image_token_id)
     }
 }
 
@@ -65,20 +63,14 @@ impl Tokenizer {
     /// # Errors
     /// [`TextError::Unreadable`], [`TextError::NotByteLevel`], or an id that does not agree with the tokenizer.
     pub fn from_bytes(json: &[u8], ids: SpecialIds) -> Result<Self, TextError> {
-        let mut inner =
-            Inner::from_bytes(json).map_err(|source| TextError::Unreadable { source })?;
+        let mut inner = Inner::from_bytes(json).map_err(|source| TextError::Unreadable { source })?;
         check_byte_level(&inner)?;
         check_ids(&inner, &ids)?;
         inner.set_encode_special_tokens(true);
         inner.with_padding(None);
-        inner
-            .with_truncation(None)
-            .map_err(|source| TextError::Unreadable { source })?;
-        let mut special: Vec<_> = inner
-            .get_added_tokens_decoder()
-            .into_iter()
-            .filter(|(_, token)| token.special)
-            .collect();
+        inner.with_truncation(None).map_err(|source| TextError::Unreadable { source })?;
+        let mut special: Vec<_> =
+            inner.get_added_tokens_decoder().into_iter().filter(|(_, token)| token.special).collect();
         special.sort_by_key(|(id, _)| *id);
         Ok(Self {
             hidden: special
@@ -87,10 +79,7 @@ impl Tokenizer {
                 .filter(|id| *id != ids.eos_token_id)
                 .chain(ids.hidden())
                 .collect(),
-            special_text: special
-                .into_iter()
-                .map(|(_, token)| token.content)
-                .collect(),
+            special_text: special.into_iter().map(|(_, token)| token.content).collect(),
             longest_token_bytes: longest_token_bytes(&inner),
             inner,
             ids,
@@ -110,37 +99,20 @@ impl Tokenizer {
     /// # Errors
     /// [`TextError::TooLong`]; [`TextError::Unencodable`] if the library fails.
     pub fn encode(&self, text: &str, max_tokens: usize) -> Result<Encoded, TextError> {
-        let too_long = || TextError::TooLong {
-            bytes: text.len(),
-            max_tokens,
-        };
+        let too_long = || TextError::TooLong { bytes: text.len(), max_tokens };
         // No token stands for more bytes than the longest of the vocabulary.
-        let most_bytes = max_tokens
-            .saturating_sub(1)
-            .saturating_mul(self.longest_token_bytes);
+        let most_bytes = max_tokens.saturating_sub(1).saturating_mul(self.longest_token_bytes);
         if max_tokens == 0 || text.len() > most_bytes {
             return Err(too_long());
         }
-        let encoding = self
-            .inner
-            .encode_fast(text, false)
-            .map_err(|source| TextError::Unencodable { source })?;
+        let encoding = self.inner.encode_fast(text, false).map_err(|source| TextError::Unencodable { source })?;
         if encoding.len() >= max_tokens {
             return Err(too_long());
         }
         let text_ids = encoding.get_ids().iter().copied();
-        let input_ids = std::iter::once(self.ids.bos_token_id)
-            .chain(text_ids)
-            .map(i64::from)
-            .collect();
-        let special_text = self
-            .special_text
-            .iter()
-            .filter(|special| text.contains(special.as_str()));
-        Ok(Encoded {
-            input_ids,
-            special_text: special_text.cloned().collect(),
-        })
+        let input_ids = std::iter::once(self.ids.bos_token_id).chain(text_ids).map(i64::from).collect();
+        let special_text = self.special_text.iter().filter(|special| text.contains(special.as_str()));
+        Ok(Encoded { input_ids, special_text: special_text.cloned().collect() })
     }
 
     /// The text of an answer: special ids and ids without a token are skipped, bytes that are not UTF-8 become U+FFFD,
@@ -149,27 +121,15 @@ impl Tokenizer {
     /// # Errors
     /// None for a byte-level decoder; [`TextError::Unencodable`] passes on what the library reports.
     pub fn decode(&self, ids: &[u32]) -> Result<String, TextError> {
-        let shown: Vec<u32> = ids
-            .iter()
-            .copied()
-            .filter(|id| !self.hidden.contains(id))
-            .collect();
-        let text = self
-            .inner
-            .decode(&shown, false)
-            .map_err(|source| TextError::Unencodable { source })?;
+        let shown: Vec<u32> = ids.iter().copied().filter(|id| !self.hidden.contains(id)).collect();
+        let text = self.inner.decode(&shown, false).map_err(|source| TextError::Unencodable { source })?;
         Ok(strip(&text).to_owned())
     }
 }
 
 fn check_byte_level(inner: &Inner) -> Result<(), TextError> {
-    if !matches!(
-        inner.get_pre_tokenizer(),
-        Some(PreTokenizerWrapper::ByteLevel(_))
-    ) {
-        return Err(TextError::NotByteLevel {
-            part: "pre-tokenizer",
-        });
+    if !matches!(inner.get_pre_tokenizer(), Some(PreTokenizerWrapper::ByteLevel(_))) {
+        return Err(TextError::NotByteLevel { part: "pre-tokenizer" });
     }
     if !matches!(inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_))) {
         return Err(TextError::NotByteLevel { part: "decoder" });
@@ -190,23 +150,14 @@ fn check_ids(inner: &Inner, ids: &SpecialIds) -> Result<(), TextError> {
         }
     }
     if ids.hidden().any(|id| id == ids.eos_token_id) {
-        return Err(TextError::AmbiguousId {
-            name: "eos_token_id",
-            id: ids.eos_token_id,
-        });
+        return Err(TextError::AmbiguousId { name: "eos_token_id", id: ids.eos_token_id });
     }
     Ok(())
 }
 
 /// In a byte-level vocabulary each character of a token stands for one byte; an added token is matched as it is.
 fn longest_token_bytes(inner: &Inner) -> usize {
-    let tokens = inner
-        .get_vocab(false)
-        .into_keys()
-        .map(|token| token.chars().count());
-    let added = inner
-        .get_added_tokens_decoder()
-        .into_values()
-        .map(|token| token.content.len());
+    let tokens = inner.get_vocab(false).into_keys().map(|token| token.chars().count());
+    let added = inner.get_added_tokens_decoder().into_values().map(|token| token.content.len());
     tokens.chain(added).max().unwrap_or(0)
 }

@@ -35,7 +35,7 @@ class Batch:
     """Tensors of some scenes; `length` counts the image prefix and the longest pack of prompts.
 
     `pixels` u8 [scenes, 3, size, size]; `patch_labels` and `patch_cells` [scenes, patches]; `input_ids` and `labels`
-    [scenes, length - prefix]; `position_ids` and `segments` [scenes, length], segment 0 being the prefix and -1 padding.
+    [scenes, length - prefix]; `position_ids`, `segments` [scenes, length], segment 0 being the prefix and -1 padding.
     """
 
     pixels: Tensor
@@ -61,10 +61,10 @@ class SceneBatches(IterableDataset[Batch]):
     """An endless, seeded stream of batches of a split, from scene `start` on."""
 
     def __init__(
-        self, tokenizer: Tokenizer, split: int, scenes: int, questions: int, start: int = 0, vary: bool = True
+        self, tokenizer: Tokenizer, split: int, scenes: int, questions: int, start: int = 0, training: bool = True
     ) -> None:
         self.tokenizer, self.split, self.scenes, self.questions = tokenizer, split, scenes, questions
-        self.start, self.vary = start, vary
+        self.start, self.training = start, training
         self.eos = tokenizer.get_vocab()[NEWLINE]
 
     def __iter__(self) -> Iterator[Batch]:
@@ -76,7 +76,7 @@ class SceneBatches(IterableDataset[Batch]):
     def exchanges(self, scene: Scene, index: int) -> list[Exchange]:
         """A caption, some questions, and one chat."""
         rng = np.random.default_rng([self.split, index, 1])
-        asked = [question_exchange(scene, rng, vary=self.vary) for _ in range(self.questions)]
+        asked = [question_exchange(scene, rng, training=self.training) for _ in range(self.questions)]
         turns = int(rng.choice(4, p=[0.55, 0.25, 0.15, 0.05])) + 1
         return [caption_exchange(scene), *asked, chat_exchange(scene, rng, turns)]
 

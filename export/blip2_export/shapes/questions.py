@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 NUMBERS = ("zero", "one", "two", "three", "four")
 KINDS = ("color", "shape", "count", "yes_no", "place")
+TRAINING_SHARES = (0.15, 0.15, 0.15, 0.15, 0.4)
+"""How often training asks each kind: places, which are learned last, more than the others."""
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,12 @@ def caption_exchange(scene: Scene) -> Exchange:
     return Exchange("caption", "", caption(scene))
 
 
-def question_exchange(scene: Scene, rng: np.random.Generator, vary: bool = False) -> Exchange:
-    """One question of a random kind. `vary` words some of them in other ways that people use."""
-    kind = str(rng.choice(KINDS))
+def question_exchange(scene: Scene, rng: np.random.Generator, training: bool = False) -> Exchange:
+    """One question of a random kind. For training kinds have shares, and some wordings vary as people's do."""
+    kind = str(rng.choice(KINDS, p=TRAINING_SHARES if training else None))
     question, answer = _QUESTIONS[kind](scene, rng)
     prompt, continuation = f"Question: {question} Answer:", f" {answer}"
-    if vary:
+    if training:
         draw = rng.random()
         if draw < 0.05:
             prompt = f"Question: {question} Short answer:"

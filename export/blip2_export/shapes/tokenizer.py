@@ -87,6 +87,6 @@ def _sentences(scenes: int) -> list[str]:
         rng = np.random.default_rng([7, index])
         scene = draw_scene(TRAIN, index)
         sentences.append(caption(scene) + "\n")
-        for exchange in (question_exchange(scene, rng, vary=True), chat_exchange(scene, rng, 1)):
+        for exchange in (question_exchange(scene, rng, training=True), chat_exchange(scene, rng, 1)):
             sentences.append(f"{exchange.prompt}{exchange.continuation}\n")
     return sentences

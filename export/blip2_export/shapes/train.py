@@ -138,7 +138,7 @@ def check(model: Blip2ForConditionalGeneration, tokenizer: Tokenizer, scenes: in
     """
     model.eval()
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-    stream = SceneBatches(tokenizer, HELD_OUT, 32, 5, vary=False)
+    stream = SceneBatches(tokenizer, HELD_OUT, 32, 5, training=False)
     for start in range(0, scenes, 32):
         batch = stream.collate(range(start, start + 32))
         wrong = (answer_logits(model, batch)[1].argmax(-1) != batch.labels) & (batch.labels != IGNORED)
