@@ -357,7 +357,10 @@ impl Manifest {
             return Err("decoder.max_positions leaves no room for text".into());
         }
         if decoder.kv_layout != ["rows", "heads", "max_len", "head_dim"] {
-            return Err(format!("decoder.kv_layout is {:?}, this version binds rows, heads, max_len, head_dim", decoder.kv_layout));
+            return Err(format!(
+                "decoder.kv_layout is {:?}, this version binds rows, heads, max_len, head_dim",
+                decoder.kv_layout
+            ));
         }
         let templates = [&decoder.past, &decoder.present];
         if templates.iter().any(|template| !template.contains("{layer}") || !template.contains("{kind}")) {

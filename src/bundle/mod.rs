@@ -49,7 +49,9 @@ pub enum BundleError {
         source: io::Error,
     },
     /// A JSON file of the bundle does not parse.
-    #[error("{path} is not what this version reads: {source}; export the bundle again with the blip2_export of this version")]
+    #[error(
+        "{path} is not what this version reads: {source}; export the bundle again with the blip2_export of this version"
+    )]
     Parse {
         /// The file.
         path: PathBuf,

@@ -58,7 +58,9 @@ pub(super) fn load(settings: &RuntimeSettings) -> Result<(Bundle, Engine), LoadE
 pub(super) fn replay_goldens(bundle: &Bundle, engine: &Engine) -> Result<usize, LoadError> {
     let cases = bundle.golden_cases()?;
     if cases.is_empty() {
-        tracing::warn!("the bundle holds no golden answers, so nothing shows that this machine answers rightly; run `blip2_export verify`");
+        tracing::warn!(
+            "the bundle holds no golden answers, so nothing shows that this machine answers rightly; run `blip2_export verify`"
+        );
     }
     for case in &cases {
         replay(engine, case)?;
@@ -79,8 +81,7 @@ fn start_engine(settings: &RuntimeSettings, bundle: &Bundle, runtime: &Runtime) 
 
 fn preprocessor(manifest: &Manifest, settings: &RuntimeSettings) -> Result<Preprocessor, ImageError> {
     let image = &manifest.image;
-    let config =
-        PreprocessorConfig { height: image.height, width: image.width, mean: image.mean, std: image.std };
+    let config = PreprocessorConfig { height: image.height, width: image.width, mean: image.mean, std: image.std };
     Preprocessor::new(&config, settings.image)
 }
 

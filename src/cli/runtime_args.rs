@@ -86,10 +86,7 @@ impl RuntimeArgs {
             },
             threads: self.threads.unwrap_or_else(cores),
             cache: CacheSize { slots: self.slots, max_len: self.max_len },
-            engine: EngineLimits {
-                queue_rows: self.queue_rows.get(),
-                prefills_per_turn: self.prefills_per_turn.get(),
-            },
+            engine: EngineLimits { queue_rows: self.queue_rows.get(), prefills_per_turn: self.prefills_per_turn.get() },
             image: ImageLimits { max_bytes: self.max_image_bytes, max_pixels: self.max_image_pixels },
         }
     }

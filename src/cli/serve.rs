@@ -55,7 +55,8 @@ pub(super) fn run(args: ServeArgs) -> Result<(), Failure> {
 
 async fn serve(settings: ServerSettings, runtime: RuntimeSettings) -> Result<(), Failure> {
     let address = format!("{}:{}", settings.host, settings.port);
-    let application = Application::build(settings).with_context(|| format!("cannot listen on {address}")).map_err(Failure::start)?;
+    let application =
+        Application::build(settings).with_context(|| format!("cannot listen on {address}")).map_err(Failure::start)?;
     let (state, port) = (application.state(), application.port().map_err(Failure::start)?);
     let (handle, server) = application.start().map_err(Failure::start)?;
     tracing::info!(port, "listening; loading the model");
@@ -66,7 +67,9 @@ async fn serve(settings: ServerSettings, runtime: RuntimeSettings) -> Result<(),
         loaded = loading => match loaded.map_err(Failure::start)? {
             Ok(engine) => state.become_ready(engine),
             Err(error) => {
-                handle.stop(false).await;
+                // The server hears it when it runs on; waiting for the handle here would wait for ever.
+                drop(handle.stop(false));
+                server.await.map_err(Failure::start)?;
                 return Err(Failure::start(error));
             }
         },
@@ -86,7 +89,9 @@ fn load_and_replay(settings: &RuntimeSettings) -> Result<Engine, LoadError> {
 fn port(typed: Option<u16>) -> Result<u16, Failure> {
     match (typed, env::var("SERVER_PORT")) {
         (Some(port), _) => Ok(port),
-        (None, Ok(port)) => port.parse().with_context(|| format!("SERVER_PORT is {port:?}, not a port")).map_err(Failure::usage),
+        (None, Ok(port)) => {
+            port.parse().with_context(|| format!("SERVER_PORT is {port:?}, not a port")).map_err(Failure::usage)
+        }
         (None, Err(_)) => Ok(DEFAULT_PORT),
     }
 }

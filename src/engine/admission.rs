@@ -1,7 +1,7 @@
 //! Admission: arithmetic on the number of rows that are waiting or running.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use super::EngineError;
 

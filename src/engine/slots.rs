@@ -6,9 +6,9 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::EngineError;
 use super::job::{Encoded, Queued};
 use super::traits::{ModelError, StepDecoder};
-use super::EngineError;
 use crate::generation::{GenerationError, StopReason};
 
 /// What became of a row in a step.

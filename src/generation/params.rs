@@ -216,7 +216,10 @@ mod tests {
             (json!({"max_new_tokens": 2.5}), "max_new_tokens is 2.5"),
             (json!({"max_new_tokens": "five"}), "max_new_tokens is \"five\""),
             (json!({"max_new_tokens": true}), "max_new_tokens is true"),
-            (json!({"max_new_tokens": 4, "min_new_tokens": 5}), "min_new_tokens is 5, but must be at most max_new_tokens"),
+            (
+                json!({"max_new_tokens": 4, "min_new_tokens": 5}),
+                "min_new_tokens is 5, but must be at most max_new_tokens",
+            ),
             (json!({"repetition_penalty": 0}), "repetition_penalty is 0, but must be a number above 0"),
             (json!({"repetition_penalty": 1e300}), "repetition_penalty is 1e"),
             (json!({"no_repeat_ngram_size": -1}), "no_repeat_ngram_size is -1"),

@@ -62,7 +62,12 @@ mod tests {
     use super::*;
     use crate::bundle::GenerationDefaults;
 
-    fn processed(mut scores: Vec<f32>, ids: &[u32], new_tokens: usize, set: impl Fn(&mut GenerationParams)) -> Vec<f32> {
+    fn processed(
+        mut scores: Vec<f32>,
+        ids: &[u32],
+        new_tokens: usize,
+        set: impl Fn(&mut GenerationParams),
+    ) -> Vec<f32> {
         let mut params = GenerationParams::new(GenerationDefaults { max_new_tokens: 20 });
         set(&mut params);
         process(&mut scores, History { ids, new_tokens, eos_token_id: 0 }, &params);

@@ -2,9 +2,9 @@
 
 use serde::Serialize;
 
+use super::GenerationParams;
 use super::greedy::argmax;
 use super::processors::{History, process};
-use super::GenerationParams;
 
 /// Why generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

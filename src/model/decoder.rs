@@ -38,8 +38,11 @@ impl Decoder {
             return Err(RuntimeError::Unsupported { what });
         }
         let session = GraphSession::open(runtime, GRAPH, &path, &inputs(&manifest), &outputs(&manifest))?;
-        let names = cache_names(&manifest)
-            .map_err(|error| RuntimeError::Signature { graph: GRAPH, path, detail: format!("a cache name: {error}") })?;
+        let names = cache_names(&manifest).map_err(|error| RuntimeError::Signature {
+            graph: GRAPH,
+            path,
+            detail: format!("a cache name: {error}"),
+        })?;
         let limit = manifest.max_positions;
         let max_len = size.max_len.map_or(limit, |asked| asked.get().min(limit));
         let cache = KvCache::new(names, size.slots.get(), manifest.num_heads, max_len, manifest.head_dim);
@@ -64,7 +67,8 @@ impl Decoder {
         assert!(longest <= self.cache.max_len(), "the engine admits only what fits max_len");
 
         let names = &self.manifest.inputs;
-        let positions: Vec<i64> = lens.iter().flat_map(|len| (*len..len + gained).map(|position| position as i64)).collect();
+        let positions: Vec<i64> =
+            lens.iter().flat_map(|len| (*len..len + gained).map(|position| position as i64)).collect();
         let seqlens_k: Vec<i32> = lens.iter().map(|len| (len + gained - 1) as i32).collect();
         let seq_len = input_ids.len() / count;
         let session = self.session.session_mut();
@@ -132,8 +136,7 @@ fn inputs(manifest: &DecoderManifest) -> Vec<Expected> {
     ];
     let shape = [None, Some(manifest.num_heads), None, Some(manifest.head_dim)];
     expected.extend(
-        cache_tensors(manifest)
-            .map(|(layer, kind)| Expected::new(&manifest.past_name(layer, kind), Float32, &shape)),
+        cache_tensors(manifest).map(|(layer, kind)| Expected::new(&manifest.past_name(layer, kind), Float32, &shape)),
     );
     expected
 }
@@ -143,8 +146,9 @@ fn outputs(manifest: &DecoderManifest) -> Vec<Expected> {
     let shape = [None, Some(manifest.num_heads), None, Some(manifest.head_dim)];
     let mut expected = vec![Expected::new(&manifest.outputs.logits, TensorElementType::Float32, &logits)];
     expected.extend(
-        cache_tensors(manifest)
-            .map(|(layer, kind)| Expected::new(&manifest.present_name(layer, kind), TensorElementType::Float32, &shape)),
+        cache_tensors(manifest).map(|(layer, kind)| {
+            Expected::new(&manifest.present_name(layer, kind), TensorElementType::Float32, &shape)
+        }),
     );
     expected
 }

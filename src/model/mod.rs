@@ -72,7 +72,11 @@ impl ImageEncoder for ImageStage {
         let image_embeds = self.vision_encoder.run(pixel_values)?;
         let seen = Instant::now();
         let image_prefix = self.qformer.run(image_embeds)?;
-        Ok(EncodedImage { prefix: ImagePrefix::new(image_prefix), vision_encoder: seen - started, qformer: seen.elapsed() })
+        Ok(EncodedImage {
+            prefix: ImagePrefix::new(image_prefix),
+            vision_encoder: seen - started,
+            qformer: seen.elapsed(),
+        })
     }
 }
 

@@ -16,7 +16,9 @@ pub(crate) use self::session::{Expected, GraphSession, f32_tensor};
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
     /// The shared library is missing, or is too old.
-    #[error("cannot load ONNX Runtime from {path}: {reason}; run `make setup`, or set ORT_DYLIB_PATH to libonnxruntime.so 1.24 or newer")]
+    #[error(
+        "cannot load ONNX Runtime from {path}: {reason}; run `make setup`, or set ORT_DYLIB_PATH to libonnxruntime.so 1.24 or newer"
+    )]
     Library {
         /// The path tried.
         path: PathBuf,

@@ -30,7 +30,10 @@ impl Expected {
         let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else { return false };
         *ty == self.element
             && shape.len() == self.shape.len()
-            && shape.iter().zip(&self.shape).all(|(found, wanted)| *found == -1 || *wanted == usize::try_from(*found).ok())
+            && shape
+                .iter()
+                .zip(&self.shape)
+                .all(|(found, wanted)| *found == -1 || *wanted == usize::try_from(*found).ok())
     }
 }
 
@@ -50,8 +53,11 @@ impl GraphSession {
         inputs: &[Expected],
         outputs: &[Expected],
     ) -> Result<Self, RuntimeError> {
-        let session = commit(runtime, graph, path)
-            .map_err(|source| RuntimeError::Load { graph, path: path.to_path_buf(), source })?;
+        let session = commit(runtime, graph, path).map_err(|source| RuntimeError::Load {
+            graph,
+            path: path.to_path_buf(),
+            source,
+        })?;
         let signature = |detail| RuntimeError::Signature { graph, path: path.to_path_buf(), detail };
         check("input", session.inputs(), inputs).map_err(signature)?;
         check("output", session.outputs(), outputs).map_err(signature)?;

@@ -105,8 +105,16 @@ mod tests {
     fn all_spellings_of_the_same_bytes_are_read() {
         let bytes = [0xfb, 0xef, 0xff, 0x00, 0x10];
         for text in [
-            "++//ABA=", "--__ABA=", "++//ABA", "++/\n/AB\r\nA=\n", " + + / / A\tBA = ", "++//ABA====", "data:image/png;base64,++//ABA=",
-            "DATA:;BASE64,--__ABA", "data:image/png;name=a.png;base64,++//ABA=", "!++//ABA=",
+            "++//ABA=",
+            "--__ABA=",
+            "++//ABA",
+            "++/\n/AB\r\nA=\n",
+            " + + / / A\tBA = ",
+            "++//ABA====",
+            "data:image/png;base64,++//ABA=",
+            "DATA:;BASE64,--__ABA",
+            "data:image/png;name=a.png;base64,++//ABA=",
+            "!++//ABA=",
         ] {
             assert_eq!(decode(text), Ok(bytes.to_vec()), "{text}");
         }

@@ -39,15 +39,12 @@ pub(super) async fn score(
 ) -> Result<HttpResponse, HttpError> {
     let engine = state.engine()?.clone();
     let body = checked_body(&request, body)?;
-    let ScoreRequest { jobs, params } = web::block(move || ScoreRequest::parse(&body, engine.defaults()))
-        .await
-        .map_err(|_| HttpError::Engine(EngineError::Stopped))??;
-    let engine = state.engine()?.clone();
+    let defaults = engine.defaults();
+    let ScoreRequest { jobs, params } = blocking(move || ScoreRequest::parse(&body, defaults)).await?;
+    // Before any picture is decoded, and held until the answers are there.
     let permit = engine.reserve(jobs.len())?;
-    let prepared = web::block(move || prepare(&engine, jobs))
-        .await
-        .map_err(|_| HttpError::Engine(EngineError::Stopped))??;
-    let engine = state.engine()?;
+    let preparing = engine.clone();
+    let prepared = blocking(move || prepare(&preparing, jobs)).await?;
     // All rows are handed over before the first answer is awaited, so that they are decoded together.
     let pending = prepared.into_iter().map(|job| engine.submit(job, &permit)).collect::<Result<Vec<_>, _>>()?;
     let mut answers = Vec::with_capacity(pending.len());
@@ -55,6 +52,13 @@ pub(super) async fn score(
         answers.push(ScoreResponse::new(row.answer().await?, params.logprobs));
     }
     Ok(HttpResponse::Ok().json(answers))
+}
+
+/// CPU work, off the threads that serve connections.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, HttpError> + Send + 'static,
+) -> Result<T, HttpError> {
+    web::block(work).await.map_err(|_| HttpError::Engine(EngineError::Stopped))?
 }
 
 /// Pictures and texts of all rows; the first bad row is named.

@@ -180,7 +180,10 @@ mod tests {
     fn columns_are_found_by_name_and_the_first_counts() {
         let columns = json!(["extra", "text", "image", "text"]);
         let request = parse(&input(&columns, &json!([[1, "a question", "QUJD", "another"]]))).unwrap();
-        assert_eq!((request.jobs[0].image.as_slice(), request.jobs[0].text.as_str()), (b"ABC".as_slice(), "a question"));
+        assert_eq!(
+            (request.jobs[0].image.as_slice(), request.jobs[0].text.as_str()),
+            (b"ABC".as_slice(), "a question")
+        );
     }
 
     #[test]
@@ -212,7 +215,10 @@ mod tests {
             (json!({"input_data": {"columns": ["image"], "data": {}}}), "data must be a list, not an object"),
             (json!({"input_data": {"columns": [1], "data": [[]]}}), "columns must be a list of strings"),
             (json!({"input_data": {"columns": ["image"], "data": [["QUJD"]], "rows": 1}}), "unknown key \"rows\""),
-            (json!({"input_data": {"columns": ["image"], "data": [["QUJD"]], "index": []}}), "index has 0 entries for 1 rows"),
+            (
+                json!({"input_data": {"columns": ["image"], "data": [["QUJD"]], "index": []}}),
+                "index has 0 entries for 1 rows",
+            ),
             (json!({"input_data": {"columns": ["image"], "data": [["QUJD"]], "index": "0"}}), "index must be a list"),
             (input(&both, &json!([])), "data is empty"),
             (input(&json!(["Image", "text"]), &json!([["QUJD", ""]])), "columns holds no \"image\""),

@@ -63,7 +63,8 @@ fn only_runtime_and_model_name_ort() {
 fn image_text_and_generation_touch_no_file_clock_or_environment() {
     let impure = ["std::fs", "std::env", "std::time", "std::net", "std::io::std", "tracing::"];
     let pure = ["image/", "text/", "generation/"];
-    let found: Vec<_> = offenders(&impure, &[]).into_iter().filter(|file| pure.iter().any(|p| file.starts_with(p))).collect();
+    let found: Vec<_> =
+        offenders(&impure, &[]).into_iter().filter(|file| pure.iter().any(|p| file.starts_with(p))).collect();
     assert_eq!(found, NONE);
 }
 
@@ -74,7 +75,8 @@ fn unsafe_stands_in_one_file() {
 
 #[test]
 fn no_number_of_a_checkpoint_is_in_the_code() {
-    let numbers = ["50118", "50265", "50272", "50304", "2560", "1408", "0.48145466", "past_key_values", "\"pixel_values\""];
+    let numbers =
+        ["50118", "50265", "50272", "50304", "2560", "1408", "0.48145466", "past_key_values", "\"pixel_values\""];
     assert_eq!(offenders(&numbers, &[]), NONE);
 }
 
@@ -88,6 +90,7 @@ fn engine_generation_and_server_know_no_onnx_runtime() {
 fn every_source_file_says_what_it_is() {
     let mut files = Vec::new();
     collect(&repository("src"), &mut files);
-    let silent: Vec<_> = files.into_iter().filter(|path| !fs::read_to_string(path).unwrap().starts_with("//!")).collect();
+    let silent: Vec<_> =
+        files.into_iter().filter(|path| !fs::read_to_string(path).unwrap().starts_with("//!")).collect();
     assert_eq!(silent, Vec::<PathBuf>::new());
 }

@@ -30,7 +30,8 @@ fn run(command: &mut Command) -> (i32, String, String) {
 
 /// The lines of standard error that are not log lines.
 fn complaint(stderr: &str) -> String {
-    let lines: Vec<_> = stderr.lines().filter(|line| line.starts_with("blip2: ") || line.starts_with("error: ")).collect();
+    let lines: Vec<_> =
+        stderr.lines().filter(|line| line.starts_with("blip2: ") || line.starts_with("error: ")).collect();
     assert_eq!(lines.len(), 1, "one line says what is wrong: {stderr}");
     lines[0].to_owned()
 }
@@ -152,7 +153,9 @@ fn a_port_that_is_taken_exits_with_3() {
 fn help_teaches_every_flag_with_its_variable() {
     let (code, help, _) = run(&mut blip2(&["serve", "--help"]));
     assert_eq!(code, 0);
-    for variable in ["BLIP2_MODEL", "ORT_DYLIB_PATH", "BLIP2_PORT", "BLIP2_SLOTS", "BLIP2_QUEUE_ROWS", "BLIP2_MAX_BODY_BYTES"] {
+    for variable in
+        ["BLIP2_MODEL", "ORT_DYLIB_PATH", "BLIP2_PORT", "BLIP2_SLOTS", "BLIP2_QUEUE_ROWS", "BLIP2_MAX_BODY_BYTES"]
+    {
         assert!(help.contains(variable), "{variable}: {help}");
     }
     let (_, help, _) = run(&mut blip2(&["--help"]));

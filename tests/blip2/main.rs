@@ -8,4 +8,3 @@ mod helpers;
 mod probes;
 mod score_api;
 mod scripted_model;
-

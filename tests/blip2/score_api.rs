@@ -130,8 +130,10 @@ fn score_returns_429_with_retry_after_when_the_queue_is_full() {
         // The places are taken as soon as the first request is admitted.
         let refused = (0..200).find_map(|_| {
             thread::sleep(Duration::from_millis(10));
-            Some(app.score(&body(&[(&image, "c")]))).filter(|reply| reply.status == 429)
-                .or_else(|| { open.send(()).ok(); None })
+            Some(app.score(&body(&[(&image, "c")]))).filter(|reply| reply.status == 429).or_else(|| {
+                open.send(()).ok();
+                None
+            })
         });
         let refused = refused.expect("a third row is refused while two wait");
         assert_eq!(refused.retry_after.as_deref(), Some("1"));
@@ -200,6 +202,7 @@ fn header_of_a_png(width: u32, height: u32) -> Vec<u8> {
 }
 
 fn crc32(bytes: &[u8]) -> u32 {
-    let step = |crc: u32, byte: &u8| (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xEDB8_8320 * (crc & 1)));
+    let step =
+        |crc: u32, byte: &u8| (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xEDB8_8320 * (crc & 1)));
     !bytes.iter().fold(!0, step)
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use blip2::bundle::GenerationDefaults;
 use blip2::engine::{
-    DecoderLimits, EncodedImage, Engine, EngineLimits, Frontend, ImageEncoder, ImagePrefix, Logits, ModelError, StepDecoder,
+    DecoderLimits, EncodedImage, Engine, EngineLimits, Frontend, ImageEncoder, ImagePrefix, Logits, ModelError,
+    StepDecoder,
 };
 use blip2::image::{ImageLimits, PixelValues, Preprocessor, PreprocessorConfig};
 use blip2::text::{SpecialIds, Tokenizer};
@@ -50,7 +51,11 @@ impl ImageEncoder for Gate {
         if let Some(gate) = &self.0 {
             gate.recv_timeout(Duration::from_secs(20)).map_err(ModelError::new)?;
         }
-        Ok(EncodedImage { prefix: ImagePrefix::new(vec![0.0; 4]), vision_encoder: Duration::ZERO, qformer: Duration::ZERO })
+        Ok(EncodedImage {
+            prefix: ImagePrefix::new(vec![0.0; 4]),
+            vision_encoder: Duration::ZERO,
+            qformer: Duration::ZERO,
+        })
     }
 }
 
