@@ -1,6 +1,7 @@
 //! The committed bundle through ONNX Runtime: encoding a picture, prefill, and one decode step at several numbers of rows.
 
 #![allow(missing_docs, reason = "criterion's macros write functions without")]
+#![expect(clippy::unwrap_used, reason = "a benchmark that cannot run should say where")]
 
 use std::cell::RefCell;
 use std::hint::black_box;

@@ -1,4 +1,5 @@
 //! Black-box tests, one binary: the service over real HTTP, the command line, the committed bundles, and the architecture.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 mod architecture;
 mod bundle;
