@@ -99,7 +99,7 @@ impl Row {
     }
 }
 
-/// ln softmax(logits)[index]. Summed in f64: 50,000 terms in f32 would cost digits that the goldens have.
+/// The log of the softmax of `logits` at `index`. Summed in f64: 50,000 terms in f32 would cost digits that the goldens have.
 fn log_probability(logits: &[f32], index: usize) -> f32 {
     let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
     let sum: f64 = logits.iter().map(|logit| f64::from(logit - highest).exp()).sum();
