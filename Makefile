@@ -53,8 +53,10 @@ bench: setup ## Run the benchmarks on the tiny bundle
 	cargo bench --locked $(FEATURES)
 
 verify: $(BIN)/reference ## Compare both committed bundles with transformers (installs torch)
+	cd export && ../$(BIN)/python -m blip2_export draw-shapes --output ../onnx/cases
 	cd export && for bundle in blip2-shapes blip2-shapes-int8; do \
-	    ../$(BIN)/python -m blip2_export verify --checkpoint ../onnx/checkpoint --bundle ../onnx/$$bundle || exit 1; done
+	    ../$(BIN)/python -m blip2_export verify --checkpoint ../onnx/checkpoint --bundle ../onnx/$$bundle \
+	        --cases ../onnx/cases/cases.json || exit 1; done
 
 train: $(BIN)/reference ## Train the tiny model anew into onnx/new-checkpoint (about an hour)
 	cd export && MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296 \
