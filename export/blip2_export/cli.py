@@ -159,14 +159,15 @@ def _need_reference() -> None:
 def _add_shapes(commands: argparse._SubParsersAction, name: str, summary: str) -> None:
     """Commands of `blip2_export.shapes`, whose modules bring their own arguments.
 
-    The modules are imported only when such a command, or its help, is asked for: they need torch.
+    The modules are imported only when such a command, or its help, is asked for: training needs torch.
     """
     command = commands.add_parser(name, help=summary, add_help=False)
     command.set_defaults(run=_run_shapes)
 
 
 def _run_shapes(options: argparse.Namespace) -> int:
-    _need_reference()
+    if options.command == "train-shapes":
+        _need_reference()
     module = importlib.import_module(f"blip2_export.shapes.{SHAPES[options.command][0]}")
     parser = argparse.ArgumentParser(
         prog=f"python -m blip2_export {options.command}",
