@@ -16,6 +16,7 @@ pub mod cli;
 pub mod engine;
 pub mod generation;
 pub mod image;
+mod json;
 pub mod model;
 pub mod runtime;
 pub mod server;

@@ -14,7 +14,7 @@ pub struct RuntimeSettings {
     /// Where the search for the bundle begins.
     pub model: PathBuf,
     /// `libonnxruntime.so`.
-    pub library: PathBuf,
+    pub ort_library: PathBuf,
     /// Where the graphs run.
     pub provider: Provider,
     /// Threads of ONNX Runtime.

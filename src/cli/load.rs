@@ -33,7 +33,7 @@ pub(super) fn load(settings: &RuntimeSettings) -> Result<(Bundle, Engine), LoadE
     let bundle = Bundle::open(&settings.model)?;
     let bytes = bundle.check_files()?;
     let checked = started.elapsed();
-    let runtime = Runtime::load(&settings.library, settings.threads)?;
+    let runtime = Runtime::load(&settings.ort_library, settings.threads)?;
     let engine = start_engine(settings, &bundle, &runtime)?;
     let limits = engine.decoder_limits();
     let (manifest, cache_mib) = (bundle.manifest(), (limits.slots * limits.max_len * limits.position_bytes) >> 20);

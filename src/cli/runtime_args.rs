@@ -80,7 +80,7 @@ impl RuntimeArgs {
         let cores = || thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         RuntimeSettings {
             model: self.model.clone().unwrap_or_else(default_model),
-            library: self.ort_library.clone().unwrap_or_else(default_library),
+            ort_library: self.ort_library.clone().unwrap_or_else(default_library),
             provider: match self.provider {
                 ProviderArg::Cpu => Provider::Cpu,
             },

@@ -3,6 +3,7 @@
 use serde_json::{Map, Value};
 
 use crate::bundle::GenerationDefaults;
+use crate::json::json_type;
 
 /// How an answer is to be generated. Every field is in range.
 #[derive(Debug, Clone, PartialEq)]
@@ -159,17 +160,6 @@ fn shorten(text: &str) -> String {
     match text.char_indices().nth(SHOWN) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text.to_owned(),
-    }
-}
-
-fn json_type(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
     }
 }
 

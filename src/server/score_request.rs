@@ -10,6 +10,7 @@ use super::image_string;
 use crate::bundle::GenerationDefaults;
 use crate::engine::ScoreJob;
 use crate::generation::GenerationParams;
+use crate::json::json_type;
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -147,17 +148,6 @@ fn bad(message: impl Into<String>) -> HttpError {
 
 fn shorten(text: &str) -> String {
     text.chars().take(40).collect()
-}
-
-fn json_type(value: &Value) -> &'static str {
-    match value {
-        Value::Null => "null",
-        Value::Bool(_) => "a boolean",
-        Value::Number(_) => "a number",
-        Value::String(_) => "a string",
-        Value::Array(_) => "a list",
-        Value::Object(_) => "an object",
-    }
 }
 
 #[cfg(test)]
