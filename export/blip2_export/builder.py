@@ -8,6 +8,7 @@ the batch is.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,9 +16,10 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from blip2_export.contract import OPSET
+from blip2_export.errors import ExportError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from blip2_export.contract import Contract, TensorSpec
 
@@ -25,6 +27,7 @@ MICROSOFT = "com.microsoft"
 IR_VERSION = 10
 ELEMENT_TYPES = {
     "float32": TensorProto.FLOAT,
+    "float16": TensorProto.FLOAT16,
     "int64": TensorProto.INT64,
     "int32": TensorProto.INT32,
     "uint8": TensorProto.UINT8,
@@ -36,20 +39,47 @@ class GraphBuilder:
     """Collects the nodes and constants of one graph with a given signature.
 
     Every method that adds nodes returns the name of the resulting tensor, which is the name passed in.
+
+    `float_type` is the type of the activations; signatures are f32 but for the KV buffers, so `enter` and
+    `leave` stand at the borders. With `standard_only` no operator of ONNX Runtime's own is used, so that
+    another compiler (TensorRT) can take the whole graph. `store` keeps the values of a constant: in the
+    protobuf by default, on the disk during an export.
     """
 
-    def __init__(self, contract: Contract, producer_version: str) -> None:
+    def __init__(
+        self,
+        contract: Contract,
+        producer_version: str,
+        *,
+        float_type: str = "float32",
+        standard_only: bool = False,
+        store: Callable[[str, np.ndarray], TensorProto] | None = None,
+    ) -> None:
         self.contract = contract
         self.producer_version = producer_version
+        self.float_type = float_type
+        self.standard_only = standard_only
+        self._store = store or store_inline
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, TensorProto] = {}
 
     def constant(self, name: str, values: np.ndarray) -> str:
-        """Stores a weight or another constant: the only way into the file."""
+        """Stores a weight or another constant as it is: the only way into the file."""
         if name in self._constants:
             raise ValueError(f"constant {name} is stored twice")
-        self._constants[name] = numpy_helper.from_array(np.ascontiguousarray(values), name)
+        self._constants[name] = self._store(name, np.ascontiguousarray(values))
         return name
+
+    def floats(self, name: str, values: np.ndarray) -> str:
+        """Stores a constant in the type of the activations.
+
+        Raises:
+            ExportError: a value does not fit the type.
+        """
+        cast = values.astype(self.float_type, copy=False)
+        if self.float_type == "float16" and not np.isfinite(cast).all():
+            raise ExportError(f"{name}: a weight exceeds the range of fp16; export this stage in fp32")
+        return self.constant(name, cast)
 
     def ints(self, *values: int) -> str:
         """A one-dimensional i64 constant, such as a shape or axes; equal ones are stored once."""
@@ -86,13 +116,21 @@ class GraphBuilder:
         """Converts the element type."""
         return self.op("Cast", [x], name, to=ELEMENT_TYPES[dtype])
 
+    def enter(self, x: str, name: str) -> str:
+        """An f32 input in the type of the activations."""
+        return x if self.float_type == "float32" else self.cast(x, self.float_type, name)
+
+    def leave(self, x: str, name: str) -> str:
+        """A tensor in the type of the activations as f32."""
+        return x if self.float_type == "float32" else self.cast(x, "float32", name)
+
     def reshape(self, x: str, shape: Sequence[int], name: str) -> str:
         """Reshapes to a constant shape, in which one entry may be -1."""
         return self.op("Reshape", [x, self.ints(*shape)], name)
 
     def layer_norm(self, x: str, name: str, weight: np.ndarray, bias: np.ndarray, eps: float) -> str:
-        """LayerNorm over the last axis."""
-        inputs = [x, self.constant(f"{name}.weight", weight), self.constant(f"{name}.bias", bias)]
+        """LayerNorm over the last axis. The operator computes mean and deviation in f32 in any type."""
+        inputs = [x, self.floats(f"{name}.weight", weight), self.floats(f"{name}.bias", bias)]
         return self.op("LayerNormalization", inputs, name, axis=-1, epsilon=eps)
 
     def gelu(self, x: str, name: str) -> str:
@@ -106,7 +144,34 @@ class GraphBuilder:
         (ViT-g dimensions, AVX2).
         """
         scale = head_dim**-0.5
+        if self.standard_only:
+            return self._standard_attention(query, key, value, name, heads, head_dim)
         return self.op("MultiHeadAttention", [query, key, value], name, domain=MICROSOFT, num_heads=heads, scale=scale)
+
+    def _standard_attention(self, query: str, key: str, value: str, name: str, heads: int, head_dim: int) -> str:
+        """The same in standard operators, with the softmax in f32.
+
+        Queries are scaled before the product: in f16 the unscaled scores could overflow.
+        """
+        scale = self._shared(f"{self.float_type}.scale.{head_dim}", np.array(head_dim**-0.5, self.float_type))
+        parts = zip((query, key, value), ("Queries", "Keys", "Values"), strict=True)
+        q, k, v = (self._heads(x, f"{name}/{part}", heads, head_dim) for x, part in parts)
+        k = self.op("Transpose", [k], f"{name}/KeysTransposed", perm=[0, 1, 3, 2])
+        scores = self.op("MatMul", [self.op("Mul", [q, scale], f"{name}/Scaled"), k], f"{name}/Scores")
+        weights = self.op("Softmax", [self.leave(scores, f"{name}/ScoresF32")], f"{name}/Softmax", axis=-1)
+        mixed = self.op("MatMul", [self.enter(weights, f"{name}/Weights"), v], f"{name}/Mixed")
+        rows = self.op("Transpose", [mixed], f"{name}/Rows", perm=[0, 2, 1, 3])
+        return self.reshape(rows, [0, 0, heads * head_dim], name)
+
+    def _heads(self, x: str, name: str, heads: int, head_dim: int) -> str:
+        """[batch, positions, heads * head_dim] -> [batch, heads, positions, head_dim]."""
+        split = self.reshape(x, [0, 0, heads, head_dim], f"{name}/Split")
+        return self.op("Transpose", [split], f"{name}/Heads", perm=[0, 2, 1, 3])
+
+    def operators(self) -> dict[str, int]:
+        """How often each operator is used, by name; those of ONNX Runtime with their domain."""
+        names = (f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in self._nodes)
+        return dict(sorted(Counter(names).items()))
 
     def model(self) -> onnx.ModelProto:
         """The finished graph, checked for names that nothing produces."""
@@ -117,11 +182,14 @@ class GraphBuilder:
             [_value_info(spec) for spec in self.contract.outputs],
             list(self._constants.values()),
         )
+        opsets = [helper.make_opsetid("", OPSET)]
+        if not self.standard_only:
+            opsets.append(helper.make_opsetid(MICROSOFT, 1))
         model = helper.make_model(
             graph,
             producer_name="blip2_export",
             producer_version=self.producer_version,
-            opset_imports=[helper.make_opsetid("", OPSET), helper.make_opsetid(MICROSOFT, 1)],
+            opset_imports=opsets,
             ir_version=IR_VERSION,
         )
         self._check_names()
@@ -138,6 +206,11 @@ class GraphBuilder:
         missing = {spec.name for spec in self.contract.outputs} - known
         if missing:
             raise ValueError(f"{self.contract.stage}: outputs {missing} are never produced")
+
+
+def store_inline(name: str, values: np.ndarray) -> TensorProto:
+    """A constant whose values lie in the protobuf itself."""
+    return numpy_helper.from_array(values, name)
 
 
 def _value_info(spec: TensorSpec) -> onnx.ValueInfoProto:

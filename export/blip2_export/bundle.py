@@ -5,6 +5,7 @@ docs/bundle.md is the format. Bytes depend on the checkpoint and the options alo
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -32,8 +33,8 @@ def json_bytes(document: Json) -> bytes:
     return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def write_file(path: Path, content: bytes) -> None:
-    """Writes a file that is complete or absent, and on the disk when this returns."""
+def write_file(path: Path, content: bytes) -> Json:
+    """Writes a file that is complete or absent, and on the disk when this returns. Its hash and size."""
     path.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -46,6 +47,7 @@ def write_file(path: Path, content: bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+    return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
 
 
 @contextmanager
@@ -55,7 +57,7 @@ def new_bundle(output: Path, *, force: bool) -> Iterator[Path]:
     Raises:
         ExportError: `output` exists, is not empty, and `force` was not given.
     """
-    _check_output(output, force=force)
+    check_output(output, force=force)
     output.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=output.parent, prefix=f".{output.name}."))
     try:
@@ -67,7 +69,8 @@ def new_bundle(output: Path, *, force: bool) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _check_output(output: Path, *, force: bool) -> None:
+def check_output(output: Path, *, force: bool) -> None:
+    """Refuses, before any work is done, an output folder that may not be written or replaced."""
     if output.exists() and not output.is_dir():
         raise ExportError(f"{output}: is not a folder; --output names the folder to write")
     if output.is_dir() and any(output.iterdir()):
@@ -99,12 +102,6 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def list_files(folder: Path) -> Json:
-    """The manifest's `files`: every file below the folder but the manifest, with hash and size."""
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return {name: file_entry(folder / name) for name in names if name != MANIFEST}
 
 
 def read_manifest(folder: Path) -> Json:
@@ -154,7 +151,5 @@ def replace_files(folder: Path, owned: tuple[str, ...], contents: dict[str, byte
     write_file(folder / MANIFEST, json_bytes({**manifest, "files": kept}))
     for name in set(manifest["files"]) - set(kept) - set(contents):
         (folder / name).unlink(missing_ok=True)
-    for name, content in contents.items():
-        write_file(folder / name, content)
-    added = {name: file_entry(folder / name) for name in contents}
+    added = {name: write_file(folder / name, content) for name, content in contents.items()}
     write_file(folder / MANIFEST, json_bytes({**manifest, "files": dict(sorted((kept | added).items()))}))

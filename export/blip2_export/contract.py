@@ -13,15 +13,14 @@ if TYPE_CHECKING:
     from blip2_export.config import Blip2Config, TextConfig
 
 OPSET = 21
-TARGETS = ("cpu",)
-PRECISIONS = ("fp32", "int8")
 STAGES = ("vision_encoder", "qformer", "decoder")
 
 PAST_TEMPLATE = "past_key_values.{layer}.{kind}"
 PRESENT_TEMPLATE = "present.{layer}.{kind}"
 KV_KINDS = ("key", "value")
 KV_LAYOUT = ("rows", "heads", "max_len", "head_dim")
-KV_DTYPE = "float32"
+# By target. The attention operator of the CUDA provider takes f16 only.
+KV_DTYPES = {"cpu": "float32", "cuda": "float16", "tensorrt": "float16"}
 
 Axis = str | int
 
@@ -87,7 +86,7 @@ def qformer(config: Blip2Config) -> Contract:
     )
 
 
-def decoder(config: Blip2Config) -> Contract:
+def decoder(config: Blip2Config, kv_dtype: str) -> Contract:
     """Token ids, image prefix and KV buffers -> logits [rows, k, vocab] and the same KV buffers."""
     text = config.text
     return Contract(
@@ -99,21 +98,25 @@ def decoder(config: Blip2Config) -> Contract:
             TensorSpec("seqlens_k", "int32", ("rows",)),
             TensorSpec("total_sequence_length", "int32", ()),
             TensorSpec("logits_index", "int64", ("rows", "k")),
-            *_kv(text, PAST_TEMPLATE),
+            *_kv(text, PAST_TEMPLATE, kv_dtype),
         ),
-        (TensorSpec("logits", "float32", ("rows", "k", text.vocab_size)), *_kv(text, PRESENT_TEMPLATE)),
+        (TensorSpec("logits", "float32", ("rows", "k", text.vocab_size)), *_kv(text, PRESENT_TEMPLATE, kv_dtype)),
     )
 
 
-def _kv(text: TextConfig, template: str) -> list[TensorSpec]:
+def _kv(text: TextConfig, template: str, dtype: str) -> list[TensorSpec]:
     axes = ("rows", text.num_heads, "max_len", text.head_dim)
     return [
-        TensorSpec(template.format(layer=layer, kind=kind), KV_DTYPE, axes)
+        TensorSpec(template.format(layer=layer, kind=kind), dtype, axes)
         for layer in range(text.num_layers)
         for kind in KV_KINDS
     ]
 
 
-def contracts(config: Blip2Config) -> dict[str, Contract]:
-    """All graphs of a bundle by stage."""
-    return {"vision_encoder": vision_encoder(config), "qformer": qformer(config), "decoder": decoder(config)}
+def contracts(config: Blip2Config, target: str) -> dict[str, Contract]:
+    """All graphs of a bundle by stage. Inputs and outputs are f32 on every target, but for the KV buffers."""
+    return {
+        "vision_encoder": vision_encoder(config),
+        "qformer": qformer(config),
+        "decoder": decoder(config, KV_DTYPES[target]),
+    }

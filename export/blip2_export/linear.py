@@ -1,17 +1,20 @@
 """The precision policy: how a matrix product with weights is written, by precision, and nowhere else.
 
-`fp32`: MatMul and Add.
+`fp32`, `fp16`: MatMul and Add in the type of the activations.
 
-`int8`: weights are symmetric s8, [-127, 127], with one scale per output channel. Activations are quantised at
-run time, one scale per token: absmax -> scale -> u8 with zero point 128, so that a token's result depends on
-its own values only. The integer products are exact, the two scales are applied in f32.
+`int8` with f32 activations: weights are symmetric s8, [-127, 127], with one scale per output channel.
+Activations are quantised at run time, one scale per token: absmax -> scale -> u8 with zero point 128, so that a
+token's result depends on its own values only. The integer products are exact, the two scales are applied in
+f32.
 
-Two traps of ONNX Runtime shape the form below (both are tested):
+`int4`, and `int8` with f16 activations: weights in groups of 32 with a scale and a zero point each, for
+MatMulNBits. The output layer is not among them: beside f16 activations it is f16, beside f32 ones int8 as above.
+
+Two traps of ONNX Runtime shape the int8 form (both are tested):
 
 - On x86 without VNNI its u8 x s8 kernel saturates in 16 bits and returns wrong sums. The session entry
   `session.x64quantprecision` = `1` makes it convert the weights to u8 while loading, which is exact. Every
-  session that loads an int8 graph on such a processor must set it. With VNNI the sums are exact without it;
-  whether it then costs speed has not been measured.
+  session that loads an int8 graph on such a processor must set it. With VNNI the sums are exact without it.
 - `MatMulInteger -> Cast -> Mul(row_scale * column_scale)` is fused into an operator that reads only the first
   row scale. Here the operator gets the column scale, and the row scale is multiplied afterwards.
 """
@@ -23,20 +26,21 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import numpy as np
 
 from blip2_export.builder import MICROSOFT
+from blip2_export.quantization.groups import GROUP_SIZE, pack
 
 if TYPE_CHECKING:
     from blip2_export.builder import GraphBuilder
+    from blip2_export.quantization.groups import Grouped
 
 Q_MAX = 127
 ZERO_POINT = 128
 # A token of zeros has no scale of its own. Any positive one gives zeros; this one is a normal f32 after the
 # division.
 SMALLEST_ABSMAX = 1e-30
-
-
-def stage_precision(precision: str) -> dict[str, str]:
-    """The precision of each stage of a bundle. The Q-Former is small and always stays exact."""
-    return {"vision_encoder": precision, "qformer": "fp32", "decoder": precision}
+QUANTIZED_AT_ONCE = 1024  # rows
+GROUP_BITS = {"int8": 8, "int4": 4}
+# MatMulNBits quantises activations to 8 bits in groups of 32, on the CPU only; GPUs ignore it.
+INT8_ACTIVATIONS = 4
 
 
 class Linear(Protocol):
@@ -55,20 +59,32 @@ class TiedEmbedding(Protocol):
         ...
 
     def logits(self, x: str, name: str) -> str:
-        """[tokens, hidden] -> [tokens, vocab]."""
+        """[tokens, hidden] -> f32 [tokens, vocab]."""
         ...
 
 
-def linear_layers(builder: GraphBuilder, precision: str) -> Linear:
-    """The writer of linear layers for a precision."""
-    return {"fp32": Fp32Linear, "int8": Int8Linear}[precision](builder)
+class Grouping(Protocol):
+    """Chooses the groups of one layer's weights [out, in]; see `quantization`."""
+
+    def __call__(self, name: str, weight: np.ndarray, bias: np.ndarray | None, bits: int) -> Grouped:
+        """The weights in `bits` bits."""
+        ...
+
+
+def linear_layers(builder: GraphBuilder, precision: str, grouping: Grouping) -> Linear:
+    """The writer of linear layers for a precision; `grouping` is for those that group their weights."""
+    if precision in ("fp32", "fp16"):
+        return FloatLinear(builder)
+    if precision == "int8" and builder.float_type == "float32":
+        return Int8Linear(builder)
+    return GroupedLinear(builder, GROUP_BITS[precision], grouping)
 
 
 def tied_embedding(builder: GraphBuilder, linear: Linear, name: str, table: np.ndarray) -> TiedEmbedding:
-    """The token table in the precision of the linear layers it is used with."""
-    if isinstance(linear, Int8Linear):
-        return Int8TiedEmbedding(builder, linear, name, table)
-    return Fp32TiedEmbedding(builder, name, table)
+    """The token table in a precision that fits the linear layers it is used with: 8 bits or more."""
+    if isinstance(linear, FloatLinear) or builder.float_type == "float16":
+        return FloatTiedEmbedding(builder, name, table)
+    return Int8TiedEmbedding(builder, linear if isinstance(linear, Int8Linear) else Int8Linear(builder), name, table)
 
 
 class Quantized(NamedTuple):
@@ -80,14 +96,19 @@ class Quantized(NamedTuple):
 
 def quantize_weight(weight: np.ndarray) -> Quantized:
     """Rounds a weight matrix [out, in] to 8 bits, each output channel by its own largest magnitude."""
-    scale = np.abs(weight).max(axis=1) / np.float32(Q_MAX)
-    scale = np.where(scale > 0, scale, np.float32(1)).astype(np.float32)
-    values = np.rint(weight / scale[:, None]).clip(-Q_MAX, Q_MAX).astype(np.int8)
+    values = np.empty(weight.shape, np.int8)
+    scale = np.empty(len(weight), np.float32)
+    for start in range(0, len(weight), QUANTIZED_AT_ONCE):  # a token table is large, its temporaries need not be
+        rows = slice(start, start + QUANTIZED_AT_ONCE)
+        largest = np.abs(weight[rows]).max(axis=1) / np.float32(Q_MAX)
+        scale[rows] = np.where(largest > 0, largest, np.float32(1))
+        scaled = weight[rows] / scale[rows, None]
+        values[rows] = np.rint(scaled, out=scaled).clip(-Q_MAX, Q_MAX, out=scaled)
     return Quantized(values, scale)
 
 
-class Fp32Linear:
-    """MatMul and Add in f32."""
+class FloatLinear:
+    """MatMul and Add in the type of the activations."""
 
     def __init__(self, builder: GraphBuilder) -> None:
         self.builder = builder
@@ -95,11 +116,11 @@ class Fp32Linear:
     def __call__(self, x: str, name: str, weight: np.ndarray, bias: np.ndarray | None) -> str:
         """See `Linear`."""
         build = self.builder
-        matrix = build.constant(f"{name}.weight", weight.T)
+        matrix = build.floats(f"{name}.weight", weight.T)
         if bias is None:
             return build.op("MatMul", [x, matrix], name)
         product = build.op("MatMul", [x, matrix], f"{name}/MatMul")
-        return build.op("Add", [product, build.constant(f"{name}.bias", bias)], name)
+        return build.op("Add", [product, build.floats(f"{name}.bias", bias)], name)
 
 
 class Int8Linear:
@@ -148,12 +169,46 @@ class Int8Linear:
         return values, row_scale
 
 
-class Fp32TiedEmbedding:
-    """The table is stored once, [vocab, hidden]: Gather reads rows, Gemm multiplies with its transpose."""
+class GroupedLinear:
+    """MatMulNBits: weights of 4 or 8 bits in groups, activations in their own type."""
+
+    def __init__(self, builder: GraphBuilder, bits: int, grouping: Grouping) -> None:
+        self.builder = builder
+        self.bits = bits
+        self.grouping = grouping
+
+    def __call__(self, x: str, name: str, weight: np.ndarray, bias: np.ndarray | None) -> str:
+        """See `Linear`."""
+        build, (out, into) = self.builder, weight.shape
+        packed = pack(self.grouping(name, weight, bias, self.bits))
+        inputs = [
+            x,
+            build.constant(f"{name}.weight.int{self.bits}", packed.values),
+            build.floats(f"{name}.weight.scale", packed.scale),
+            build.constant(f"{name}.weight.zero_point", packed.zero_point),
+        ]
+        attributes = {"K": into, "N": out, "bits": self.bits, "block_size": GROUP_SIZE}
+        product = build.op(
+            "MatMulNBits",
+            inputs,
+            name if bias is None else f"{name}/Product",
+            domain=MICROSOFT,
+            accuracy_level=INT8_ACTIVATIONS,
+            **attributes,
+        )
+        return product if bias is None else build.op("Add", [product, build.floats(f"{name}.bias", bias)], name)
+
+
+class FloatTiedEmbedding:
+    """The table is stored once, [vocab, hidden]: Gather reads rows, Gemm multiplies with its transpose.
+
+    The product is f32 in any precision: the logits of an f16 product would be 1/64 apart where they are largest,
+    and equal where they decide.
+    """
 
     def __init__(self, builder: GraphBuilder, name: str, table: np.ndarray) -> None:
         self.builder = builder
-        self.table = builder.constant(name, table)
+        self.table = builder.floats(name, table)
 
     def embed(self, input_ids: str, name: str) -> str:
         """See `TiedEmbedding`."""
@@ -161,7 +216,9 @@ class Fp32TiedEmbedding:
 
     def logits(self, x: str, name: str) -> str:
         """See `TiedEmbedding`."""
-        return self.builder.op("Gemm", [x, self.table], name, transB=1)
+        build = self.builder
+        inputs = [build.leave(x, f"{name}/HiddenF32"), build.leave(self.table, f"{name}/TableF32")]
+        return build.op("Gemm", inputs, name, transB=1)
 
 
 class Int8TiedEmbedding:

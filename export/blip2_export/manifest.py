@@ -2,42 +2,57 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
+import safetensors
 
 from blip2_export import __version__
 from blip2_export.bundle import SCHEMA_VERSION
-from blip2_export.contract import KV_DTYPE, KV_LAYOUT, OPSET, PAST_TEMPLATE, PRESENT_TEMPLATE, contracts
+from blip2_export.contract import KV_DTYPES, KV_LAYOUT, OPSET, PAST_TEMPLATE, PRESENT_TEMPLATE, contracts
 
 if TYPE_CHECKING:
     from blip2_export.checkpoint import Checkpoint
     from blip2_export.config import Blip2Config
     from blip2_export.contract import Contract, TensorSpec
+    from blip2_export.precision import StagePrecisions
 
 Json = dict[str, Any]
 
 DEFAULT_MAX_NEW_TOKENS = 20
 
 
+@dataclass(frozen=True)
+class Provenance:
+    """Where a bundle comes from: `sources` and `files` map names to hash and size, `options` is what the command
+    was asked for, `operators` counts the operators of each graph."""
+
+    sources: Json
+    options: Json
+    operators: dict[str, dict[str, int]]
+    files: Json
+
+
 def manifest(
-    checkpoint: Checkpoint, *, name: str, target: str, precision: dict[str, str], image: Json, files: Json
+    checkpoint: Checkpoint, *, name: str, target: str, precision: StagePrecisions, image: Json, provenance: Provenance
 ) -> Json:
-    """The manifest of a finished bundle; `files` as `bundle.list_files` gives them."""
+    """The manifest of a finished bundle."""
     identity = checkpoint.identity()
     return {
         "schema_version": SCHEMA_VERSION,
         "name": name,
-        "checkpoint": {"id": identity.id, "revision": identity.revision, "files": checkpoint.provenance()},
+        "checkpoint": {"id": identity.id, "revision": identity.revision, "files": provenance.sources},
         "target": target,
-        "precision": precision,
+        "precision": asdict(precision),
         "image": image,
-        **_stages(checkpoint.config),
+        **_stages(checkpoint.config, target),
         "tokenizer": _tokenizer(checkpoint.config),
         "generation": {"max_new_tokens": DEFAULT_MAX_NEW_TOKENS},
         "tools": tools(),
-        "files": files,
+        "export": {"options": provenance.options, "operators": provenance.operators},
+        "files": provenance.files,
     }
 
 
@@ -46,17 +61,18 @@ def tools() -> Json:
     return {
         "blip2_export": __version__,
         "onnx": onnx.__version__,
+        "safetensors": safetensors.__version__,
         "numpy": np.__version__,
         "opset": str(OPSET),
     }
 
 
-def _stages(config: Blip2Config) -> Json:
-    graphs = contracts(config)
+def _stages(config: Blip2Config, target: str) -> Json:
+    graphs = contracts(config, target)
     return {
         "vision_encoder": _vision_encoder(config, graphs["vision_encoder"]),
         "qformer": _qformer(config, graphs["qformer"]),
-        "decoder": _decoder(config, graphs["decoder"]),
+        "decoder": _decoder(config, graphs["decoder"], KV_DTYPES[target]),
     }
 
 
@@ -87,7 +103,7 @@ def _qformer(config: Blip2Config, contract: Contract) -> Json:
     }
 
 
-def _decoder(config: Blip2Config, contract: Contract) -> Json:
+def _decoder(config: Blip2Config, contract: Contract, kv_dtype: str) -> Json:
     text = config.text
     return {
         "file": contract.file,
@@ -101,7 +117,7 @@ def _decoder(config: Blip2Config, contract: Contract) -> Json:
         "outputs": _names(contract.outputs),
         "past": PAST_TEMPLATE,
         "present": PRESENT_TEMPLATE,
-        "kv_dtype": KV_DTYPE,
+        "kv_dtype": kv_dtype,
         "kv_layout": list(KV_LAYOUT),
     }
 

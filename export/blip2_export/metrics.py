@@ -61,16 +61,19 @@ class TensorErrors:
 
 @dataclass
 class LogitsAgreement:
-    """How well next-token distributions agree, position by position, on the reference's own tokens."""
+    """How well next-token distributions agree, position by position, on the reference's own tokens.
+
+    `divergences` are KL(reference || actual) in nats, one a position.
+    """
 
     errors: TensorErrors = field(default_factory=TensorErrors)
-    _divergences: list[float] = field(default_factory=list)
+    divergences: list[float] = field(default_factory=list)
     _equal: list[bool] = field(default_factory=list)
 
     def add(self, actual: np.ndarray, reference: np.ndarray) -> None:
         """Adds logits [positions, vocab]."""
         self.errors.add(actual, reference)
-        self._divergences.extend(kl_divergence(reference, actual).tolist())
+        self.divergences.extend(np.nan_to_num(kl_divergence(reference, actual), nan=np.inf).tolist())
         self._equal.extend((actual.argmax(-1) == reference.argmax(-1)).tolist())
 
     @property
@@ -78,12 +81,17 @@ class LogitsAgreement:
         """The share of positions at which the most likely token is the same."""
         return float(np.mean(self._equal)) if self._equal else 1.0
 
+    @property
+    def kl_mean(self) -> float:
+        """The mean divergence in nats."""
+        return float(np.mean(self.divergences)) if self.divergences else 0.0
+
     def report(self) -> Json:
         """The numbers for parity.json."""
         return {
             **self.errors.report(),
-            "kl_mean": float(np.mean(self._divergences)),
-            "kl_max": float(np.max(self._divergences)),
+            "kl_mean": self.kl_mean,
+            "kl_max": float(np.max(self.divergences)),
             "top1_agreement": self.top1_agreement,
             "positions": len(self._equal),
         }

@@ -1,22 +1,33 @@
-"""The reference: transformers in f32 on the CPU, one row at a time, with the torchvision image processor."""
+"""The reference: transformers in f32 on the CPU, one row at a time, with the torchvision image processor.
+
+A stage's modules are made without memory, get their weights tensor by tensor, and go when another stage is asked
+for: so the whole never is in memory. The result is that of `Blip2ForConditionalGeneration`, to the last bit.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import chain
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 import torchvision
 import transformers
 from PIL import Image, ImageOps
-from transformers import Blip2ForConditionalGeneration
+from torch import nn
+from transformers import Blip2Config, Blip2QFormerModel, Blip2VisionModel, OPTForCausalLM
 from transformers.models.blip.image_processing_blip import BlipImageProcessor
 
+from blip2_export.beam_search import BeamAnswer
+from blip2_export.checkpoint import LM_HEAD, Checkpoint
 from blip2_export.errors import ExportError
+from blip2_export.memory import release
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from blip2_export.beam_search import BeamOptions
 
 DESCRIPTION = f"transformers {transformers.__version__}, fp32, cpu"
 VERSIONS = {
@@ -24,35 +35,36 @@ VERSIONS = {
     "torch": torch.__version__,
     "torchvision": torchvision.__version__,
 }
-# Not stored by newer versions of transformers, because it is the token embedding.
-TIED = {"language_model.lm_head.weight"}
+# Where the weights of a stage begin in the checkpoint.
+ROOTS = {"vision_encoder": "vision_model.", "qformer": "", "decoder": "language_model."}
 
 
-class ImageStages(NamedTuple):
-    """What one picture becomes, each [1, positions, width]."""
+class QueryStage(nn.Module):
+    """Q-Former, query tokens and language projection, with the names they have in the checkpoint."""
 
-    image_embeds: np.ndarray
-    query_output: np.ndarray
-    image_prefix: np.ndarray
+    def __init__(self, config: Blip2Config) -> None:
+        super().__init__()
+        width = config.qformer_config.hidden_size
+        self.query_tokens = nn.Parameter(torch.zeros(1, config.num_query_tokens, width))
+        self.qformer = Blip2QFormerModel._from_config(config.qformer_config, dtype=torch.float32)
+        self.language_projection = nn.Linear(width, config.text_config.hidden_size)
 
 
 class Reference:
-    """A checkpoint loaded by transformers."""
+    """A checkpoint run by transformers. The newest stage used is the only one in memory.
 
-    def __init__(self, checkpoint: Path) -> None:
-        self.model: Any
-        self.model, report = Blip2ForConditionalGeneration.from_pretrained(
-            checkpoint, dtype=torch.float32, output_loading_info=True
-        )
-        missing = set(report["missing_keys"]) - TIED
-        if missing or report["mismatched_keys"]:
-            raise ExportError(f"{checkpoint}: transformers misses {sorted(missing)[:3]} {report['mismatched_keys']}")
-        self.model.eval()
-        self.processor = BlipImageProcessor.from_pretrained(checkpoint)
-        if self.model.config.image_token_id is None:
-            # Checkpoints older than the image token: any id that no prompt holds can mark the image
-            # positions.
-            self.model.config.image_token_id = self.model.config.text_config.vocab_size - 1
+    Raises:
+        ExportError: a file is missing or unreadable, or a tensor is missing or of another shape.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.checkpoint = Checkpoint(folder)
+        self.config = Blip2Config.from_pretrained(folder)
+        self.processor = BlipImageProcessor.from_pretrained(folder)
+        # Checkpoints older than the image token: any id that no prompt holds can mark the image positions.
+        old = self.config.image_token_id is None
+        self._image_token_id = self.config.text_config.vocab_size - 1 if old else self.config.image_token_id
+        self._stage: tuple[str, Any] = ("", None)
 
     def pixel_values(self, path: Path) -> np.ndarray:
         """A picture file -> f32 [1, 3, height, width].
@@ -67,39 +79,127 @@ class Reference:
             raise ExportError(f"{path}: not a readable picture ({error})") from error
         return self.processor(Image.fromarray(rgb), return_tensors="np")["pixel_values"].astype(np.float32)
 
+    def close(self) -> None:
+        """Frees the weights in memory."""
+        self._stage = ("", None)
+        release()
+
     @torch.no_grad()
-    def image_stages(self, pixel_values: np.ndarray) -> ImageStages:
-        """The outputs of vision encoder, Q-Former and language projection."""
-        model = self.model
-        embeds = model.vision_model(pixel_values=torch.from_numpy(pixel_values)).last_hidden_state
-        output = model.qformer(
-            query_embeds=model.query_tokens.expand(len(embeds), -1, -1), encoder_hidden_states=embeds
+    def image_embeds(self, pixel_values: np.ndarray) -> np.ndarray:
+        """[1, 3, height, width] -> [1, num_tokens, vision hidden]."""
+        vision = self._load("vision_encoder")
+        return vision(pixel_values=torch.from_numpy(pixel_values)).last_hidden_state.numpy()
+
+    @torch.no_grad()
+    def query(self, image_embeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """image_embeds -> query_output [1, queries, hidden], image_prefix [1, queries, width]."""
+        stage, embeds = self._load("qformer"), torch.from_numpy(image_embeds)
+        output = stage.qformer(
+            query_embeds=stage.query_tokens,
+            encoder_hidden_states=embeds,
+            encoder_attention_mask=torch.ones(embeds.shape[:-1], dtype=torch.long),
         ).last_hidden_state
-        return ImageStages(*(t.numpy() for t in (embeds, output, model.language_projection(output))))
+        return output.numpy(), stage.language_projection(output).numpy()
 
-    @torch.no_grad()
-    def greedy(self, pixel_values: np.ndarray, prompt: Sequence[int], max_new_tokens: int) -> list[int]:
+    def greedy(self, image_prefix: np.ndarray, prompt: Sequence[int], max_new_tokens: int) -> list[int]:
         """The new tokens of `generate`, the end token included if it came."""
-        ids = self._row(prompt)
-        out = self.model.generate(
-            pixel_values=torch.from_numpy(pixel_values),
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            do_sample=False,
-            num_beams=1,
+        return self._generate(image_prefix, prompt, num_beams=1, max_new_tokens=max_new_tokens)[0].token_ids
+
+    def beams(
+        self, image_prefix: np.ndarray, prompt: Sequence[int], options: BeamOptions, max_new_tokens: int
+    ) -> list[BeamAnswer]:
+        """All answers of `generate` with beams, best first."""
+        return self._generate(
+            image_prefix,
+            prompt,
+            num_return_sequences=options.num_beams,
             max_new_tokens=max_new_tokens,
+            **options.report(),
         )
-        return out[0, ids.shape[1] :].tolist()
 
     @torch.no_grad()
-    def teacher_forced(self, pixel_values: np.ndarray, prompt: Sequence[int], answer: Sequence[int]) -> np.ndarray:
+    def teacher_forced(self, image_prefix: np.ndarray, prompt: Sequence[int], answer: Sequence[int]) -> np.ndarray:
         """The logits before each token of `answer`, in one pass: f32 [len(answer), vocab]."""
-        ids = self._row([*prompt, *answer[:-1]])
-        logits = self.model(
-            pixel_values=torch.from_numpy(pixel_values), input_ids=ids, attention_mask=torch.ones_like(ids)
-        ).logits
-        return logits[0, -len(answer) :].float().numpy()
+        inputs = self._inputs(image_prefix, [*prompt, *answer[:-1]])
+        del inputs["input_ids"]
+        return self._load("decoder")(**inputs).logits[0, -len(answer) :].numpy()
 
-    def _row(self, ids: Sequence[int]) -> torch.Tensor:
-        config = self.model.config
-        return torch.tensor([[config.image_token_id] * config.num_query_tokens + list(ids)])
+    def vision_layers(self, pixel_values: np.ndarray) -> np.ndarray:
+        """The hidden state after every layer: f32 [layers, num_tokens, hidden]."""
+        layers = self._load("vision_encoder").encoder.layers
+        return _layer_states(layers, lambda: self.image_embeds(pixel_values))
+
+    def decoder_layers(self, image_prefix: np.ndarray, prompt: Sequence[int], answer: Sequence[int]) -> np.ndarray:
+        """The hidden state after every layer of a teacher-forced pass: f32 [layers, positions, hidden]."""
+        layers = self._load("decoder").model.decoder.layers
+        return _layer_states(layers, lambda: self.teacher_forced(image_prefix, prompt, answer))
+
+    @torch.no_grad()
+    def _generate(self, image_prefix: np.ndarray, prompt: Sequence[int], **options: Any) -> list[BeamAnswer]:  # noqa: ANN401
+        model, inputs = self._load("decoder"), self._inputs(image_prefix, prompt)
+        found = model.generate(
+            **inputs, do_sample=False, return_dict_in_generate=True, output_scores=options["num_beams"] > 1, **options
+        )
+        new = found.sequences[:, inputs["input_ids"].shape[1] :].tolist()
+        scores = found.get("sequences_scores")
+        eos = self.checkpoint.config.text.eos_token_id
+        return [
+            BeamAnswer(_until(tokens, eos), 0.0 if scores is None else float(scores[row]))
+            for row, tokens in enumerate(new)
+        ]
+
+    def _inputs(self, image_prefix: np.ndarray, ids: Sequence[int]) -> dict[str, torch.Tensor]:
+        """What `Blip2ForConditionalGeneration` passes to its decoder; the image stands before the text."""
+        prefix = torch.from_numpy(image_prefix)
+        text = torch.tensor([list(ids)])
+        embeds = torch.cat([prefix, self._load("decoder").get_input_embeddings()(text)], dim=1)
+        image = torch.full((1, prefix.shape[1]), self._image_token_id)
+        input_ids = torch.cat([image, text], dim=1)
+        return {"inputs_embeds": embeds, "input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+
+    def _load(self, stage: str) -> Any:  # noqa: ANN401  the modules of transformers have no common type
+        """The modules of a stage with their weights, after those of any other stage were freed."""
+        if self._stage[0] != stage:
+            self.close()
+            self._stage = (stage, self._materialise(stage))
+        return self._stage[1]
+
+    @torch.no_grad()
+    def _materialise(self, stage: str) -> nn.Module:
+        config, root = self.config, ROOTS[stage]
+        with torch.device("meta"):
+            if stage == "vision_encoder":
+                module = Blip2VisionModel._from_config(config.vision_config, dtype=torch.float32)
+            elif stage == "qformer":
+                module = QueryStage(config)
+            else:
+                module = OPTForCausalLM._from_config(config.text_config, dtype=torch.float32)
+        weights = {
+            name: torch.from_numpy(self.checkpoint.tensor(root + name, tuple(empty.shape)))
+            for name, empty in module.state_dict().items()
+            if root + name != LM_HEAD
+        }
+        module.load_state_dict(weights, strict=False, assign=True)
+        if stage == "decoder":
+            module.tie_weights()
+        empty = [name for name, values in chain(module.named_parameters(), module.named_buffers()) if values.is_meta]
+        if empty:
+            raise ExportError(f"{self.checkpoint.folder}: nothing gives {stage} its tensor {empty[0]}")
+        return module.eval()
+
+
+def _layer_states(layers: nn.ModuleList, run: Callable[[], object]) -> np.ndarray:
+    """What each layer returns during `run`, for its only row: [layers, positions, hidden]."""
+    states: list[np.ndarray] = []
+    hooks = [layer.register_forward_hook(lambda _m, _i, out: states.append(out[0].numpy())) for layer in layers]
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return np.stack(states)
+
+
+def _until(tokens: list[int], end: int) -> list[int]:
+    """The tokens up to the first `end`; behind it there is padding."""
+    return tokens[: tokens.index(end) + 1] if end in tokens else tokens

@@ -1,8 +1,10 @@
-"""The verify command: proves a bundle against transformers, writes the certificate and golden answers."""
+"""The verify command: proves a bundle against transformers, writes the certificate, its page and golden answers."""
 
 from __future__ import annotations
 
+import math
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,58 +16,81 @@ from blip2_export.bundle import check_files, json_bytes, read_manifest, replace_
 from blip2_export.cases import drawn_cases, read_cases
 from blip2_export.checkpoint import file_entry
 from blip2_export.comparison import Comparer
+from blip2_export.contract import STAGES
 from blip2_export.errors import ExportError
-from blip2_export.export import progress
+from blip2_export.expected import ask_reference
 from blip2_export.golden import FOLDER, choose, golden_files
-from blip2_export.invariants import check_invariants
+from blip2_export.layout import stage_of, tensor_shapes
+from blip2_export.memory import available_bytes, peak_resident_bytes
 from blip2_export.onnx_blip2 import PROVIDER, OnnxBlip2
+from blip2_export.phases import Phases
+from blip2_export.progress import progress
 from blip2_export.reference import DESCRIPTION, VERSIONS, Reference
-from blip2_export.thresholds import THRESHOLDS, misses
+from blip2_export.report import page, table
+from blip2_export.thresholds import THRESHOLDS, checks
+from blip2_export.workload import Workload
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from blip2_export.cases import Case
     from blip2_export.comparison import Comparison
-    from blip2_export.invariants import Invariant
-    from blip2_export.thresholds import Thresholds
+    from blip2_export.thresholds import Check
+    from blip2_export.workload import BeamPlan
 
 Json = dict[str, Any]
 
-PARITY = "parity.json"
+PARITY, PAGE = "parity.json", "parity.html"
+# The libraries, the pictures and the activations, beside the weights of the stage in memory.
+WORKING_BYTES = 1_500_000_000
 
 
-def verify(checkpoint: Path, bundle: Path, cases_file: Path | None, golden_count: int) -> bool:
-    """Verifies, writes parity.json and golden/, prints the table, and returns whether the bundle passed.
+def verify(checkpoint: Path, bundle: Path, cases_file: Path | None, golden_count: int, beams: BeamPlan) -> bool:
+    """Verifies, writes parity.json, parity.html and golden/, prints the table, and returns whether the bundle passed.
 
-    Raises: ExportError: the bundle is damaged or was exported from another checkpoint, or the cases cannot be
-    read.
+    Raises:
+        ExportError: the bundle is damaged or was exported from another checkpoint, the cases cannot be read, or
+            memory is too small.
     """
+    phases = Phases()
     manifest = read_manifest(bundle)
-    check_files(bundle, manifest)
-    _check_provenance(checkpoint, manifest)
     with tempfile.TemporaryDirectory() as drawn:
         default_tokens = manifest["generation"]["max_new_tokens"]
         cases = read_cases(cases_file, default_tokens) if cases_file else drawn_cases(Path(drawn), default_tokens)
-        return _verify_cases(checkpoint, bundle, manifest, cases, golden_count)
+        model, reference = OnnxBlip2(bundle), Reference(checkpoint)
+        workload = Workload.of(model, cases, beams)
+        _check_memory(model, reference)
+        with phases.phase("hashing bundle and checkpoint"):
+            check_files(bundle, manifest)
+            _check_provenance(checkpoint, manifest)
+        expected = ask_reference(reference, workload, phases)
+        comparison = Comparer(model, workload, expected, phases).run()
+        return _certify(bundle, manifest, comparison, phases, golden_count)
 
 
-def _verify_cases(checkpoint: Path, bundle: Path, manifest: Json, cases: Sequence[Case], golden_count: int) -> bool:
-    model = OnnxBlip2(bundle)
-    progress("checking the bundle against itself")
-    invariants = check_invariants(model)
-    progress("loading the reference")
-    comparison = Comparer(model, Reference(checkpoint)).run(cases, progress)
-    limits = THRESHOLDS[manifest["precision"]["decoder"]]
-    missed = misses(limits, comparison, invariants)
-    certificate = _certificate(manifest, comparison, invariants, limits, missed)
-    chosen = choose(comparison.answers, golden_count)
-    if len(chosen) < golden_count:
-        progress(f"only {len(chosen)} of {golden_count} golden answers: the other cases differ or were close")
-    files = {PARITY: json_bytes(certificate), **golden_files(chosen, DESCRIPTION)}
-    replace_files(bundle, (PARITY, FOLDER), files)
-    print(_table(certificate))
-    return not missed
+def _check_memory(model: OnnxBlip2, reference: Reference) -> None:
+    """Refuses a run that would end in the middle, when the largest stage does not fit."""
+    available = available_bytes()
+    stage, needed = max(_stage_bytes(model, reference).items(), key=lambda entry: entry[1])
+    needed += WORKING_BYTES
+    if available is not None and available < needed:
+        raise ExportError(
+            f"{model.folder}: verifying needs {needed / 1e9:.1f} GB of memory (for {stage}), "
+            f"{available / 1e9:.1f} GB are free; end other programs or use a larger machine"
+        )
+    progress(f"needs about {needed / 1e9:.1f} GB of memory, most of it for {stage}")
+
+
+def _stage_bytes(model: OnnxBlip2, reference: Reference) -> dict[str, int]:
+    """What each stage of each side holds while it runs: no two of them are in memory at once."""
+    needed = dict.fromkeys((f"{side}, {stage}" for side in ("the reference", "the bundle") for stage in STAGES), 0)
+    for name, shape in tensor_shapes(reference.checkpoint.config).items():
+        needed[f"the reference, {stage_of(name)}"] += 4 * math.prod(shape)
+    for stage in STAGES:
+        file, precision = model.manifest[stage]["file"], model.manifest["precision"][stage]
+        stored = sum(entry["bytes"] for name, entry in model.manifest["files"].items() if name.startswith(file))
+        # The CPU computes in f32 what is stored in f16.
+        needed[f"the bundle, {stage}"] = stored * (2 if precision == "fp16" else 1)
+    return needed
 
 
 def _check_provenance(checkpoint: Path, manifest: Json) -> None:
@@ -75,17 +100,30 @@ def _check_provenance(checkpoint: Path, manifest: Json) -> None:
             raise ExportError(f"{path}: is not the file this bundle was exported from; name its own checkpoint")
 
 
-def _certificate(
-    manifest: Json,
-    comparison: Comparison,
-    invariants: Sequence[Invariant],
-    limits: Thresholds,
-    missed: Sequence[str],
-) -> Json:
+def _certify(bundle: Path, manifest: Json, comparison: Comparison, phases: Phases, golden_count: int) -> bool:
+    found = checks(manifest["precision"], comparison)
+    certificate = _certificate(manifest, comparison, found, phases)
+    chosen = choose(comparison.answers, golden_count)
+    if len(chosen) < golden_count:
+        progress(f"only {len(chosen)} of {golden_count} golden answers: the other cases differ or were close")
+    files = {
+        PARITY: json_bytes(certificate),
+        PAGE: page(certificate, comparison),
+        **golden_files(chosen, DESCRIPTION),
+    }
+    replace_files(bundle, (PARITY, PAGE, FOLDER), files)
+    print(table(certificate))
+    return certificate["passed"]
+
+
+def _certificate(manifest: Json, comparison: Comparison, found: Sequence[Check], phases: Phases) -> Json:
+    missed = [check.sentence() for check in found if not check.passed]
+    in_use = {check.precision for check in found}
     return {
         "schema_version": 1,
+        "bundle": manifest["name"],
         "passed": not missed,
-        "misses": list(missed),
+        "misses": missed,
         "reference": DESCRIPTION,
         "provider": PROVIDER,
         "versions": {
@@ -98,35 +136,38 @@ def _certificate(
         "precision": manifest["precision"],
         "stages": {name: errors.report() for name, errors in comparison.stages.items()},
         "logits": comparison.logits.report(),
+        "decoder_alone": comparison.decoder_alone.report(),
         "greedy": {
             "cases": len(comparison.cases),
             "equal_share": comparison.greedy_equal,
             "token_agreement": comparison.token_agreement,
         },
-        "invariants": [invariant.report() for invariant in invariants],
-        "thresholds": limits.report(),
+        "beam": _beam(comparison),
+        "layers": {name: [layer.report() for layer in layers] for name, layers in comparison.layers.items()},
+        "invariants": [invariant.report() for invariant in comparison.invariants],
+        "thresholds": {name: asdict(limits) for name, limits in THRESHOLDS.items() if name in in_use},
+        "checks": [check.report() for check in found],
+        "cost": _cost(phases),
         "cases": comparison.cases,
     }
 
 
-def _table(certificate: Json) -> str:
-    """The certificate for people."""
-    lines = [f"{'stage':<16}{'max error':>12}{'mean error':>12}{'relative':>12}{'cosine':>12}"]
-    for name, row in {**certificate["stages"], "logits": certificate["logits"]}.items():
-        errors = "".join(f"{row[key]:>12.2e}" for key in ("max_abs_error", "mean_abs_error", "relative_error"))
-        lines.append(f"{name:<16}{errors}{row['mean_cosine']:>12.8f}")
-    logits, greedy = certificate["logits"], certificate["greedy"]
-    lines.append(
-        f"logits: top-1 agreement {logits['top1_agreement']:.4f} of {logits['positions']} positions, "
-        f"KL mean {logits['kl_mean']:.1e}, max {logits['kl_max']:.1e}"
-    )
-    lines.append(
-        f"greedy: {greedy['equal_share']:.4f} of {greedy['cases']} answers equal, "
-        f"token agreement {greedy['token_agreement']:.4f}"
-    )
-    for invariant in certificate["invariants"]:
-        found = "bit-equal" if invariant["bit_equal"] else f"relative error {invariant['relative_error']:.1e}"
-        lines.append(f"{invariant['name']}: {found}")
-    lines += [f"MISSED  {miss}" for miss in certificate["misses"]]
-    lines.append("passed" if certificate["passed"] else "FAILED")
-    return "\n".join(lines)
+def _beam(comparison: Comparison) -> Json:
+    return {
+        "cases": len(comparison.beams),
+        "equal_share": comparison.beam_equal,
+        "token_agreement": comparison.beam_token_agreement,
+        "max_score_error": comparison.beam_score_error,
+        "answers": [pair.report() for pair in comparison.beams],
+    }
+
+
+def _cost(phases: Phases) -> Json:
+    """What the verification itself cost. Resident memory counts the pages of mapped files, which need not fit."""
+    peaks = [phase.peak_anonymous_bytes for phase in phases.done if phase.peak_anonymous_bytes is not None]
+    return {
+        "seconds": round(sum(phase.seconds for phase in phases.done), 1),
+        "peak_anonymous_bytes": max(peaks, default=None),
+        "peak_resident_bytes": peak_resident_bytes(),
+        "phases": [phase.report() for phase in phases.done],
+    }

@@ -14,12 +14,14 @@ import onnx
 import pytest
 import tiny_checkpoint
 
-from blip2_export import bundle, graph_file
+from blip2_export import bundle
 from blip2_export.checkpoint import Checkpoint
 from blip2_export.contract import contracts
 from blip2_export.errors import ExportError
-from blip2_export.export import ExportOptions, export, stage_graph
+from blip2_export.export import ExportOptions, export
+from blip2_export.graph_file import GraphFile
 from blip2_export.onnx_blip2 import OnnxBlip2, open_session
+from blip2_export.stage_graph import Graph, stage_graph
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -94,7 +96,7 @@ def test_the_graphs_have_the_signatures_of_the_contract(
     request: pytest.FixtureRequest, checkpoint: Path, name: str, stage: str
 ) -> None:
     session = open_session(request.getfixturevalue(name) / f"{stage}.onnx", threads=1)
-    contract = contracts(Checkpoint(checkpoint).config)[stage]
+    contract = contracts(Checkpoint(checkpoint).config, "cpu")[stage]
     for found, expected in (
         (session.get_inputs(), contract.inputs),
         (session.get_outputs(), contract.outputs),
@@ -166,13 +168,16 @@ def test_force_does_not_replace_a_folder_that_is_no_bundle(checkpoint: Path, tmp
 def test_large_weights_lie_in_a_data_file_and_mean_the_same(
     checkpoint: Path, fp32_bundle: Path, tmp_path: Path
 ) -> None:
-    model = stage_graph(Checkpoint(checkpoint), "vision_encoder", "fp32")
     usual = os.umask(0o077)
     try:
-        graph_file.write_graph(tmp_path / "vision_encoder.onnx", model, inline_limit=1000)
+        with GraphFile(tmp_path / "vision_encoder.onnx", inline_limit=1000) as file:
+            builder = stage_graph(Checkpoint(checkpoint), Graph("vision_encoder", "cpu", "fp32"), file.store)
+            entries = file.finish(builder.model())
     finally:
         os.umask(usual)
+    assert entries == {name: bundle.file_entry(tmp_path / name) for name in entries}
     data = tmp_path / "vision_encoder.onnx.data"
+    assert set(entries) == {"vision_encoder.onnx", data.name}
     assert stat.S_IMODE(data.stat().st_mode) == 0o644
     assert (tmp_path / "vision_encoder.onnx").stat().st_size < data.stat().st_size
     pixel_values = tiny_checkpoint.pixel_values()
@@ -252,3 +257,31 @@ def test_the_first_self_attention_of_the_q_former_is_folded(fp32_bundle: Path) -
         "qformer.encoder.layer.2.attention.attention",
         "qformer.encoder.layer.2.crossattention.attention",
     ]
+
+
+def test_a_full_disk_is_told_before_the_work_begins(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage._replace(free=1_000_000))
+    with pytest.raises(ExportError, match=r"the bundle takes about 0\.1 GB, 0\.0 GB are free"):
+        export(ExportOptions(checkpoint, tmp_path / "bundle"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_manifest_records_every_option_and_operator(checkpoint: Path, tmp_path: Path) -> None:
+    export(ExportOptions(checkpoint, tmp_path / "bundle", precision="int4", rounding="nearest", name="plain"))
+    recorded = manifest(tmp_path / "bundle")["export"]
+    assert recorded["options"] == {
+        "target": "cpu",
+        "precision": "int4",
+        "vision_encoder_precision": None,
+        "decoder_precision": None,
+        "rounding": "nearest",
+        "calibration": None,
+        "name": "plain",
+    }
+    for stage, counted in recorded["operators"].items():
+        nodes = onnx.load(tmp_path / "bundle" / f"{stage}.onnx").graph.node
+        assert sum(counted.values()) == len(nodes)
+        assert set(counted) == {f"{node.domain}.{node.op_type}".lstrip(".") for node in nodes}

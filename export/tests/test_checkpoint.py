@@ -14,6 +14,7 @@ from blip2_export.checkpoint import EMBED_TOKENS, LM_HEAD, Checkpoint
 from blip2_export.config import parse_config
 from blip2_export.errors import ExportError
 from blip2_export.export import ExportOptions, export
+from blip2_export.layout import tensor_shapes
 from blip2_export.preprocessing import image_manifest
 
 if TYPE_CHECKING:
@@ -167,3 +168,96 @@ def test_image_settings_may_lie_in_the_processor_s_file(tmp_path: Path) -> None:
     processor = {"image_processor": tiny_checkpoint.PREPROCESSOR}
     (folder / "processor_config.json").write_text(json.dumps(processor))
     assert image_manifest(Checkpoint(folder)) == expected
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_a_weight_that_is_no_number_is_named_with_its_place(tmp_path: Path, value: float, dtype: str) -> None:
+    weights = tiny_checkpoint.tensors(tiny_checkpoint.CONFIG)
+    weights["language_model.model.decoder.layers.1.fc1.weight"][7, 3] = value
+    folder = write_checkpoint(tmp_path / "tiny", weights=weights, dtype=dtype, shards=2)
+    with pytest.raises(ExportError, match=r"safetensors: tensor .*layers\.1\.fc1\.weight holds (nan|inf) at \[7, 3\]"):
+        export(ExportOptions(folder, tmp_path / "bundle"))
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
+def test_a_tensor_that_the_index_promises_and_its_file_lacks_is_named(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "tiny", shards=2)
+    path = folder / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    name, file = next(iter(index["weight_map"].items()))
+    other = next(value for value in index["weight_map"].values() if value != file)
+    index["weight_map"][name] = other
+    path.write_text(json.dumps(index))
+    with pytest.raises(ExportError, match=f"{other}: tensor {name} is missing"):
+        Checkpoint(folder)
+
+
+@pytest.mark.parametrize(
+    "content", ['{"weight_map": []}', "{}", '{"weight_map": {"a": "../x"}}', '{"weight_map": {"a": 1}}']
+)
+def test_an_index_of_another_form_is_refused(tmp_path: Path, content: str) -> None:
+    folder = write_checkpoint(tmp_path / "tiny", shards=2)
+    (folder / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(ExportError, match=r"index\.json"):
+        Checkpoint(folder)
+
+
+def test_missing_tensors_are_found_before_the_work_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = tiny_checkpoint.tensors(tiny_checkpoint.CONFIG)
+    del weights["language_model.model.decoder.layers.1.fc2.bias"]
+    folder = write_checkpoint(tmp_path / "tiny", weights=weights)
+    monkeypatch.setattr("blip2_export.export.new_bundle", lambda *_, **__: pytest.fail("the work had begun"))
+    with pytest.raises(ExportError, match=r"tensor language_model\.model\.decoder\.layers\.1\.fc2\.bias is missing"):
+        export(ExportOptions(folder, tmp_path / "bundle"))
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [
+        ("text_config", "hidden_size", "wide"),
+        ("text_config", "num_hidden_layers", 0),
+        ("text_config", "vocab_size", 2.5),
+        ("text_config", "enable_bias", 1),
+        ("text_config", "eos_token_id", 272),
+        ("vision_config", "image_size", True),
+        ("vision_config", "patch_size", 29),
+        ("vision_config", "layer_norm_eps", "1e-6"),
+        ("qformer_config", "cross_attention_frequency", 0),
+        ("", "num_query_tokens", -1),
+        ("", "image_token_index", 272),
+        ("", "text_config", []),
+        ("", "vision_config", "large"),
+        ("", "use_decoder_only_language_model", False),
+    ],
+)
+def test_a_field_without_sense_is_refused_by_name(part: str, key: str, value: object) -> None:
+    document: dict[str, Any] = tiny_checkpoint.config()
+    (document[part] if part else document)[key] = value
+    if value == []:
+        document[key] = [1]
+    with pytest.raises(ExportError, match=rf"config\.json: .*{key}"):
+        parse_config(document)
+
+
+def test_a_folder_downloaded_with_its_metadata_gives_the_revision(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / "blip2-opt-2.7b")
+    metadata = folder / ".cache" / "huggingface" / "download" / "config.json.metadata"
+    metadata.parent.mkdir(parents=True)
+    metadata.write_text("59a1ef6c1e5117b3f65523d1c6066825bcf315e3\netag\n1732000000.0\n")
+    identity = Checkpoint(folder).identity()
+    assert (identity.id, identity.revision) == ("blip2-opt-2.7b", "59a1ef6c1e5117b3f65523d1c6066825bcf315e3")
+
+
+def test_reading_a_tensor_tells_its_bytes(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(write_checkpoint(tmp_path / "tiny", dtype="float16"))
+    told: list[int] = []
+    checkpoint.on_read = told.append
+    total = checkpoint.require(tensor_shapes(checkpoint.config))
+    for name, shape in tensor_shapes(checkpoint.config).items():
+        checkpoint.tensor(name, shape)
+    assert (
+        sum(told)
+        == total
+        == 2 * sum(values.size for values in tiny_checkpoint.tensors(tiny_checkpoint.CONFIG).values())
+    )

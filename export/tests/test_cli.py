@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import types
@@ -31,7 +32,7 @@ def test_export_needs_neither_torch_nor_transformers(checkpoint: Path, tmp_path:
     done = subprocess.run([sys.executable, "-c", code], cwd=EXPORT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout == ""
-    assert "decoder: writing the graph in int8" in done.stderr
+    assert "decoder int8" in done.stderr
 
 
 def test_a_fatal_error_is_exit_code_2_and_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,3 +148,38 @@ def test_verify_refuses_another_checkpoint(
     (other / "config.json").write_text((other / "config.json").read_text() + "\n")
     assert cli.main(["verify", "--checkpoint", str(other), "--bundle", str(fp32_bundle)]) == 2
     assert "name its own checkpoint" in capsys.readouterr().err
+
+
+def run_export(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "blip2_export", "export", *arguments]
+    return subprocess.run(command, cwd=EXPORT, capture_output=True, text=True, check=False)
+
+
+def test_an_output_that_cannot_be_written_is_one_line(checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    done = run_export("--checkpoint", str(checkpoint), "--output", str(tmp_path / "file" / "bundle"))
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("blip2_export export: ")
+    assert str(tmp_path / "file") in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_export_leaves_nothing_behind(checkpoint: Path, tmp_path: Path, number: signal.Signals) -> None:
+    """The graph of the encoder waits for the signal, so that it comes while the bundle is half written."""
+    code = (
+        "import sys, os, signal, time; from blip2_export import cli, export;"
+        "export.stage_graph = lambda *_, **__: (print('writing', flush=True), time.sleep(60));"
+        "sys.exit(cli.main(sys.argv[1:]))"
+    )
+    arguments = ["export", "--checkpoint", str(checkpoint), "--output", str(tmp_path / "bundle")]
+    command = [sys.executable, "-c", code, *arguments]
+    with subprocess.Popen(command, cwd=EXPORT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "writing\n"
+        assert list(tmp_path.iterdir()) != []
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "blip2_export export: interrupted"
+    assert list(tmp_path.iterdir()) == []

@@ -13,6 +13,7 @@ from blip2_export.builder import GraphBuilder
 from blip2_export.contract import Contract, TensorSpec
 from blip2_export.linear import SMALLEST_ABSMAX, linear_layers, quantize_weight
 from blip2_export.onnx_blip2 import open_session
+from blip2_export.stage_graph import ROUNDINGS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +28,7 @@ def run_linear(folder: Path, x: np.ndarray, weight: np.ndarray, bias: np.ndarray
     out, into = weight.shape
     x_spec, y_spec = TensorSpec("x", "float32", ("t", into)), TensorSpec("y", "float32", ("t", out))
     builder = GraphBuilder(Contract("linear", (x_spec,), (y_spec,)), "test")
-    builder.op("Identity", [linear_layers(builder, "int8")("x", "layer", weight, bias)], "y")
+    builder.op("Identity", [linear_layers(builder, "int8", ROUNDINGS["optimized"])("x", "layer", weight, bias)], "y")
     path = folder / "linear.onnx"
     path.write_bytes(builder.model().SerializeToString())
     return open_session(path, threads=1).run(None, {"x": x})[0]
@@ -92,7 +93,7 @@ def test_weights_use_the_whole_range_and_a_zero_channel_stays_zero() -> None:
 def test_a_tensor_is_quantised_once_for_all_its_readers(layer: tuple[np.ndarray, np.ndarray]) -> None:
     specs = [TensorSpec(name, "float32", ("t", size)) for name, size in (("x", INTO), ("a", OUT), ("b", OUT))]
     builder = GraphBuilder(Contract("two_readers", tuple(specs[:1]), tuple(specs[1:])), "test")
-    linear = linear_layers(builder, "int8")
+    linear = linear_layers(builder, "int8", ROUNDINGS["optimized"])
     for name in ("a", "b"):
         linear("x", name, *layer)
     operators = [node.op_type for node in builder.model().graph.node]

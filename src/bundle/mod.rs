@@ -3,16 +3,16 @@
 //! Read by `cli`, `runtime`, `model`, `image` and `text`, which take every dimension, name and id from the [`Manifest`].
 //! This module opens files and computes hashes; it knows nothing of ONNX Runtime.
 
+mod check;
 mod find;
 mod golden;
 mod manifest;
 
-use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest as _, Sha256};
-
+pub use self::check::DataCheck;
 pub use self::find::{MANIFEST_FILE, find_manifest};
 pub use self::golden::GoldenCase;
 pub use self::manifest::{
@@ -122,50 +122,9 @@ impl Bundle {
         let path = self.path(file);
         fs::read(&path).map_err(|source| BundleError::Read { path, source })
     }
-
-    /// Compares size and SHA-256 of every file with the manifest. Returns the number of bytes read.
-    ///
-    /// # Errors
-    /// [`BundleError::Read`] or [`BundleError::Damaged`], for the first file that differs.
-    pub fn check_files(&self) -> Result<u64, BundleError> {
-        let mut total = 0;
-        for (name, entry) in &self.manifest.files {
-            self.check_file(name, entry)?;
-            total += entry.bytes;
-        }
-        Ok(total)
-    }
-
-    fn check_file(&self, name: &str, entry: &FileEntry) -> Result<(), BundleError> {
-        let path = self.path(name);
-        let read_error = |source| BundleError::Read { path: path.clone(), source };
-        let bytes = fs::metadata(&path).map_err(read_error)?.len();
-        let damaged = |detail| BundleError::Damaged { path: path.clone(), detail };
-        if bytes != entry.bytes {
-            return Err(damaged(format!("{bytes} bytes instead of {}", entry.bytes)));
-        }
-        let found = sha256(&path).map_err(read_error)?;
-        if found != entry.sha256 {
-            return Err(damaged(format!("sha256 {found} instead of {}", entry.sha256)));
-        }
-        Ok(())
-    }
 }
 
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path) -> Result<T, BundleError> {
     let bytes = fs::read(path).map_err(|source| BundleError::Read { path: path.to_path_buf(), source })?;
     serde_json::from_slice(&bytes).map_err(|source| BundleError::Parse { path: path.to_path_buf(), source })
-}
-
-fn sha256(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut digest = Sha256::new();
-    let mut chunk = vec![0; 1 << 20];
-    loop {
-        match file.read(&mut chunk)? {
-            0 => break,
-            read => digest.update(&chunk[..read]),
-        }
-    }
-    Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }

@@ -51,11 +51,20 @@ impl Cli {
         match result {
             Ok(()) => ExitCode::SUCCESS,
             Err(failure) => {
-                eprintln!("blip2: {:#}", failure.error);
+                eprintln!("blip2: {}", one_line(&failure.error));
                 ExitCode::from(failure.code)
             }
         }
     }
+}
+
+/// Most messages name their cause, with the remedy after it; the causes that are still unsaid follow.
+fn one_line(error: &anyhow::Error) -> String {
+    error
+        .chain()
+        .skip(1)
+        .map(ToString::to_string)
+        .fold(error.to_string(), |line, cause| if line.contains(&cause) { line } else { format!("{line}: {cause}") })
 }
 
 /// Why a command ended, and its exit code.
@@ -88,5 +97,24 @@ impl From<LoadError> for Failure {
             LoadError::Golden(_) => Self::result(error),
             _ => Self::start(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use anyhow::Context as _;
+
+    use super::*;
+    use crate::bundle::BundleError;
+
+    #[test]
+    fn a_cause_is_told_once_whether_or_not_the_message_names_it() {
+        let source = io::Error::other("the disk is gone");
+        let error = anyhow::Error::new(BundleError::Read { path: "model".into(), source });
+        assert_eq!(one_line(&error), "cannot read model: the disk is gone; copy or export the bundle again");
+        let error = Err::<(), _>(io::Error::other("taken")).context("cannot listen").unwrap_err();
+        assert_eq!(one_line(&error), "cannot listen: taken");
     }
 }

@@ -5,7 +5,7 @@ use std::ops::Range;
 use ort::value::{Shape, Tensor, TensorElementType};
 
 use super::{CacheSize, KvCache};
-use crate::bundle::{Bundle, DecoderManifest, KvDtype, KvKind};
+use crate::bundle::{Bundle, DecoderManifest, KvKind};
 use crate::engine::{DecoderLimits, ImagePrefix, Logits, ModelError, StepDecoder};
 use crate::runtime::{Expected, GraphSession, KvLayerNames, Runtime, RuntimeError, f32_tensor};
 
@@ -33,10 +33,6 @@ impl Decoder {
     pub(super) fn open(runtime: &Runtime, bundle: &Bundle, size: CacheSize) -> Result<Self, RuntimeError> {
         let manifest = bundle.manifest().decoder.clone();
         let path = bundle.path(&manifest.file);
-        if manifest.kv_dtype != KvDtype::Float32 {
-            let what = format!("the decoder's kv_dtype is {:?}, the cpu provider binds float32", manifest.kv_dtype);
-            return Err(RuntimeError::Unsupported { what });
-        }
         let session = GraphSession::open(runtime, GRAPH, &path, &inputs(&manifest), &outputs(&manifest))?;
         let names = cache_names(&manifest).map_err(|error| RuntimeError::Signature {
             graph: GRAPH,

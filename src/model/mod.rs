@@ -13,9 +13,11 @@ pub use self::qformer::QFormer;
 pub use self::vision_encoder::VisionEncoder;
 
 use std::num::NonZeroUsize;
+use std::panic::resume_unwind;
+use std::thread;
 use std::time::Instant;
 
-use crate::bundle::{Bundle, Target};
+use crate::bundle::{Bundle, KvDtype, Manifest, Target};
 use crate::engine::{EncodedImage, ImageEncoder, ImagePrefix, ModelError};
 use crate::image::PixelValues;
 use crate::runtime::{Runtime, RuntimeError};
@@ -39,23 +41,36 @@ pub struct Blip2 {
 }
 
 impl Blip2 {
-    /// Opens the three graphs and holds them to the manifest. Does not hash files: see [`Bundle::check_files`].
+    /// Whether this build can run such a bundle at all. Needs no file but the manifest, so it can be asked first.
     ///
     /// # Errors
-    /// [`RuntimeError`] when a graph does not load or has another signature.
-    pub fn open(runtime: &Runtime, bundle: &Bundle, cache: CacheSize) -> Result<Self, RuntimeError> {
-        let target = bundle.manifest().target;
+    /// [`RuntimeError::Unsupported`].
+    pub fn check_supported(manifest: &Manifest) -> Result<(), RuntimeError> {
+        let (target, kv_dtype) = (manifest.target, manifest.decoder.kv_dtype);
         if target != Target::Cpu {
-            let what = format!("the bundle was exported for target {target:?}, this build runs the cpu provider");
+            let what = format!("the bundle was exported for target {target}, this build runs the cpu provider only");
             return Err(RuntimeError::Unsupported { what });
         }
-        Ok(Self {
-            image: ImageStage {
-                vision_encoder: VisionEncoder::open(runtime, bundle)?,
-                qformer: QFormer::open(runtime, bundle)?,
-            },
-            decoder: Decoder::open(runtime, bundle, cache)?,
-        })
+        if kv_dtype != KvDtype::Float32 {
+            let what = format!("the decoder's kv_dtype is {kv_dtype}, the cpu provider binds float32");
+            return Err(RuntimeError::Unsupported { what });
+        }
+        Ok(())
+    }
+
+    /// Opens the three graphs and holds them to the manifest. Does not hash files: see [`Bundle::check_small_files`].
+    ///
+    /// # Errors
+    /// [`RuntimeError`] when a graph is not supported, does not load or has another signature.
+    pub fn open(runtime: &Runtime, bundle: &Bundle, cache: CacheSize) -> Result<Self, RuntimeError> {
+        Self::check_supported(bundle.manifest())?;
+        // ONNX Runtime rearranges the weights of a graph on one thread. The decoder's take as long as all others.
+        let (image, decoder) = thread::scope(|scope| {
+            let decoder = scope.spawn(|| Decoder::open(runtime, bundle, cache));
+            let image = ImageStage::open(runtime, bundle);
+            (image, decoder.join().unwrap_or_else(|panic| resume_unwind(panic)))
+        });
+        Ok(Self { image: image?, decoder: decoder? })
     }
 }
 
@@ -64,6 +79,12 @@ impl Blip2 {
 pub struct ImageStage {
     vision_encoder: VisionEncoder,
     qformer: QFormer,
+}
+
+impl ImageStage {
+    fn open(runtime: &Runtime, bundle: &Bundle) -> Result<Self, RuntimeError> {
+        Ok(Self { vision_encoder: VisionEncoder::open(runtime, bundle)?, qformer: QFormer::open(runtime, bundle)? })
+    }
 }
 
 impl ImageEncoder for ImageStage {

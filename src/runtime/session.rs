@@ -1,6 +1,7 @@
 //! Opens a graph and holds it to the signature that the manifest promises, so that a wrong file fails at start.
 
 use std::path::Path;
+use std::time::Instant;
 
 use ort::session::{Session, SessionInputs};
 use ort::value::{Outlet, Tensor, TensorElementType, ValueType};
@@ -53,6 +54,7 @@ impl GraphSession {
         inputs: &[Expected],
         outputs: &[Expected],
     ) -> Result<Self, RuntimeError> {
+        let started = Instant::now();
         let session = commit(runtime, graph, path).map_err(|source| RuntimeError::Load {
             graph,
             path: path.to_path_buf(),
@@ -61,6 +63,7 @@ impl GraphSession {
         let signature = |detail| RuntimeError::Signature { graph, path: path.to_path_buf(), detail };
         check("input", session.inputs(), inputs).map_err(signature)?;
         check("output", session.outputs(), outputs).map_err(signature)?;
+        tracing::info!(graph, ms = started.elapsed().as_millis(), "graph opened");
         Ok(Self { graph, session })
     }
 

@@ -5,13 +5,15 @@ use std::path::Path;
 use std::sync::LazyLock;
 use std::thread;
 
-use blip2::bundle::Bundle;
+use blip2::bundle::{Bundle, BundleError, Precision};
 use blip2::engine::{Engine, EngineLimits, Frontend, ScoreJob, replay};
 use blip2::generation::GenerationParams;
 use blip2::image::{ImageLimits, Preprocessor, PreprocessorConfig};
 use blip2::model::{Blip2, CacheSize};
 use blip2::runtime::Runtime;
 use blip2::text::{SpecialIds, Tokenizer};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use crate::helpers::{fixture, repository};
 
@@ -72,7 +74,7 @@ fn the_committed_bundles_answer_questions_about_a_picture() {
 fn golden_answers_come_out_right() {
     for path in BUNDLES {
         let bundle = open(path);
-        bundle.check_files().unwrap();
+        bundle.check_small_files().unwrap();
         let engine = engine(&bundle, 1);
         let cases = bundle.golden_cases().unwrap();
         assert!(cases.len() >= 4, "{path} holds {} golden answers", cases.len());
@@ -147,6 +149,60 @@ fn one_engine_serves_many_threads() {
     });
 }
 
+#[test]
+fn data_files_are_hashed_in_the_background_and_nowhere_else() {
+    let folder = tempfile::tempdir().unwrap();
+    copy_of_bundle(folder.path());
+    add_data_file(folder.path(), "decoder.onnx.data");
+    add_data_file(folder.path(), "qformer.onnx.data");
+    let check = || {
+        let bundle = Bundle::open(folder.path()).unwrap();
+        bundle.check_small_files().unwrap();
+        bundle.check_data_files_in_background().unwrap().join()
+    };
+    check().unwrap();
+    flip_a_byte(&folder.path().join("qformer.onnx.data"));
+    match check().unwrap_err() {
+        BundleError::Damaged { path, detail } => {
+            assert!(path.ends_with("qformer.onnx.data") && detail.contains("sha256"), "{} {detail}", path.display());
+        }
+        other => panic!("{other}"),
+    }
+}
+
+/// It costs nothing, and a copy that broke off is the commonest damage of a large file.
+#[test]
+fn the_size_of_a_data_file_is_compared_before_anything_is_hashed() {
+    let folder = tempfile::tempdir().unwrap();
+    copy_of_bundle(folder.path());
+    add_data_file(folder.path(), "vision_encoder.onnx.data");
+    flip_a_byte(&folder.path().join("decoder.onnx"));
+    let data_file = folder.path().join("vision_encoder.onnx.data");
+    fs::write(&data_file, "short").unwrap();
+    let check = || Bundle::open(folder.path()).unwrap().check_small_files().unwrap_err().to_string();
+    assert!(check().contains("vision_encoder.onnx.data is damaged: 5 bytes instead of"), "{}", check());
+    fs::remove_file(&data_file).unwrap();
+    assert!(check().contains("cannot read") && check().contains("vision_encoder.onnx.data"), "{}", check());
+}
+
+#[test]
+fn a_manifest_may_say_more_than_this_version_reads() {
+    let folder = tempfile::tempdir().unwrap();
+    copy_of_bundle(folder.path());
+    edit_manifest(folder.path(), &|manifest| {
+        manifest["precision"]["decoder"] = "int4".into();
+        manifest["export"] = json!({"block_size": 32, "operators": {"decoder": {"MatMulNBits": 129}}});
+        manifest["decoder"]["rope"] = json!([1, null]);
+        manifest["files"]["decoder.onnx"]["mode"] = 420.into();
+    });
+    let bundle = Bundle::open(folder.path()).unwrap();
+    bundle.check_small_files().unwrap();
+    assert_eq!(bundle.manifest().precision.decoder, Precision::Int4);
+    let answer = engine(&bundle, 1);
+    let answer = answer.score(&job(&answer, "Question: what color is the star? Answer:")).unwrap();
+    assert_eq!(answer.text, "yellow");
+}
+
 /// A copy of the committed bundle that a test may damage.
 pub(crate) fn copy_of_bundle(target: &Path) {
     copy_folder(&repository(BUNDLES[0]), target);
@@ -163,4 +219,28 @@ fn copy_folder(from: &Path, to: &Path) {
             fs::write(&target, fs::read(&path).unwrap()).unwrap();
         }
     }
+}
+
+/// Gives a bundle a data file, listed with its hash. No graph refers to it, and none needs to for the checks.
+pub(crate) fn add_data_file(bundle: &Path, name: &str) {
+    let content: Vec<u8> = (0..3 << 20).map(|i: u32| (i % 251) as u8).collect();
+    let sha256: String = Sha256::digest(&content).iter().map(|byte| format!("{byte:02x}")).collect();
+    fs::write(bundle.join(name), &content).unwrap();
+    edit_manifest(bundle, &|manifest| {
+        manifest["files"][name] = json!({"sha256": sha256, "bytes": content.len()});
+    });
+}
+
+pub(crate) fn flip_a_byte(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(path, bytes).unwrap();
+}
+
+pub(crate) fn edit_manifest(bundle: &Path, edit: &dyn Fn(&mut Value)) {
+    let path = bundle.join("manifest.json");
+    let mut manifest: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    edit(&mut manifest);
+    fs::write(&path, manifest.to_string()).unwrap();
 }

@@ -7,7 +7,7 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-use crate::bundle::copy_of_bundle;
+use crate::bundle::{add_data_file, copy_of_bundle, edit_manifest, flip_a_byte};
 use crate::helpers::repository;
 
 fn blip2(arguments: &[&str]) -> Command {
@@ -111,6 +111,23 @@ fn a_model_that_cannot_be_loaded_exits_with_3_and_one_line() {
             manifest["files"]["../decoder.onnx"] = entry;
         });
     });
+    damaged("weights-flipped", &|bundle| {
+        add_data_file(bundle, "decoder.onnx.data");
+        flip_a_byte(&bundle.join("decoder.onnx.data"));
+    });
+    // ONNX Runtime would complain too, and the hash is the reason that helps.
+    damaged("weights-flipped-and-swapped", &|bundle| {
+        add_data_file(bundle, "decoder.onnx.data");
+        flip_a_byte(&bundle.join("decoder.onnx.data"));
+        edit_manifest(bundle, &|manifest| manifest["decoder"]["vocab_size"] = 7000.into());
+    });
+    damaged("weights-short", &|bundle| {
+        add_data_file(bundle, "qformer.onnx.data");
+        fs::write(bundle.join("qformer.onnx.data"), "short").unwrap();
+    });
+    damaged("cuda", &|bundle| edit_manifest(bundle, &|manifest| manifest["target"] = "cuda".into()));
+    damaged("tensorrt", &|bundle| edit_manifest(bundle, &|manifest| manifest["target"] = "tensorrt".into()));
+    damaged("float16", &|bundle| edit_manifest(bundle, &|manifest| manifest["decoder"]["kv_dtype"] = "float16".into()));
     for (model, parts) in [
         ("nowhere", ["does not exist", "--model"]),
         ("empty", ["is empty", "--model"]),
@@ -121,6 +138,12 @@ fn a_model_that_cannot_be_loaded_exits_with_3_and_one_line() {
         ("swapped", ["decoder", "logits"]),
         ("renamed", ["vision encoder", "pixels"]),
         ("newer", ["schema_version is 99", "export the bundle again"]),
+        ("weights-flipped", ["decoder.onnx.data is damaged", "sha256"]),
+        ("weights-flipped-and-swapped", ["decoder.onnx.data is damaged", "sha256"]),
+        ("weights-short", ["qformer.onnx.data is damaged", "5 bytes"]),
+        ("cuda", ["target cuda", "for target cpu"]),
+        ("tensorrt", ["target tensorrt", "for target cpu"]),
+        ("float16", ["kv_dtype is float16", "for target cpu"]),
         ("escape", ["leaves the bundle", "../decoder.onnx"]),
     ] {
         for command in [["verify", "--threads", "1"], ["serve", "--port", "0"]] {
@@ -130,6 +153,17 @@ fn a_model_that_cannot_be_loaded_exits_with_3_and_one_line() {
             assert!(parts.iter().all(|part| line.contains(part)), "{model}: {line}");
         }
     }
+}
+
+/// Without a library, the only message that can come is one from before it is needed.
+#[test]
+fn a_damaged_graph_is_refused_before_onnx_runtime_is_loaded() {
+    let folder = tempfile::tempdir().unwrap();
+    copy_of_bundle(folder.path());
+    flip_a_byte(&folder.path().join("decoder.onnx"));
+    let model = folder.path().to_str().unwrap();
+    let (code, _, stderr) = run(&mut blip2(&["verify", "--model", model, "--ort-library", "/nowhere"]));
+    assert!(code == 3 && complaint(&stderr).contains("decoder.onnx is damaged"), "{stderr}");
 }
 
 #[test]
@@ -172,18 +206,4 @@ fn serve_becomes_ready_answers_and_ends_on_sigterm_with_0() {
     assert!(reply.body_mut().read_to_string().unwrap().contains("ready"));
     assert!(Command::new("kill").arg(child.id().to_string()).status().unwrap().success());
     assert_eq!(child.wait().unwrap().code(), Some(0));
-}
-
-fn flip_a_byte(path: &Path) {
-    let mut bytes = fs::read(path).unwrap();
-    let middle = bytes.len() / 2;
-    bytes[middle] ^= 1;
-    fs::write(path, bytes).unwrap();
-}
-
-fn edit_manifest(bundle: &Path, edit: &dyn Fn(&mut Value)) {
-    let path = bundle.join("manifest.json");
-    let mut manifest: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-    edit(&mut manifest);
-    fs::write(&path, manifest.to_string()).unwrap();
 }

@@ -52,11 +52,12 @@ class Decoder:
         """Image prefix, then tokens, each with its position -> [rows * prefix_seq, hidden]."""
         build, config = self.builder, self.config
         tokens = self.tokens.embed("input_ids", f"{ROOT}.embed_tokens")
-        joined = build.op("Concat", ["image_prefix", tokens], f"{ROOT}/Inputs", axis=1)
+        prefix = build.enter("image_prefix", "image_prefix/Typed")
+        joined = build.op("Concat", [prefix, tokens], f"{ROOT}/Inputs", axis=1)
         name = f"{ROOT}.embed_positions"
         stored = (config.max_positions + POSITION_OFFSET, config.hidden_size)
         table = self.checkpoint.tensor(f"{name}.weight", stored)[POSITION_OFFSET:]
-        positions = build.op("Gather", [build.constant(f"{name}.weight", table), "position_ids"], name, axis=0)
+        positions = build.op("Gather", [build.floats(f"{name}.weight", table), "position_ids"], name, axis=0)
         placed = build.op("Add", [joined, positions], f"{ROOT}/Placed")
         return build.reshape(placed, [-1, config.hidden_size], f"{ROOT}/Flat")
 

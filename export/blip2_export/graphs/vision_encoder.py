@@ -33,33 +33,33 @@ class VisionEncoder:
         hidden = self._embeddings()
         for layer in range(config.num_layers):
             hidden = self._block(hidden, f"{ROOT}.encoder.layers.{layer}")
-        hidden = self._norm(hidden, f"{ROOT}.post_layernorm")
+        hidden = build.leave(self._norm(hidden, f"{ROOT}.post_layernorm"), f"{ROOT}.post_layernorm/F32")
         build.reshape(hidden, [-1, config.num_tokens, config.hidden_size], "image_embeds")
 
     def _embeddings(self) -> str:
-        """Patches, class token, positions -> [batch * num_tokens, hidden]. Stays f32 in every precision."""
+        """Patches, class token, positions -> [batch * num_tokens, hidden]. Never in integers."""
         build, config, name = self.builder, self.config, f"{ROOT}.embeddings"
         size, width = config.patch_size, config.hidden_size
         patch = f"{name}.patch_embedding"
         kernel = self.checkpoint.tensor(f"{patch}.weight", (width, 3, size, size))
         bias = self.checkpoint.tensor(f"{patch}.bias", (width,))
         inputs = [
-            "pixel_values",
-            build.constant(f"{patch}.weight", kernel),
-            build.constant(f"{patch}.bias", bias),
+            build.enter("pixel_values", "pixel_values/Typed"),
+            build.floats(f"{patch}.weight", kernel),
+            build.floats(f"{patch}.bias", bias),
         ]
         grid = build.op("Conv", inputs, patch, kernel_shape=[size, size], strides=[size, size])
         flat = build.reshape(grid, [0, width, -1], f"{patch}/Flat")
         patches = build.op("Transpose", [flat], f"{patch}/Patches", perm=[0, 2, 1])
         tokens = build.op("Concat", [self._class_tokens(patches), patches], f"{name}/Tokens", axis=1)
         table = self.checkpoint.tensor(f"{name}.position_embedding", (1, config.num_tokens, width))
-        placed = build.op("Add", [tokens, build.constant(f"{name}.position_embedding", table)], name)
+        placed = build.op("Add", [tokens, build.floats(f"{name}.position_embedding", table)], name)
         return build.reshape(placed, [-1, width], f"{name}/Flat")
 
     def _class_tokens(self, patches: str) -> str:
         """The class token once per picture: [batch, 1, hidden]."""
         build, name, width = self.builder, f"{ROOT}.embeddings.class_embedding", self.config.hidden_size
-        token = build.constant(name, self.checkpoint.tensor(name, (1, 1, width)))
+        token = build.floats(name, self.checkpoint.tensor(name, (1, 1, width)))
         batch = build.op("Shape", [patches], f"{name}/Batch", start=0, end=1)
         shape = build.op("Concat", [batch, build.ints(1, 1)], f"{name}/Shape", axis=0)
         return build.op("Expand", [token, shape], f"{name}/Expand")

@@ -1,0 +1,71 @@
+"""Compares a bundle with transformers (fp32, CPU, one row at a time), and checks what a server relies on.
+
+Every stage, the logits over the reference's own tokens, greedy and beam-search answers, and the hidden state after
+every layer are compared; then the bundle with itself: unequal rows in one batch, in-place KV buffers, continuation
+of a prefix.
+
+One stage of one side is in memory at a time: a bundle of BLIP-2 OPT-2.7b in fp32, the largest, is verified within
+16 GB, and the memory needed is compared with what is free before anything starts. Bundles for GPUs are run on the
+CPU here.
+
+Prints a table, and writes parity.json, parity.html (the same with plots) and golden/ into the bundle. Exit code 1
+means that the bundle misses a limit of its precision. Needs the extra `reference`: pip install
+'blip2-export[reference]'.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+EXAMPLES = """\
+examples:
+  python -m blip2_export verify --checkpoint blip2-opt-2.7b --bundle onnx/blip2-opt-2.7b-int8
+  python -m blip2_export verify --checkpoint blip2-opt-2.7b --bundle onnx/int4 --cases cases.json --beams 0
+
+A cases file: {"cases": [{"image": "cat.png", "text": "Question: what is this? Answer:"}]}; pictures are
+relative to it; `name` and `max_new_tokens` are optional.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of the command."""
+    parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="what it was exported from")
+    parser.add_argument("--bundle", type=Path, required=True, metavar="DIR", help="the bundle to verify")
+    parser.add_argument("--cases", type=Path, metavar="FILE", help="pictures and prompts (default: drawn ones)")
+    parser.add_argument(
+        "--golden", type=_count, default=8, metavar="N", help="golden answers to keep in the bundle (default: 8)"
+    )
+    parser.add_argument(
+        "--beams", type=_beams, default=5, metavar="N", help="width of beam search; 0 leaves it out (default: 5)"
+    )
+    parser.add_argument(
+        "--beam-cases",
+        type=_count,
+        default=4,
+        metavar="N",
+        help="the first N cases are also answered by beam search, each in three ways (default: 4)",
+    )
+
+
+def run(options: argparse.Namespace) -> int:
+    """Verifies."""
+    from blip2_export.verify import verify
+    from blip2_export.workload import BeamPlan
+
+    beams = BeamPlan(options.beams, options.beam_cases)
+    return 0 if verify(options.checkpoint, options.bundle, options.cases, options.golden, beams) else 1
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError("must not be negative")
+    return value
+
+
+def _beams(text: str) -> int:
+    value = _count(text)
+    if value == 1:
+        raise argparse.ArgumentTypeError("must be 0 or at least 2: one beam is the greedy answer")
+    return value

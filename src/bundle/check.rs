@@ -1,0 +1,108 @@
+//! Compares the files of a bundle with the sizes and hashes of its manifest.
+//!
+//! Small files are hashed before anything parses them. Data files are gigabytes, so they are hashed while ONNX Runtime
+//! maps the same files: both read through the page cache, and whoever comes first to a page fetches it for the other.
+//! The disk is read once, and the time to hash is hidden behind the time to load. Whoever opens a bundle relies on the
+//! weights only after [`DataCheck::join`].
+
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::panic::resume_unwind;
+use std::path::Path;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use sha2::{Digest as _, Sha256};
+
+use super::{Bundle, BundleError, FileEntry};
+
+/// How the name of a data file ends: the weights of a graph, which only ONNX Runtime reads.
+const DATA_FILE_SUFFIX: &str = ".onnx.data";
+
+/// Bytes hashed at a time: small enough for a core's cache, large enough for the disk.
+const CHUNK_BYTES: usize = 1 << 20;
+
+impl Bundle {
+    /// Compares the size of every file, and the hash of every file but the data files.
+    ///
+    /// # Errors
+    /// [`BundleError::Read`] or [`BundleError::Damaged`], for the first file that differs.
+    pub fn check_small_files(&self) -> Result<(), BundleError> {
+        for (name, entry) in &self.manifest().files {
+            self.check_size(name, entry)?;
+        }
+        let mut small_files = self.manifest().files.iter().filter(|(name, _)| !is_data_file(name));
+        small_files.try_for_each(|(name, entry)| self.check_hash(name, entry).map(drop))
+    }
+
+    /// Starts to compare the hashes of the data files, each on a thread of its own: a file's hash is one long chain.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn check_data_files_in_background(&self) -> io::Result<DataCheck> {
+        let data_files = self.manifest().files.iter().filter(|(name, _)| is_data_file(name));
+        let threads = data_files.map(|(name, entry)| {
+            let (bundle, name, entry) = (self.clone(), name.clone(), entry.clone());
+            thread::Builder::new().name("bundle-check".into()).spawn(move || bundle.check_hash(&name, &entry))
+        });
+        Ok(DataCheck(threads.collect::<io::Result<_>>()?))
+    }
+
+    fn check_size(&self, name: &str, entry: &FileEntry) -> Result<(), BundleError> {
+        let path = self.path(name);
+        let bytes = fs::metadata(&path).map_err(|source| BundleError::Read { path: path.clone(), source })?.len();
+        if bytes != entry.bytes {
+            let detail = format!("{bytes} bytes instead of {}", entry.bytes);
+            return Err(BundleError::Damaged { path, detail });
+        }
+        Ok(())
+    }
+
+    /// Returns how long it took.
+    fn check_hash(&self, name: &str, entry: &FileEntry) -> Result<Duration, BundleError> {
+        let (path, started) = (self.path(name), Instant::now());
+        let found = sha256(&path).map_err(|source| BundleError::Read { path: path.clone(), source })?;
+        if found != entry.sha256 {
+            let detail = format!("sha256 {found} instead of {}", entry.sha256);
+            return Err(BundleError::Damaged { path, detail });
+        }
+        let took = started.elapsed();
+        tracing::debug!(file = name, bytes = entry.bytes, ms = took.as_millis(), "hash is right");
+        Ok(took)
+    }
+}
+
+/// Data files being hashed.
+#[derive(Debug)]
+#[must_use = "the data files are known to be whole only after `join`"]
+pub struct DataCheck(Vec<JoinHandle<Result<Duration, BundleError>>>);
+
+impl DataCheck {
+    /// Waits for the end. Returns how long the slowest file took.
+    ///
+    /// # Errors
+    /// [`BundleError::Read`] or [`BundleError::Damaged`], for the first file that differs.
+    pub fn join(self) -> Result<Duration, BundleError> {
+        self.0.into_iter().try_fold(Duration::ZERO, |slowest, thread| {
+            let took = thread.join().unwrap_or_else(|panic| resume_unwind(panic))?;
+            Ok(slowest.max(took))
+        })
+    }
+}
+
+fn is_data_file(name: &str) -> bool {
+    name.ends_with(DATA_FILE_SUFFIX)
+}
+
+fn sha256(path: &Path) -> io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut digest = Sha256::new();
+    let mut chunk = vec![0; CHUNK_BYTES];
+    loop {
+        match file.read(&mut chunk)? {
+            0 => break,
+            read => digest.update(&chunk[..read]),
+        }
+    }
+    Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
