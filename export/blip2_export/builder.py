@@ -61,6 +61,7 @@ class GraphBuilder:
         self.standard_only = standard_only
         self._store = store or store_inline
         self._nodes: list[onnx.NodeProto] = []
+        self._value_infos: list[onnx.ValueInfoProto] = []
         self._constants: dict[str, TensorProto] = {}
 
     def constant(self, name: str, values: np.ndarray) -> str:
@@ -76,7 +77,8 @@ class GraphBuilder:
         Raises:
             ExportError: a value does not fit the type.
         """
-        cast = values.astype(self.float_type, copy=False)
+        with np.errstate(over="ignore"):  # told below, with the name
+            cast = values.astype(self.float_type, copy=False)
         if self.float_type == "float16" and not np.isfinite(cast).all():
             raise ExportError(f"{name}: a weight exceeds the range of fp16; export this stage in fp32")
         return self.constant(name, cast)
@@ -127,6 +129,15 @@ class GraphBuilder:
     def reshape(self, x: str, shape: Sequence[int], name: str) -> str:
         """Reshapes to a constant shape, in which one entry may be -1."""
         return self.op("Reshape", [x, self.ints(*shape)], name)
+
+    def tokens(self, x: str, width: int, name: str) -> str:
+        """Flattens rows and positions: [..., width] -> [tokens, width], the same tokens throughout the graph.
+
+        The count has a name because ONNX Runtime takes every -1 for another size, and its search for memory to
+        share is quadratic in sizes: at full size it costs two seconds of loading.
+        """
+        self._value_infos.append(helper.make_tensor_value_info(name, ELEMENT_TYPES[self.float_type], ["tokens", width]))
+        return self.reshape(x, [-1, width], name)
 
     def layer_norm(self, x: str, name: str, weight: np.ndarray, bias: np.ndarray, eps: float) -> str:
         """LayerNorm over the last axis. The operator computes mean and deviation in f32 in any type."""
@@ -181,6 +192,7 @@ class GraphBuilder:
             [_value_info(spec) for spec in self.contract.inputs],
             [_value_info(spec) for spec in self.contract.outputs],
             list(self._constants.values()),
+            value_info=self._value_infos,
         )
         opsets = [helper.make_opsetid("", OPSET)]
         if not self.standard_only:

@@ -27,14 +27,17 @@ def compute(folder: Path) -> dict[str, Any]:
 
     reference = Reference(folder)
     pixel_values = tiny_checkpoint.pixel_values()
-    stages = reference.image_stages(pixel_values)
+    embeds = reference.image_embeds(pixel_values)
+    output, prefix = reference.query(embeds)
     return {
         "reference": DESCRIPTION,
-        **{name: _rounded(getattr(stages, name)) for name in stages._fields},
+        "image_embeds": _rounded(embeds),
+        "query_output": _rounded(output),
+        "image_prefix": _rounded(prefix),
         "answers": {
             name: {
-                "token_ids": reference.greedy(pixel_values, prompt, MAX_NEW_TOKENS),
-                "logits": _rounded(reference.teacher_forced(pixel_values, prompt, ANSWER)),
+                "token_ids": reference.greedy(prefix, prompt, MAX_NEW_TOKENS),
+                "logits": _rounded(reference.teacher_forced(prefix, prompt, ANSWER)),
             }
             for name, prompt in PROMPTS.items()
         },

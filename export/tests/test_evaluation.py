@@ -46,8 +46,8 @@ class ScoreServer(ThreadingHTTPServer):
         self.faults: dict[str, list[Reply | str]] = {}
         self.asked: Counter[str] = Counter()
         self.bodies: list[Json] = []
-        self.most_at_once = 0
-        self.at_once = 0
+        self.at_once = self.most_at_once = 0
+        self.together: threading.Barrier | None = None
         self.lock = threading.Lock()
 
     @property
@@ -68,7 +68,8 @@ class _Handler(BaseHTTPRequestHandler):
             server.asked[text] += 1
             server.bodies.append(body)
             fault = server.faults[text].pop(0) if server.faults.get(text) else None
-        time.sleep(0.005)
+        if server.together is not None:
+            server.together.wait(timeout=30)
         with server.lock:
             server.at_once -= 1
         if self.path != "/score":
@@ -185,6 +186,7 @@ def test_pictures_params_and_prompts_are_sent_as_given(vqa: list[str], server: S
 
 @pytest.mark.parametrize("concurrency", [1, 4])
 def test_rows_are_asked_so_many_at_once(vqa: list[str], server: ScoreServer, concurrency: int) -> None:
+    server.together = threading.Barrier(concurrency)
     assert main([*vqa, "--concurrency", str(concurrency)]) == 0
     assert server.most_at_once == concurrency
 

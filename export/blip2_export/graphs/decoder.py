@@ -59,7 +59,7 @@ class Decoder:
         table = self.checkpoint.tensor(f"{name}.weight", stored)[POSITION_OFFSET:]
         positions = build.op("Gather", [build.floats(f"{name}.weight", table), "position_ids"], name, axis=0)
         placed = build.op("Add", [joined, positions], f"{ROOT}/Placed")
-        return build.reshape(placed, [-1, config.hidden_size], f"{ROOT}/Flat")
+        return build.tokens(placed, config.hidden_size, f"{ROOT}/Flat")
 
     def _block(self, x: str, layer: int, qkv_shape: str) -> str:
         build, config, name = self.builder, self.config, f"{ROOT}.layers.{layer}"
@@ -81,7 +81,7 @@ class Decoder:
         qkv = self.linear(x, f"{name}.qkv", *weights.stacked(parts))
         qkv = build.op("Reshape", [qkv, qkv_shape], f"{name}.qkv/Rows")
         context = self._attend(qkv, layer, name)
-        return self._linear(build.reshape(context, [-1, width], f"{name}/Flat"), f"{name}.out_proj", width, width)
+        return self._linear(build.tokens(context, width, f"{name}/Flat"), f"{name}.out_proj", width, width)
 
     def _attend(self, qkv: str, layer: int, name: str) -> str:
         config = self.config

@@ -54,7 +54,7 @@ class VisionEncoder:
         tokens = build.op("Concat", [self._class_tokens(patches), patches], f"{name}/Tokens", axis=1)
         table = self.checkpoint.tensor(f"{name}.position_embedding", (1, config.num_tokens, width))
         placed = build.op("Add", [tokens, build.floats(f"{name}.position_embedding", table)], name)
-        return build.reshape(placed, [-1, width], f"{name}/Flat")
+        return build.tokens(placed, width, f"{name}/Flat")
 
     def _class_tokens(self, patches: str) -> str:
         """The class token once per picture: [batch, 1, hidden]."""
@@ -83,7 +83,7 @@ class VisionEncoder:
         parts = [f"{name}/{part}" for part in ("Query", "Key", "Value")]
         split = build.op_many("Split", [qkv], parts, name=f"{name}/Split", axis=-1, num_outputs=3)
         context = build.attention(*split, name, config.num_heads, width // config.num_heads)
-        context = build.reshape(context, [-1, width], f"{name}/Flat")
+        context = build.tokens(context, width, f"{name}/Flat")
         return self._linear(context, f"{name}.projection", width, width)
 
     def _linear(self, x: str, name: str, out: int, into: int) -> str:
