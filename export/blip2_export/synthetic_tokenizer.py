@@ -1,9 +1,8 @@
 """A byte-level BPE tokenizer for synthetic checkpoints: vocab.json and merges.txt, as OPT has them.
 
 The special ids keep their roles: padding, `</s>` in front of every text, the newline that ends an answer, and
-`<image>`. All other ids get a token too, made of pairs of letters and pairs of pairs, so that every text can be
-encoded and every id below that of `<image>` means something. Ids above it have no token, as in the published
-checkpoint.
+`<image>`. The others are the 256 bytes, by which every text can be encoded, pairs of letters, and pairs of pairs.
+Ids above that of `<image>` have no token, as in the published checkpoint.
 """
 
 from __future__ import annotations
@@ -33,11 +32,11 @@ def tokenizer_files(config: Blip2Config) -> dict[str, bytes]:
         ExportError: the vocabulary is smaller than the tokens that every tokenizer needs.
     """
     ids = {config.text.eos_token_id: NEWLINE, config.text.pad_token_id: PAD, config.text.bos_token_id: END}
-    last = config.text.vocab_size - 1
+    end = config.text.vocab_size
     if config.image_token_id is not None:
         ids[config.image_token_id] = IMAGE
-        last = config.image_token_id
-    free = [number for number in range(last) if number not in ids]
+        end = config.image_token_id
+    free = [number for number in range(end) if number not in ids]
     needed = [token for token in _indispensable() if token not in ids.values()]
     if len(free) < len(needed):
         raise ExportError(

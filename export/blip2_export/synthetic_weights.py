@@ -1,7 +1,7 @@
 """Weights of a synthetic checkpoint: random, yet a model whose activations and answers look like a trained one's.
 
-Each tensor is a function of the seed, its name and its shape, made in pieces that do not depend on one another.
-The scales follow from the dimensions, so that at any size
+Each tensor is a function of the seed, its name and its shape, made in pieces that do not depend on one another; a
+new version of numpy may draw other numbers. The scales follow from the dimensions, so that at any size
 
 - the residual stream of ViT and OPT grows by the same factor in every layer, to a few times what it began with;
 - attention looks at a handful of positions, and is not so large that all positions end up alike;

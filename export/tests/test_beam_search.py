@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from blip2_export.beam_search import Advance, BeamAnswer
     from blip2_export.onnx_blip2 import OnnxBlip2
+    from blip2_export.reference import Reference
 
 END, A, B, C = range(4)
 VOCAB = 8
@@ -96,9 +97,7 @@ def test_what_never_ends_is_cut_at_the_last_token() -> None:
 @pytest.mark.reference
 @pytest.mark.parametrize(("penalty", "early_stopping"), COMBINATIONS)
 @pytest.mark.parametrize("num_beams", [2, 3, 4, 5])
-def test_all_answers_equal_those_of_transformers(
-    num_beams: int, penalty: float, early_stopping: bool | str
-) -> None:
+def test_all_answers_equal_those_of_transformers(num_beams: int, penalty: float, early_stopping: bool | str) -> None:
     import torch
 
     options, ended = BeamOptions(num_beams, penalty, early_stopping), 0
@@ -159,17 +158,22 @@ def _opt_steps(model: object, rows: list[list[int]]) -> tuple[np.ndarray, Advanc
     return logits(), advance
 
 
+@pytest.fixture(scope="module")
+def reference(checkpoint: Path) -> Reference:
+    from blip2_export.reference import Reference
+
+    return Reference(checkpoint)
+
+
 @pytest.mark.reference
 @pytest.mark.parametrize(("penalty", "early_stopping"), COMBINATIONS)
 @pytest.mark.parametrize("prompt", record_expected.PROMPTS)
 def test_the_beams_of_a_bundle_equal_those_of_transformers(
-    checkpoint: Path, fp32_model: OnnxBlip2, prompt: str, penalty: float, early_stopping: bool | str
+    reference: Reference, fp32_model: OnnxBlip2, prompt: str, penalty: float, early_stopping: bool | str
 ) -> None:
-    from blip2_export.reference import Reference
-
     prefix = fp32_model.query(fp32_model.image_embeds(tiny_checkpoint.pixel_values()))[1]
     ids, options = record_expected.PROMPTS[prompt], BeamOptions(3, penalty, early_stopping)
     found = fp32_model.beams(prefix, ids, options, 10)
-    expected = Reference(checkpoint).beams(prefix, ids, options, 10)
+    expected = reference.beams(prefix, ids, options, 10)
     assert [answer.token_ids for answer in found] == [answer.token_ids for answer in expected]
     np.testing.assert_allclose([answer.score for answer in found], [answer.score for answer in expected], atol=1e-4)

@@ -253,6 +253,13 @@ def test_the_special_tokens_of_the_default_have_the_published_ids() -> None:
     assert sorted(vocab.values()) == list(range(50266))
 
 
+def test_every_id_has_a_token_where_there_is_none_for_images() -> None:
+    document = tiny_checkpoint.config()
+    del document["image_token_index"]
+    vocab = json.loads(tokenizer_files(parse_config(document))["vocab.json"])
+    assert sorted(vocab.values()) == list(range(document["text_config"]["vocab_size"]))
+
+
 def test_a_tokenizer_is_copied_byte_by_byte(tmp_path: Path) -> None:
     output = make(tmp_path, like=TRAINED / "config.json", tokenizer=TRAINED)
     for name in ("tokenizer.json", "vocab.json", "merges.txt"):

@@ -1,6 +1,6 @@
 //! From settings to a running engine: find the bundle, check it, open the graphs, start the workers, replay the goldens.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::bundle::{Bundle, BundleError, Manifest};
 use crate::engine::{Engine, Frontend, GoldenError, replay};
@@ -65,18 +65,36 @@ pub(super) fn load(settings: &RuntimeSettings) -> Result<(Bundle, Engine), LoadE
     Ok((bundle, engine))
 }
 
-/// Replays the golden answers, and says so when there are none. Returns their number.
-pub(super) fn replay_goldens(bundle: &Bundle, engine: &Engine) -> Result<usize, LoadError> {
-    let cases = bundle.golden_cases()?;
+/// How many golden answers came out right, of how many that the bundle holds.
+pub(super) struct Replayed {
+    pub(super) right: usize,
+    pub(super) of: usize,
+}
+
+/// Replays the golden answers, shortest first, and says so when there are none. With a budget no further one begins
+/// once it is spent, so that the time until a large model is ready does not grow with their number; one always runs.
+pub(super) fn replay_goldens(
+    bundle: &Bundle,
+    engine: &Engine,
+    budget: Option<Duration>,
+) -> Result<Replayed, LoadError> {
+    let mut cases = bundle.golden_cases()?;
+    cases.sort_by_key(|case| case.token_ids.len());
     if cases.is_empty() {
         tracing::warn!(
             "the bundle holds no golden answers, so nothing shows that this machine answers rightly; run `blip2_export verify`"
         );
     }
+    let started = Instant::now();
+    let mut right = 0;
     for case in &cases {
+        if right > 0 && budget.is_some_and(|budget| started.elapsed() > budget) {
+            break;
+        }
         replay(engine, case)?;
+        right += 1;
     }
-    Ok(cases.len())
+    Ok(Replayed { right, of: cases.len() })
 }
 
 fn frontend(settings: &RuntimeSettings, bundle: &Bundle) -> Result<Frontend, LoadError> {

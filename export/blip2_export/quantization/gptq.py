@@ -9,12 +9,13 @@ since the columns of a group come up in no order.
 Measured as squared error of outputs / that of plain rounding, 4 bits, on inputs that were not calibrated with; the
 layers of the committed checkpoint on activations of pictures, and normal weights on correlated inputs with outliers:
 
-                                         vision  decoder  synthetic
-    optimize                              0.89    0.90     0.89
-    optimize, importance diag(H)          0.76    0.86     0.41
-    GPTQ, importance diag(H)              0.076   0.156    0.016
-    GPTQ, importance 1 / U[i, i]^2        0.061   0.148    0.012
-    the same, columns in their own order  0.085   0.184    0.066
+                                        vision  decoder  synthetic
+    optimize                             0.89    0.90     0.89
+    optimize, importance diag(H)         0.78    0.86     0.44
+    GPTQ                                 0.061   0.148    0.012
+    with importance diag(H)              0.068   0.154    0.013
+    with columns in their own order      0.085   0.184    0.066
+    with a Hessian in two blocks         0.067   0.155    0.027
 
 The codes depend on the order in which BLAS sums up, so that another processor can give others, equally good.
 """
@@ -49,9 +50,9 @@ def gptq(weight: np.ndarray, hessian: Sequence[np.ndarray], bits: int = 4) -> Gr
     """Groups f32 [out, in] with a small error of the outputs.
 
     `hessian` holds the diagonal blocks of X.T @ X, X being the layer's inputs; all but the last are a multiple of 32
-    columns. One block is best. Several bound the cost of wide layers, which grows with the cube of a block's
-    columns: at 10,240, four blocks take a sixteenth of the time and memory of factoring one. What is lost is that
-    a column's error is made up for by its own block only.
+    columns. One block is best. Several bound the cost of wide layers: factoring takes the cube of a block's columns,
+    so at 10,240 four blocks cost a sixteenth of the time and a quarter of the memory. What is lost is that a
+    column's error is made up for by its own block only.
     """
     sizes = [len(block) for block in hessian]
     if sum(sizes) != weight.shape[1] or any(size % GROUP_SIZE for size in sizes[:-1]):

@@ -35,8 +35,6 @@ CHUNK_WEIGHTS = 1 << 17
 # A column that calibration never saw active keeps a little weight, so that its values are not arbitrary.
 LEAST_IMPORTANCE = 1e-6
 SMALLEST = np.float32(1e-30)
-
-
 # How many more steps than there are between the codes the range of a group is long: what is too much is cut off at
 # both ends alike, and where steps are missing, codes stay unused.
 EXCESS_STEPS = {4: np.arange(-4, 2.5, 0.5, dtype=np.float32), 8: np.arange(-24, 2, dtype=np.float32)}
