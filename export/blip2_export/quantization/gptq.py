@@ -73,9 +73,7 @@ def gptq(weight: np.ndarray, hessian: Sequence[np.ndarray], bits: int = 4) -> Gr
 def _factor(hessian: np.ndarray) -> Factor:
     damped = hessian.astype(np.float64)
     diagonal = np.einsum("ii->i", damped)  # a view
-    mean = diagonal.mean() or 1.0
-    diagonal[diagonal == 0] = mean  # a column that was never active; it has no correlations either
-    diagonal += DAMPING * mean
+    diagonal += DAMPING * (diagonal.mean() or 1.0)
     order = np.argsort(-diagonal, kind="stable")
     # With rows and columns reversed, the lower factor of H becomes the inverse of the upper one of its inverse.
     backwards = order[::-1]
