@@ -14,6 +14,7 @@ import json
 import math
 import re
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from blip2_export.config import Blip2Config, parse_config
 from blip2_export.errors import ExportError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 Json = dict[str, Any]
 
@@ -107,16 +108,19 @@ class Checkpoint:
             raise ExportError(f"{path}: holds no JSON object")
         return document
 
-    def provenance(self) -> Callable[[], Json]:
-        """Starts to hash every file read so far. The result gives hash and size of each by name, when asked.
+    @contextmanager
+    def provenance(self) -> Iterator[Callable[[], Json]]:
+        """Hashes every file read so far, while the block runs. Yields what waits for hash and size of each by name.
 
         Hashing runs beside the export, which is busy with arithmetic; each file then is in the page cache when
-        its tensors are read.
+        its tensors are read. A block that fails does not wait for the files still to come.
         """
         pool = ThreadPoolExecutor(1, thread_name_prefix="provenance")
-        entries = {name: pool.submit(file_entry, self.folder / name) for name in sorted(self._read)}
-        pool.shutdown(wait=False)
-        return lambda: {name: entry.result() for name, entry in entries.items()}
+        try:
+            entries = {name: pool.submit(file_entry, self.folder / name) for name in sorted(self._read)}
+            yield lambda: {name: entry.result() for name, entry in entries.items()}
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def identity(self) -> CheckpointId:
         """Repository and revision, when the folder lies in a hub cache or was downloaded with its metadata; else

@@ -98,8 +98,11 @@ class Comparison:
 
     @property
     def beam_score_error(self) -> float:
-        """The largest difference between the scores of two best beams; 0 if there are none."""
-        return max((abs(pair.answer.score - pair.reference.score) for pair in self.beams), default=0.0)
+        """The largest difference between the scores of two best beams, as a share; 0 if there are none."""
+        shares = (
+            abs(pair.answer.score - pair.reference.score) / max(abs(pair.reference.score), 1e-6) for pair in self.beams
+        )
+        return max(shares, default=0.0)
 
 
 def _agreement(pairs: Sequence[tuple[list[int], list[int]]]) -> float:

@@ -75,8 +75,7 @@ def export(options: ExportOptions) -> Json:
     rows = read_rows(options.calibration) if options.calibration else []
     image, tokenizer = image_manifest(checkpoint), tokenizer_bytes(checkpoint)
     check_disk(options.output, bundle_bytes(checkpoint, options.target, precision))
-    with new_bundle(options.output, force=options.force) as folder:
-        sources = checkpoint.provenance()
+    with new_bundle(options.output, force=options.force) as folder, checkpoint.provenance() as sources:
         files = {"tokenizer.json": write_file(folder / "tokenizer.json", tokenizer)}
         calibration = Calibration(rows, folder, image, checkpoint.config) if rows else None
         operators = {}

@@ -32,9 +32,10 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
 .good { color: var(--good); } .bad { color: var(--bad); } .soft, figcaption, svg text { color: var(--soft); }
 .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { border-bottom: 1px solid var(--line); padding: 0.25rem 0.9rem 0.25rem 0; text-align: right; }
-th:first-child, td:first-child, th:last-child, td:last-child, .text th, .text td { text-align: left;
-  vertical-align: top; }
+th, td { border-bottom: 1px solid var(--line); padding: 0.25rem 0.9rem 0.25rem 0; text-align: right;
+  vertical-align: top; white-space: nowrap; }
+th:first-child, td:first-child, th:last-child, td:last-child, .text th, .text td { text-align: left; }
+td:last-child, .text td { white-space: normal; }
 th { color: var(--soft); font-weight: 500; }
 .charts { display: grid; gap: 1.5rem; grid-template-columns: repeat(auto-fill, minmax(min(26rem, 100%), 1fr)); }
 figure { margin: 0; } figcaption b { color: var(--ink); font-weight: 600; }
@@ -186,7 +187,9 @@ def _answers(certificate: Json) -> str:
 def _beams(beam: Json) -> str:
     if not beam["cases"]:
         return ""
-    summary = f"{_agreement_line('beam search', beam)}, scores differ by {beam['max_score_error']:.1e} at most"
+    summary = (
+        f"{_agreement_line('beam search', beam)}, scores differ by {beam['score_error']:.1e} of themselves at most"
+    )
     rows = [
         [
             answer["case"],

@@ -4,9 +4,9 @@ Every stage, the logits over the reference's own tokens, greedy and beam-search 
 every layer are compared; then the bundle with itself: unequal rows in one batch, in-place KV buffers, continuation
 of a prefix.
 
-One stage of one side is in memory at a time: a bundle of BLIP-2 OPT-2.7b in fp32, the largest, is verified within
-16 GB, and the memory needed is compared with what is free before anything starts. Bundles for GPUs are run on the
-CPU here.
+One stage of one side is in memory at a time: BLIP-2 OPT-2.7b takes 12 GB, most of it for the reference, whatever
+the precision of the bundle. What is free is looked at before anything starts. Bundles for GPUs are run on the CPU
+here.
 
 Prints a table, and writes parity.json, parity.html (the same with plots) and golden/ into the bundle. Exit code 1
 means that the bundle misses a limit of its precision. Needs the extra `reference`: pip install
