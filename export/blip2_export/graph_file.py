@@ -15,6 +15,7 @@ from onnx import TensorProto
 
 from blip2_export.builder import store_inline
 from blip2_export.bundle import FILE_MODE, write_file
+from blip2_export.errors import ExportError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -79,7 +80,10 @@ class GraphFile:
         return entries
 
     def _write(self, content: bytes | memoryview) -> None:
-        self._stream.write(content)
+        try:
+            self._stream.write(content)
+        except OSError as error:  # of a full disk the system does not tell which
+            raise ExportError(f"{self.data_path.name}: {error.strerror} after {self._bytes} bytes") from error
         self._digest.update(content)
         self._bytes += len(content)
 

@@ -7,7 +7,8 @@ import json
 import os
 import shutil
 import stat
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,9 +23,6 @@ from blip2_export.export import ExportOptions, export
 from blip2_export.graph_file import GraphFile
 from blip2_export.onnx_blip2 import OnnxBlip2, open_session
 from blip2_export.stage_graph import Graph, stage_graph
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 Json = dict[str, Any]
 BUNDLES = ["fp32_bundle", "int8_bundle"]
@@ -285,3 +283,20 @@ def test_the_manifest_records_every_option_and_operator(checkpoint: Path, tmp_pa
         nodes = onnx.load(tmp_path / "bundle" / f"{stage}.onnx").graph.node
         assert sum(counted.values()) == len(nodes)
         assert set(counted) == {f"{node.domain}.{node.op_type}".lstrip(".") for node in nodes}
+
+
+def test_a_disk_that_fills_up_on_the_way_is_one_line_and_leaves_nothing(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = GraphFile.store
+
+    def fill_up(file: GraphFile, name: str, values: np.ndarray) -> onnx.TensorProto:
+        if "layers.1" in name:
+            file._stream.close()
+            file._stream = Path("/dev/full").open("wb", buffering=0)  # noqa: SIM115  the file closes it
+        return written(file, name, values)
+
+    monkeypatch.setattr(GraphFile, "store", fill_up)
+    with pytest.raises(ExportError, match=r"vision_encoder\.onnx\.data: No space left on device after \d+ bytes"):
+        export(ExportOptions(checkpoint, tmp_path / "bundle"))
+    assert list(tmp_path.iterdir()) == []
