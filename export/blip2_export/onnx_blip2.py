@@ -8,6 +8,8 @@ when they are needed and stay until `close`, because at full size not all of the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,12 +24,14 @@ from blip2_export.tokenizer import parse_tokenizer, prompt_ids
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
 Json = dict[str, Any]
 
 PROVIDER = "CPUExecutionProvider"
 SEVERITY_ERROR = 3
+CPU_INFO = Path("/proc/cpuinfo")
+
+ort.disable_telemetry_events()
 
 
 def open_session(path: Path, threads: int = 0, model: bytes | None = None) -> ort.InferenceSession:
@@ -38,11 +42,22 @@ def open_session(path: Path, threads: int = 0, model: bytes | None = None) -> or
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = SEVERITY_ERROR
-    # Without it, x86 processors without VNNI return wrong sums from int8 graphs: see linear.py.
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    if not has_vnni():
+        # Without it, x86 processors without VNNI return wrong sums from int8 graphs: see linear.py.
+        options.add_session_config_entry("session.x64quantprecision", "1")
     if model is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
     return ort.InferenceSession(model or path, options, providers=[PROVIDER])
+
+
+@cache
+def has_vnni() -> bool:
+    """Whether the processor multiplies 8-bit integers exactly by itself. Where the system does not tell, it may not."""
+    try:
+        flags = CPU_INFO.read_text(encoding="utf-8").split()
+    except OSError:
+        return False
+    return not {"avx512_vnni", "avx_vnni"}.isdisjoint(flags)
 
 
 @dataclass(frozen=True)

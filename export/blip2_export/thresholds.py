@@ -41,10 +41,13 @@ class Thresholds:
     server_path_bit_equal: bool
 
 
-# From the best to the worst.
+# From the best to the worst. The limits are for trained weights, whose errors are small beside the distance between
+# the most likely tokens. The tiny trained model keeps all of them with room to spare. Random weights of the real
+# size, where every next token is a near tie, keep those of fp32 and miss those of the logits in int8 and int4:
+# cosine 0.988 and 0.930, KL 0.10 and 0.61, top-1 agreement 0.67 and 0.33.
 THRESHOLDS = {
-    # Only the order of summation differs: a few 1e-6 on the tiny trained model, some 1e-5 are expected at 39 and 32
-    # layers. Answers may differ at a tie alone.
+    # Only the order of summation differs: a relative error of 2e-6 in the tiny model and of 3e-6 at the real size, and
+    # KL 4e-11. Greedy answers and beams may differ at a tie alone.
     "fp32": Thresholds(
         stage_relative_error=1e-3,
         stage_cosine=0.99999,
@@ -57,7 +60,8 @@ THRESHOLDS = {
         invariant_relative_error=1e-4,
         server_path_bit_equal=False,
     ),
-    # Activations carry 11 bits: 5e-4 of each value, which adds up to about 1 % of a residual after 39 layers.
+    # Activations carry 11 bits. The tiny model: cosine 0.9999999, KL 5e-8; errors grow with the root of the number of
+    # layers, of which the real model has ten times as many.
     "fp16": Thresholds(
         stage_relative_error=None,
         stage_cosine=0.9999,
@@ -70,6 +74,8 @@ THRESHOLDS = {
         invariant_relative_error=1e-2,
         server_path_bit_equal=False,
     ),
+    # The tiny model: cosine 0.99998, KL 3e-5, top-1 agreement 99.9 %; 8 bits are published as nearly free. The encoder
+    # with random weights of the real size, outliers included: 0.994.
     "int8": Thresholds(
         stage_relative_error=None,
         stage_cosine=0.99,
@@ -83,6 +89,8 @@ THRESHOLDS = {
         invariant_relative_error=2e-2,
         server_path_bit_equal=True,
     ),
+    # The tiny model: cosine 0.9999, KL 1e-3. On text, 4-bit weights raise the perplexity of OPT-2.7b by 0.03 nats when
+    # rounded well (GPTQ), by 0.3 when rounded plainly (published, WikiText-2): the limit lies between.
     "int4": Thresholds(
         stage_relative_error=None,
         stage_cosine=0.99,
