@@ -1,7 +1,8 @@
 """Writes a synthetic checkpoint: random weights in the exact layout and dimensions of Salesforce/blip2-opt-2.7b.
 
-For measuring speed, memory and rounding errors without the real weights. Activations and logits have the range of
-a trained model's, and every picture and prompt gets an answer of its own, but the answers mean nothing.
+For measuring speed and memory, and for trying every step, without the real weights. Activations and logits have the
+range of a trained model's, and pictures and prompts decide the answers, but the answers mean nothing, and rounding
+changes them far more often: the best token is never far ahead of the second.
 
 --like takes the dimensions from another config.json. Tensors depend on the seed, their names and the configuration
 alone. The tokenizer is a made-up one with the special tokens in their places; --tokenizer copies a real one. The
