@@ -30,7 +30,8 @@ relative to it; `name` and `max_new_tokens` are optional.
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
-    parser.add_argument("--checkpoint", type=Path, required=True, metavar="DIR", help="what it was exported from")
+    parser.add_argument("--checkpoint", required=True, metavar="DIR|ID", help="what it was exported from")
+    parser.add_argument("--revision", help="of the hub's repository; only with an id")
     parser.add_argument("--bundle", type=Path, required=True, metavar="DIR", help="the bundle to verify")
     parser.add_argument("--cases", type=Path, metavar="FILE", help="pictures and prompts (default: drawn ones)")
     parser.add_argument(
@@ -50,11 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Verifies."""
+    from blip2_export.hub import local_folder
     from blip2_export.verify import verify
     from blip2_export.workload import BeamPlan
 
     beams = BeamPlan(options.beams, options.beam_cases)
-    return 0 if verify(options.checkpoint, options.bundle, options.cases, options.golden, beams) else 1
+    checkpoint = local_folder(options.checkpoint, options.revision)
+    return 0 if verify(checkpoint, options.bundle, options.cases, options.golden, beams) else 1
 
 
 def _count(text: str) -> int:
