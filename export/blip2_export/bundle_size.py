@@ -6,7 +6,7 @@ import math
 import shutil
 from typing import TYPE_CHECKING
 
-from blip2_export.checkpoint import EMBED_TOKENS
+from blip2_export.checkpoint import EMBED_POSITIONS, EMBED_TOKENS
 from blip2_export.errors import ExportError
 from blip2_export.layout import stage_of, tensor_shapes
 
@@ -34,17 +34,22 @@ def _bytes_per_weight(name: str, is_matrix: bool, target: str, precision: StageP
     stage = getattr(precision, stage_of(name))
     if name == EMBED_TOKENS:
         return BYTES_PER_WEIGHT["fp16" if target != "cpu" else "fp32" if stage == "fp32" else "int8"]
-    if not is_matrix or "embed_positions" in name:
+    if not is_matrix or name == EMBED_POSITIONS:
         return BYTES_PER_WEIGHT["fp32"]
     return GPU_INT8_BYTES if stage == "int8" and target != "cpu" else BYTES_PER_WEIGHT[stage]
 
 
 def check_disk(output: Path, needed: int) -> None:
     """Raises ExportError when the disk of the output folder has less than `needed` bytes free."""
-    parent = next(folder for folder in output.absolute().parents if folder.exists())
-    free = shutil.disk_usage(parent).free
+    free = free_bytes(output)
     if free < needed:
         raise ExportError(
             f"{output}: the bundle takes about {needed / 1e9:.1f} GB, {free / 1e9:.1f} GB are free on this disk; "
             "make room or choose another --output"
         )
+
+
+def free_bytes(output: Path) -> int:
+    """What is free on the disk of an output folder, which need not exist yet."""
+    parent = next(folder for folder in output.absolute().parents if folder.exists())
+    return shutil.disk_usage(parent).free

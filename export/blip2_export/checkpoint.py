@@ -34,6 +34,7 @@ Json = dict[str, Any]
 STORED_BYTES = {"F32": 4, "F16": 2, "BF16": 2}
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 EMBED_TOKENS = "language_model.model.decoder.embed_tokens.weight"
+EMBED_POSITIONS = "language_model.model.decoder.embed_positions.weight"
 LM_HEAD = "language_model.lm_head.weight"
 
 
@@ -44,6 +45,17 @@ def file_entry(path: Path) -> Json:
         while block := stream.read(1 << 20):
             digest.update(block)
     return {"sha256": digest.hexdigest(), "bytes": path.stat().st_size}
+
+
+def read_object(path: Path) -> Json:
+    """The object that a JSON file holds."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ExportError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(document, dict):
+        raise ExportError(f"{path}: holds no JSON object")
+    return document
 
 
 @dataclass(frozen=True)
@@ -69,7 +81,7 @@ class StoredTensor:
 
 
 class Checkpoint:
-    """One checkpoint folder. `on_read`, if set, is told the bytes of every tensor that is read.
+    """One checkpoint folder. `on_read`, if set, is told the bytes of a tensor when it is read for the first time.
 
     Raises:
         ExportError: a file is missing or unreadable, or the model is one that cannot be exported.
@@ -81,6 +93,7 @@ class Checkpoint:
         self.folder = folder
         self.on_read: Callable[[int], None] = lambda _: None
         self._read: set[str] = set()
+        self._told: set[str] = set()
         self.config: Blip2Config = parse_config(self.read_json("config.json"))
         self.stored = self._stored()
         self._check_tied()
@@ -99,14 +112,7 @@ class Checkpoint:
 
     def read_json(self, name: str) -> Json:
         """The content of a JSON file of the folder."""
-        path = self.path(name)
-        try:
-            document = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ExportError(f"{path}: not valid JSON ({error})") from error
-        if not isinstance(document, dict):
-            raise ExportError(f"{path}: holds no JSON object")
-        return document
+        return read_object(self.path(name))
 
     @contextmanager
     def provenance(self) -> Iterator[Callable[[], Json]]:
@@ -135,6 +141,13 @@ class Checkpoint:
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         """A tensor as f32, after its shape was compared with the one expected and its values were looked at."""
+        values = self._values(name, shape)
+        if name not in self._told:
+            self._told.add(name)
+            self.on_read(self.stored[name].bytes)
+        return values
+
+    def _values(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         stored = self._find(name, shape)
         path = self.folder / stored.file
         with _open(path) as weights:
@@ -143,7 +156,6 @@ class Checkpoint:
         if not np.isfinite(values).all():
             at = np.unravel_index(int(np.argmin(np.isfinite(values))), values.shape)
             raise ExportError(f"{path}: tensor {name} holds {values[at]} at {[int(i) for i in at]}; download it again")
-        self.on_read(stored.bytes)
         return values
 
     def require(self, shapes: dict[str, tuple[int, ...]]) -> int:
@@ -196,7 +208,7 @@ class Checkpoint:
             return
         text = self.config.text
         shape = (text.vocab_size, text.hidden_size)
-        if not np.array_equal(self.tensor(LM_HEAD, shape), self.tensor(EMBED_TOKENS, shape)):
+        if not np.array_equal(self._values(LM_HEAD, shape), self._values(EMBED_TOKENS, shape)):
             raise ExportError(f"{self.folder}: {LM_HEAD} differs from {EMBED_TOKENS}; only tied weights are supported")
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from blip2_export.checkpoint import EMBED_TOKENS, Checkpoint
+from blip2_export.checkpoint import EMBED_TOKENS
 from blip2_export.graphs import weights
-from blip2_export.graphs.decoder import LAYER_NORM_EPS, POSITION_OFFSET, ROOT
+from blip2_export.graphs.decoder import LAYER_NORM_EPS
 from blip2_export.quantization.gptq import gptq
 from blip2_export.quantization.groups import dequantize
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from blip2_export.calibration import Calibration
+    from blip2_export.checkpoint import Checkpoint
     from blip2_export.quantization.groups import Grouped
 
 # A Hessian of all 10,240 inputs of the second feed-forward layer would cost a hundred times as much as four of a
@@ -31,8 +32,7 @@ class GptqRounding:
     """A `linear.Grouping`: the writer of linear layers calls it with one layer after the other."""
 
     def __init__(self, checkpoint: Checkpoint, calibration: Calibration) -> None:
-        # A reader of its own, which does not count as progress of the export.
-        self.checkpoint = Checkpoint(checkpoint.folder)
+        self.checkpoint = checkpoint
         self.config = checkpoint.config.text
         self._hidden, self._lengths = self._embedded(calibration)
         self._inner = np.empty(0, np.float32)
@@ -65,8 +65,7 @@ class GptqRounding:
         """All rows behind one another, [tokens, hidden], and the length of each."""
         config = self.config
         table = self.checkpoint.tensor(EMBED_TOKENS, (config.vocab_size, config.hidden_size))
-        stored = (config.max_positions + POSITION_OFFSET, config.hidden_size)
-        positions = self.checkpoint.tensor(f"{ROOT}.embed_positions.weight", stored)[POSITION_OFFSET:]
+        positions = weights.positions(self.checkpoint)
         rows = [np.concatenate([prefix, table[ids]]) for prefix, ids in calibration.prompts()]
         return np.concatenate([row + positions[: len(row)] for row in rows]), [len(row) for row in rows]
 

@@ -74,9 +74,7 @@ class GraphFile:
             os.fsync(self._stream.fileno())
             self.data_path.chmod(FILE_MODE)
             entries[self.data_path.name] = {"sha256": self._digest.hexdigest(), "bytes": self._bytes}
-        content = model.SerializeToString(deterministic=True)
-        write_file(self.path, content)
-        entries[self.path.name] = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+        entries[self.path.name] = write_file(self.path, model.SerializeToString(deterministic=True))
         return entries
 
     def _write(self, content: bytes | memoryview) -> None:

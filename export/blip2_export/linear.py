@@ -73,11 +73,14 @@ class Grouping(Protocol):
 
 def linear_layers(builder: GraphBuilder, precision: str, grouping: Grouping) -> Linear:
     """The writer of linear layers for a precision; `grouping` is for those that group their weights."""
-    if precision in ("fp32", "fp16"):
-        return FloatLinear(builder)
-    if precision == "int8" and builder.float_type == "float32":
-        return Int8Linear(builder)
-    return GroupedLinear(builder, GROUP_BITS[precision], grouping)
+    if is_grouped(precision, builder.float_type):
+        return GroupedLinear(builder, GROUP_BITS[precision], grouping)
+    return Int8Linear(builder) if precision == "int8" else FloatLinear(builder)
+
+
+def is_grouped(precision: str, float_type: str) -> bool:
+    """Whether weights are rounded in groups, beside activations of the given type."""
+    return precision == "int4" or (precision == "int8" and float_type == "float16")
 
 
 def tied_embedding(builder: GraphBuilder, linear: Linear, name: str, table: np.ndarray) -> TiedEmbedding:

@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from blip2_export.memory import PeakMemory
-from blip2_export.progress import duration, progress
+from blip2_export.progress import LINE_SECONDS, duration, progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 Json = dict[str, Any]
 T = TypeVar("T")
-
-LINE_SECONDS = 10.0
 
 
 @dataclass(frozen=True)

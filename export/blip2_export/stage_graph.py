@@ -11,7 +11,7 @@ from blip2_export.contract import contracts
 from blip2_export.graphs.decoder import Decoder
 from blip2_export.graphs.qformer import QFormer
 from blip2_export.graphs.vision_encoder import VisionEncoder
-from blip2_export.linear import linear_layers
+from blip2_export.linear import is_grouped, linear_layers
 from blip2_export.quantization.groups import round_to_nearest
 from blip2_export.quantization.optimize import optimize
 
@@ -63,7 +63,7 @@ class Graph:
     @property
     def is_grouped(self) -> bool:
         """Whether weights are rounded in groups, so that there is something to choose."""
-        return self.precision == "int4" or (self.precision == "int8" and self.float_type == "float16")
+        return is_grouped(self.precision, self.float_type)
 
     @property
     def is_smoothed(self) -> bool:

@@ -6,16 +6,15 @@ weights come from `synthetic_weights`, a piece at a time, so memory does not dep
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from blip2_export.bundle import json_bytes, new_bundle, write_file
-from blip2_export.checkpoint import INDEX, Checkpoint
+from blip2_export.bundle_size import free_bytes
+from blip2_export.checkpoint import INDEX, Checkpoint, read_object
 from blip2_export.config import parse_config
 from blip2_export.errors import ExportError
 from blip2_export.layout import stage_of, tensor_shapes
@@ -101,7 +100,7 @@ def make_checkpoint(options: SyntheticOptions) -> None:
     if options.dtype not in STORED_TYPES:
         raise ExportError(f"--dtype {options.dtype}: must be one of {', '.join(STORED_TYPES)}")
     stored = STORED_TYPES[options.dtype]
-    document = BLIP2_OPT_2_7B if options.like is None else _read_json(options.like)
+    document = BLIP2_OPT_2_7B if options.like is None else read_object(options.like)
     config = parse_config(document)
     shapes = tensor_shapes(config)
     total = sum(map(stored.tensor_bytes, shapes.values()))
@@ -117,21 +116,10 @@ def make_checkpoint(options: SyntheticOptions) -> None:
     progress(f"wrote {options.output} ({size(total)} of weights in {len(shards)} files)")
 
 
-def _read_json(path: Path) -> Json:
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ExportError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(document, dict):
-        raise ExportError(f"{path}: holds no JSON object")
-    return document
-
-
 def _check_output(output: Path, needed: int) -> None:
     if output.is_dir() and any(output.iterdir()):
         raise ExportError(f"{output}: folder is not empty; choose another --output, or remove it first")
-    parent = next(folder for folder in output.absolute().parents if folder.exists())
-    free = shutil.disk_usage(parent).free
+    free = free_bytes(output)
     if free < needed:
         raise ExportError(
             f"{output}: the checkpoint takes {size(needed)}, {size(free)} are free on this disk; "

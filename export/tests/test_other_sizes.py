@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -66,18 +65,13 @@ def variant_config(variant: dict[str, Json]) -> Json:
     return document
 
 
-def seeded(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    if name.lower().endswith("norm.weight") or (".layer_norm" in name and name.endswith(".weight")):
-        return tiny_checkpoint.seeded(name, shape, 0.2, mean=1.0)
-    deviation = 0.2 if len(shape) == 1 else 1.5 / math.sqrt(math.prod(shape[1:]))
-    return tiny_checkpoint.seeded(name, shape, 0.7 if "embed_" in name else deviation)
-
-
 @pytest.fixture(scope="module", params=list(VARIANTS), ids=lambda name: name.replace(" ", "_"))
 def variant(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of another size, in f16 and five shards."""
     document = variant_config(VARIANTS[request.param])
-    weights = {name: seeded(name, shape) for name, shape in tensor_shapes(parse_config(document)).items()}
+    weights = {
+        name: tiny_checkpoint.values(name, shape) for name, shape in tensor_shapes(parse_config(document)).items()
+    }
     folder = tmp_path_factory.mktemp("variant") / "checkpoint"
     return tiny_checkpoint.write_checkpoint(folder, document, weights, dtype="float16", shards=5)
 

@@ -105,10 +105,11 @@ def pixel_values(batch: int = 1) -> np.ndarray:
 
 def tensors(document: Json) -> dict[str, np.ndarray]:
     """Every tensor of the checkpoint."""
-    return {name: _values(name, shape) for name, shape in _shapes(document)}
+    return {name: values(name, shape) for name, shape in _shapes(document)}
 
 
-def _values(name: str, shape: tuple[int, ...]) -> np.ndarray:
+def values(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The tensor of this name, at a deviation that keeps activations in range."""
     if name.lower().endswith(("norm.weight", "layer_norm1.weight", "layer_norm2.weight")):
         return seeded(name, shape, 0.2, mean=1.0)
     if len(shape) == 1:

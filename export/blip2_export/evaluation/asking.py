@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from blip2_export.errors import ExportError
 from blip2_export.evaluation.client import RowRefusedError
-from blip2_export.progress import progress
+from blip2_export.progress import LINE_SECONDS, progress
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from blip2_export.evaluation.results import Results
     from blip2_export.evaluation.tasks import Task
 
-EVERY_S = 10.0
-
 
 @dataclass
 class Progress:
@@ -28,7 +26,7 @@ class Progress:
 
     total: int
     done: int
-    every_s: float = EVERY_S
+    every_s: float = LINE_SECONDS
 
     def __post_init__(self) -> None:
         self._done_before = self.done

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from blip2_export.builder import MICROSOFT
-from blip2_export.checkpoint import EMBED_TOKENS
+from blip2_export.checkpoint import EMBED_POSITIONS, EMBED_TOKENS
 from blip2_export.contract import KV_KINDS, PAST_TEMPLATE, PRESENT_TEMPLATE
 from blip2_export.graphs import weights
 from blip2_export.linear import tied_embedding
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from blip2_export.linear import Linear
 
 ROOT = "language_model.model.decoder"
-# OPT's position table starts with two rows that no token uses.
-POSITION_OFFSET = 2
 LAYER_NORM_EPS = 1e-5  # not configurable in OPT
 
 
@@ -55,9 +53,8 @@ class Decoder:
         prefix = build.enter("image_prefix", "image_prefix/Typed")
         joined = build.op("Concat", [prefix, tokens], f"{ROOT}/Inputs", axis=1)
         name = f"{ROOT}.embed_positions"
-        stored = (config.max_positions + POSITION_OFFSET, config.hidden_size)
-        table = self.checkpoint.tensor(f"{name}.weight", stored)[POSITION_OFFSET:]
-        positions = build.op("Gather", [build.floats(f"{name}.weight", table), "position_ids"], name, axis=0)
+        table = build.floats(EMBED_POSITIONS, weights.positions(self.checkpoint))
+        positions = build.op("Gather", [table, "position_ids"], name, axis=0)
         placed = build.op("Add", [joined, positions], f"{ROOT}/Placed")
         return build.tokens(placed, config.hidden_size, f"{ROOT}/Flat")
 

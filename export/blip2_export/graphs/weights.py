@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from blip2_export.checkpoint import EMBED_POSITIONS
+from blip2_export.layout import POSITION_OFFSET
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -35,6 +38,13 @@ def linear(checkpoint: Checkpoint, name: str, out: int, into: int, *, has_bias: 
     """Linear weights [out, in] and their bias."""
     bias = checkpoint.tensor(f"{name}.bias", (out,)) if has_bias else None
     return LinearWeights(checkpoint.tensor(f"{name}.weight", (out, into)), bias)
+
+
+def positions(checkpoint: Checkpoint) -> np.ndarray:
+    """OPT's table of positions, [max_positions, hidden], without the rows in front that no token uses."""
+    config = checkpoint.config.text
+    stored = (config.max_positions + POSITION_OFFSET, config.hidden_size)
+    return checkpoint.tensor(EMBED_POSITIONS, stored)[POSITION_OFFSET:]
 
 
 def stacked(layers: Iterable[LinearWeights]) -> LinearWeights:
