@@ -101,7 +101,7 @@ fn frontend(settings: &RuntimeSettings, bundle: &Bundle) -> Result<Frontend, Loa
     let manifest = bundle.manifest();
     Ok(Frontend {
         preprocessor: preprocessor(manifest, settings)?,
-        tokenizer: Tokenizer::from_bytes(&bundle.read(&manifest.tokenizer.file)?, special_ids(manifest))?,
+        tokenizer: Tokenizer::from_bytes(&bundle.read(&manifest.tokenizer.file)?, special_ids(manifest))?.into(),
         defaults: manifest.generation,
     })
 }

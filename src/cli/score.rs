@@ -10,8 +10,7 @@ use serde::Serialize;
 use super::Failure;
 use super::load::load;
 use super::runtime_args::RuntimeArgs;
-use crate::engine::{Answer, EngineError, ScoreJob, TimingsMs};
-use crate::generation::{GenerationParams, StopReason};
+use crate::engine::{Answer, AnswerSequence, EngineError, ScoreJob, TimingsMs};
 use crate::telemetry::{self, LogTarget};
 
 /// As typed.
@@ -33,23 +32,23 @@ pub(super) struct ScoreArgs {
     params: String,
 }
 
-/// The row of output.
+/// The row of output: the best sequence, and all of them when more than one was asked for.
 #[derive(Serialize)]
 struct Row {
-    text: String,
-    token_ids: Vec<u32>,
-    logprobs: Vec<f32>,
-    score: f32,
+    #[serde(flatten)]
+    best: AnswerSequence,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    sequences: Vec<AnswerSequence>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
-    stop_reason: StopReason,
     timings_ms: TimingsMs,
 }
 
 impl From<Answer> for Row {
     fn from(answer: Answer) -> Self {
-        let Answer { text, token_ids, logprobs, score, stop_reason, warnings, timings } = answer;
-        Self { text, token_ids, logprobs, score, warnings, stop_reason, timings_ms: timings.into() }
+        let sequences = if answer.sequences.len() > 1 { answer.sequences.clone() } else { Vec::new() };
+        let (warnings, timings_ms) = (answer.warnings.clone(), answer.timings.into());
+        Self { best: answer.best(), sequences, warnings, timings_ms }
     }
 }
 
@@ -61,7 +60,7 @@ pub(super) fn run(args: &ScoreArgs) -> Result<(), Failure> {
         .with_context(|| format!("cannot read the picture {}", args.image.display()))
         .map_err(Failure::usage)?;
     let (_, engine) = load(&args.runtime.settings())?;
-    let params = GenerationParams::parse(&params, engine.defaults()).map_err(Failure::usage)?;
+    let params = engine.parse_params(&params).map_err(Failure::usage)?;
     let job = ScoreJob { image, text: args.text.clone(), params };
     let answer = engine.score(&job).map_err(|error| match error {
         EngineError::Rejected(error) => Failure::usage(anyhow!(error).context(args.image.display().to_string())),

@@ -1,8 +1,7 @@
 //! Replays a bundle's golden answers: a server whose answers are wrong does not become ready.
 
 use super::{Engine, EngineError, ScoreJob};
-use crate::bundle::{GenerationDefaults, GoldenCase};
-use crate::generation::GenerationParams;
+use crate::bundle::GoldenCase;
 
 /// A golden answer that did not come out.
 #[derive(Debug, thiserror::Error)]
@@ -36,9 +35,10 @@ pub enum GoldenError {
 /// # Errors
 /// [`GoldenError`].
 pub fn replay(engine: &Engine, case: &GoldenCase) -> Result<(), GoldenError> {
-    let params = GenerationParams::new(GenerationDefaults { max_new_tokens: case.max_new_tokens });
+    let params = engine.default_params(case.max_new_tokens);
     let job = ScoreJob { image: case.image.clone(), text: case.text.clone(), params };
     let answer = engine.score(&job).map_err(|source| GoldenError::Failed { name: case.name.clone(), source })?;
+    let answer = answer.best();
     if answer.token_ids == case.token_ids {
         return Ok(());
     }

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 
 use super::traits::ModelError;
 use super::{Frontend, ImagePrefix, Permit};
-use crate::generation::{GenerationError, GenerationParams, Row, StopReason};
+use crate::generation::{Alternative, GenerationError, GenerationParams, Outcome, Sequence, StopReason, Task};
 use crate::image::{ImageError, PixelValues};
 use crate::text::TextError;
 
@@ -44,6 +44,17 @@ pub enum JobError {
         max_new_tokens: usize,
         /// Positions of a row.
         max_len: usize,
+    },
+    /// More rows than there are slots.
+    #[error(
+        "num_beams and num_return_sequences ask for {rows} rows, but at most {slots} are decoded together; lower them or \
+         start the service with more --slots"
+    )]
+    TooManyRows {
+        /// Rows asked for.
+        rows: usize,
+        /// Slots.
+        slots: usize,
     },
 }
 
@@ -89,7 +100,7 @@ pub enum EngineError {
 pub struct PreparedJob {
     pub(super) pixel_values: PixelValues,
     pub(super) input_ids: Vec<i64>,
-    pub(super) row: Row,
+    pub(super) task: Task,
     pub(super) warnings: Vec<String>,
     pub(super) preprocess: Duration,
 }
@@ -111,30 +122,69 @@ pub struct Timings {
     pub decode: Duration,
 }
 
-/// An answer, as SEMANTICS describes a row of output.
+/// The answers to a row of input: one, unless more sequences were asked for.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// The new tokens as text, stripped.
-    pub text: String,
-    /// The new tokens, the end token included if it came.
-    pub token_ids: Vec<u32>,
-    /// Natural log of each new token's probability.
-    pub logprobs: Vec<f32>,
-    /// Sum of `logprobs` over length to the power of `length_penalty`.
-    pub score: f32,
-    /// Why generation ended.
-    pub stop_reason: StopReason,
+    /// Best first; at least one.
+    pub sequences: Vec<AnswerSequence>,
     /// What the caller should know about the prompt.
     pub warnings: Vec<String>,
     /// Where the time went.
     pub timings: Timings,
 }
 
+impl Answer {
+    /// The best of the sequences.
+    #[must_use]
+    pub fn best(mut self) -> AnswerSequence {
+        self.sequences.swap_remove(0)
+    }
+}
+
+/// One answer, as SEMANTICS describes a row of output.
+#[derive(Debug, Clone, Serialize)]
+pub struct AnswerSequence {
+    /// The new tokens as text, stripped.
+    pub text: String,
+    /// The new tokens, the end token included if it came.
+    pub token_ids: Vec<u32>,
+    /// Natural log of each new token's probability.
+    pub logprobs: Vec<f32>,
+    /// The likeliest tokens at each place; empty unless `top_logprobs` was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub top_logprobs: Vec<Vec<Alternative>>,
+    /// Beams: the final score of the search. Otherwise the sum of `logprobs` over length to the power of `length_penalty`.
+    pub score: f32,
+    /// Mean of the tokens' probabilities.
+    pub mean_probability: f32,
+    /// The smallest of the tokens' probabilities.
+    pub min_probability: f32,
+    /// Why generation ended.
+    pub stop_reason: StopReason,
+}
+
+impl AnswerSequence {
+    fn new(sequence: Sequence, frontend: &Frontend) -> Result<Self, EngineError> {
+        let text = frontend.tokenizer.decode(&sequence.token_ids).map_err(EngineError::Detokenize)?;
+        let (mean_probability, min_probability) = (sequence.mean_probability(), sequence.min_probability());
+        let Sequence { token_ids, logprobs, alternatives, score, stop_reason } = sequence;
+        Ok(Self {
+            text,
+            token_ids,
+            logprobs,
+            top_logprobs: alternatives,
+            score,
+            mean_probability,
+            min_probability,
+            stop_reason,
+        })
+    }
+}
+
 /// What the decoder worker sends back: plain numbers, so that text is made on the caller's thread.
 #[derive(Debug)]
 pub(super) struct Finished {
-    row: Row,
-    stop_reason: StopReason,
+    outcome: Outcome,
     timings: Timings,
 }
 
@@ -143,7 +193,7 @@ pub(super) struct Finished {
 pub(super) struct Queued {
     pub(super) pixel_values: PixelValues,
     pub(super) input_ids: Vec<i64>,
-    pub(super) row: Row,
+    pub(super) task: Task,
     pub(super) timings: Timings,
     reply: oneshot::Sender<Result<Finished, EngineError>>,
     since: Instant,
@@ -170,7 +220,7 @@ impl Queued {
         let queued = Self {
             pixel_values: job.pixel_values,
             input_ids: job.input_ids,
-            row: job.row,
+            task: job.task,
             timings: Timings { preprocess: job.preprocess, ..Timings::default() },
             reply,
             since: Instant::now(),
@@ -194,8 +244,8 @@ impl Queued {
         self.since = Instant::now();
     }
 
-    pub(super) fn finish(self, stop_reason: StopReason) {
-        let finished = Finished { row: self.row, stop_reason, timings: self.timings };
+    pub(super) fn finish(self) {
+        let finished = Finished { outcome: self.task.into_outcome(), timings: self.timings };
         drop(self.reply.send(Ok(finished))); // a caller who has gone needs no answer
     }
 
@@ -229,16 +279,14 @@ fn finished(
     frontend: &Frontend,
     warnings: Vec<String>,
 ) -> Result<Answer, EngineError> {
-    let Finished { row, stop_reason, timings } = reply.map_err(|_| EngineError::Stopped)??;
-    Ok(Answer {
-        text: frontend.tokenizer.decode(row.token_ids()).map_err(EngineError::Detokenize)?,
-        token_ids: row.token_ids().to_vec(),
-        logprobs: row.logprobs().to_vec(),
-        score: row.score(),
-        stop_reason,
-        warnings,
-        timings,
-    })
+    let Finished { outcome, timings } = reply.map_err(|_| EngineError::Stopped)??;
+    let Outcome::Sequences(sequences) = outcome else { return Err(EngineError::Stopped) };
+    let sequences = sequences.into_iter().map(|sequence| AnswerSequence::new(sequence, frontend));
+    let sequences: Vec<_> = sequences.collect::<Result<_, _>>()?;
+    if sequences.is_empty() {
+        return Err(EngineError::Stopped);
+    }
+    Ok(Answer { sequences, warnings, timings })
 }
 
 /// Times in milliseconds, as they leave the process.

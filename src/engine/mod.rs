@@ -20,24 +20,28 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Instant;
 
+use serde_json::Value;
+
 pub use self::admission::Permit;
 pub use self::golden::{GoldenError, replay};
-pub use self::job::{Answer, EngineError, JobError, Pending, PreparedJob, ScoreJob, Timings, TimingsMs};
+pub use self::job::{
+    Answer, AnswerSequence, EngineError, JobError, Pending, PreparedJob, ScoreJob, Timings, TimingsMs,
+};
 pub use self::traits::{DecoderLimits, EncodedImage, ImageEncoder, ImagePrefix, Logits, ModelError, StepDecoder};
 
 use self::admission::Admission;
 use self::job::Queued;
 use crate::bundle::GenerationDefaults;
-use crate::generation::{GenerationParams, Row};
+use crate::generation::{GenerationParams, ParamError, Task, Vocabulary};
 use crate::image::Preprocessor;
-use crate::text::Tokenizer;
+use crate::text::{PromptWarning, Tokenizer, diagnose};
 
 /// What turns a request into tensors and tokens back into text.
 pub struct Frontend {
     /// Bytes to `pixel_values`.
     pub preprocessor: Preprocessor,
     /// Text to ids and back.
-    pub tokenizer: Tokenizer,
+    pub tokenizer: Arc<Tokenizer>,
     /// What a request gets that names no parameters.
     pub defaults: GenerationDefaults,
 }
@@ -89,10 +93,20 @@ impl Engine {
         })
     }
 
-    /// What a request gets that names no parameters.
+    /// The generation parameters of a request, over the bundle's defaults; `null` names none.
+    ///
+    /// # Errors
+    /// [`ParamError`] for the first parameter that is unknown or out of range.
+    pub fn parse_params(&self, params: &Value) -> Result<GenerationParams, ParamError> {
+        let vocabulary: Arc<dyn Vocabulary> = Arc::clone(&self.frontend.tokenizer) as _;
+        GenerationParams::parse(params, self.frontend.defaults, &vocabulary)
+    }
+
+    /// Greedy search for at most so many tokens.
     #[must_use]
-    pub fn defaults(&self) -> GenerationDefaults {
-        self.frontend.defaults
+    pub fn default_params(&self, max_new_tokens: usize) -> GenerationParams {
+        let vocabulary: Arc<dyn Vocabulary> = Arc::clone(&self.frontend.tokenizer) as _;
+        GenerationParams::new(GenerationDefaults { max_new_tokens }, &vocabulary)
     }
 
     /// The decoder's slots, lengths and cache.
@@ -119,12 +133,18 @@ impl Engine {
         let text = self.frontend.tokenizer.encode(&job.text, room)?;
         let prompt_len = self.decoder.prefix_len + text.input_ids.len();
         check_length(prompt_len, &job.params, self.decoder.max_len)?;
+        let (rows, slots) = (job.params.rows(), self.decoder.slots);
+        if rows > slots {
+            return Err(JobError::TooManyRows { rows, slots });
+        }
         let pixel_values = self.frontend.preprocessor.preprocess(&job.image)?;
+        let special = text.special_text.into_iter().map(|special| PromptWarning::SpecialText { special });
+        let warnings = special.chain(diagnose(&job.text, text.input_ids.len())).map(|warning| warning.to_string());
         Ok(PreparedJob {
             pixel_values,
-            row: self.row(&text.input_ids, job.params.clone()),
+            task: self.task(&text.input_ids, job.params.clone()),
             input_ids: text.input_ids,
-            warnings: text.special_text.iter().map(|special| special_text_warning(special)).collect(),
+            warnings: warnings.chain(job.params.warnings.iter().cloned()).collect(),
             preprocess: started.elapsed(),
         })
     }
@@ -149,12 +169,27 @@ impl Engine {
         self.submit(prepared, &permit)?.wait()
     }
 
-    /// The row as processors see it: one id per image position, then the prompt.
-    fn row(&self, input_ids: &[i64], params: GenerationParams) -> Row {
+    /// The task behind the prompt as processors see it: one id per image position, then the text.
+    fn task(&self, input_ids: &[i64], params: GenerationParams) -> Task {
         let ids = self.frontend.tokenizer.special_ids();
         let image = ids.image_token_id.into_iter().flat_map(|id| vec![id; self.decoder.prefix_len]);
         let prompt = image.chain(input_ids.iter().map(|id| *id as u32)).collect();
-        Row::new(prompt, ids.eos_token_id, params)
+        let seed = params.seed.unwrap_or_else(rand::random);
+        Task::generate(prompt, params, seed)
+    }
+}
+
+impl Vocabulary for Tokenizer {
+    fn eos_token_id(&self) -> u32 {
+        self.special_ids().eos_token_id
+    }
+
+    fn encode(&self, text: &str) -> Vec<u32> {
+        self.encode_plain(text).unwrap_or_default() // a byte-level tokenizer knows every text
+    }
+
+    fn bytes(&self, id: u32) -> &[u8] {
+        self.token_bytes(id)
     }
 }
 
@@ -172,10 +207,6 @@ fn guarded(worker: impl FnOnce()) {
     }
     let _guard = AbortOnPanic;
     worker();
-}
-
-fn special_text_warning(special: &str) -> String {
-    format!("the text holds {special}, which was read as plain text")
 }
 
 fn check_length(prompt_len: usize, params: &GenerationParams, max_len: usize) -> Result<(), JobError> {

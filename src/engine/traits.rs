@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt;
+use std::ops::Range;
 use std::time::Duration;
 
 use crate::image::PixelValues;
@@ -32,8 +33,9 @@ pub trait StepDecoder: Send {
     /// [`ModelError`] when the run fails; all rows are then as before, and the step can be repeated.
     fn decode(&mut self, tokens: &[i64]) -> Result<Logits, ModelError>;
 
-    /// Copies the row in slot `from` over the one in slot `to`.
-    fn move_row(&mut self, from: usize, to: usize);
+    /// Makes the row in slot `to` equal to the first `positions.end` positions of the one in slot `from`, of which those
+    /// before `positions.start` are known to be equal already.
+    fn copy_row(&mut self, from: usize, to: usize, positions: Range<usize>);
 }
 
 /// The decoder's memory.

@@ -1,13 +1,41 @@
-//! Arithmetic on logits: from a row's logits to its next token, in the semantics of transformers.
+//! Arithmetic on logits: from the rows of a request to their next tokens, in the semantics of transformers.
 //!
-//! Pure: no ONNX Runtime, no I/O, no clock. A [`Row`] is one answer in the making; `engine` feeds it the logits of each
-//! step. Greedy search is the one method so far; other methods take the place of `greedy`, and every method shares
-//! the `processors`.
+//! Pure: no ONNX Runtime, no I/O, no clock. A [`Task`] is what one request wants of the decoder: greedy search, sampling,
+//! beam search, or the likelihood of given answers. `engine` feeds it the logits of its rows after each step, and it says
+//! which rows go on with which token. A logits processor is one file in `processors`, which also reads its parameters.
 
-mod greedy;
+mod beam_search;
+mod draft;
+mod logits;
 mod params;
 mod processors;
-mod row;
+mod ranking;
+mod reader;
+mod sampling;
+mod stopping;
+mod task;
 
-pub use self::params::{GenerationParams, ParamError};
-pub use self::row::{GenerationError, Row, StopReason};
+#[cfg(test)]
+mod sampling_tests;
+
+pub use self::draft::{Alternative, Sequence};
+pub use self::logits::GenerationError;
+pub use self::params::{EarlyStopping, GenerationParams};
+pub use self::ranking::CandidateLikelihood;
+pub use self::reader::ParamError;
+#[cfg(test)]
+pub(crate) use self::sampling_tests::letters;
+pub use self::stopping::StopReason;
+pub use self::task::{Continuation, Origin, Outcome, Task};
+
+/// What generation must know of a tokenizer.
+pub trait Vocabulary: Send + Sync {
+    /// The id that ends an answer.
+    fn eos_token_id(&self) -> u32;
+
+    /// The ids of a text without a start token, special strings as plain text.
+    fn encode(&self, text: &str) -> Vec<u32>;
+
+    /// The bytes that a token stands for; empty for special tokens and unknown ids.
+    fn bytes(&self, id: u32) -> &[u8];
+}

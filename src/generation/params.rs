@@ -1,166 +1,185 @@
 //! Generation parameters under transformers' names, parsed from JSON: what is unknown or out of range is refused by name.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value};
 
+use super::Vocabulary;
+use super::processors::Processors;
+use super::reader::{ParamError, ParamReader, fields};
+use super::stopping::Stopping;
 use crate::bundle::GenerationDefaults;
-use crate::json::json_type;
+
+/// Stop strings are compared after every token.
+const MAX_STOP_STRINGS: usize = 16;
+const MAX_STOP_STRING_BYTES: usize = 256;
+
+/// What OpenAI allows, and more than anybody reads.
+const MAX_TOP_LOGPROBS: usize = 20;
+
+/// When beam search stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EarlyStopping {
+    /// As soon as there are as many finished answers as beams.
+    Yes,
+    /// When, by the present length, no beam can become better than the finished answers: a heuristic.
+    No,
+    /// When no beam can become better at any length.
+    Never,
+}
 
 /// How an answer is to be generated. Every field is in range.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone)]
 pub struct GenerationParams {
     /// New tokens at most; at least 1.
     pub max_new_tokens: usize,
-    /// The end token is forbidden before this many new tokens exist.
-    pub min_new_tokens: usize,
-    /// Above 1 discourages tokens that the row already holds; 1 is off.
-    pub repetition_penalty: f32,
-    /// No n-gram of this size occurs twice in the row; 0 is off.
-    pub no_repeat_ngram_size: usize,
+    /// Draw tokens by their probability instead of taking the best.
+    pub do_sample: bool,
+    /// Beams of beam search; 1 is none.
+    pub num_beams: usize,
+    /// Answers to give: at most `num_beams`, or any number of samples.
+    pub num_return_sequences: usize,
     /// The exponent of the length in `score`.
     pub length_penalty: f32,
+    /// When beam search stops.
+    pub early_stopping: EarlyStopping,
+    /// Makes sampling repeatable; drawn by the engine when absent.
+    pub seed: Option<u64>,
     /// Whether an answer over HTTP carries token ids, log-probabilities and score.
     pub logprobs: bool,
+    /// Likeliest tokens to report at each place.
+    pub top_logprobs: usize,
+    /// Parameters that are given and have no effect, for the answer's warnings.
+    pub warnings: Vec<String>,
+    pub(super) stopping: Stopping,
+    pub(super) processors: Processors,
 }
-
-/// A parameter that cannot be used.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum ParamError {
-    /// `params` itself has the wrong type.
-    #[error("params must be an object of generation parameters, not {found}")]
-    NotAnObject {
-        /// The JSON type found.
-        found: &'static str,
-    },
-    /// A name that no parameter has.
-    #[error("params: unknown parameter {name:?}; known are {known}")]
-    Unknown {
-        /// The name.
-        name: String,
-        /// All names.
-        known: String,
-    },
-    /// A value of the wrong type or out of range.
-    #[error("params: {name} is {value}, but must be {range}")]
-    OutOfRange {
-        /// The parameter.
-        name: &'static str,
-        /// The value as JSON, shortened.
-        value: String,
-        /// What is allowed.
-        range: &'static str,
-    },
-}
-
-/// Parameters that exist in transformers and that this version knows at their neutral value only: greedy search.
-const NEUTRAL: [(&str, &str); 3] = [
-    ("do_sample", "false: this version generates greedily"),
-    ("num_beams", "1: this version generates greedily"),
-    ("num_return_sequences", "1: this version generates greedily"),
-];
-
-const NAMES: [&str; 6] =
-    ["max_new_tokens", "min_new_tokens", "repetition_penalty", "no_repeat_ngram_size", "length_penalty", "logprobs"];
 
 impl GenerationParams {
     /// The parameters of a request that names none.
     #[must_use]
-    pub fn new(defaults: GenerationDefaults) -> Self {
-        Self {
-            max_new_tokens: defaults.max_new_tokens,
-            min_new_tokens: 0,
-            repetition_penalty: 1.0,
-            no_repeat_ngram_size: 0,
-            length_penalty: 1.0,
-            logprobs: false,
-        }
+    pub fn new(defaults: GenerationDefaults, vocabulary: &Arc<dyn Vocabulary>) -> Self {
+        Self::read(&Map::new(), defaults, vocabulary).expect("the defaults are in range")
     }
 
     /// Reads a JSON object over the defaults; `null` is an empty one.
     ///
     /// # Errors
     /// [`ParamError`] for the first parameter that is unknown or out of range.
-    pub fn parse(value: &Value, defaults: GenerationDefaults) -> Result<Self, ParamError> {
-        let mut params = Self::new(defaults);
-        match value {
-            Value::Null => Ok(params),
-            Value::Object(fields) => {
-                for (name, value) in fields {
-                    params.set(name, value)?;
-                }
-                params.check_together(fields)?;
-                Ok(params)
-            }
-            other => Err(ParamError::NotAnObject { found: json_type(other) }),
+    pub fn parse(
+        value: &Value,
+        defaults: GenerationDefaults,
+        vocabulary: &Arc<dyn Vocabulary>,
+    ) -> Result<Self, ParamError> {
+        Self::read(&fields(value)?, defaults, vocabulary)
+    }
+
+    fn read(
+        given: &Map<String, Value>,
+        defaults: GenerationDefaults,
+        vocabulary: &Arc<dyn Vocabulary>,
+    ) -> Result<Self, ParamError> {
+        let mut reader = ParamReader::new(given, vocabulary);
+        let max_new_tokens = reader.integer("max_new_tokens", 1)?.unwrap_or(defaults.max_new_tokens);
+        let do_sample = reader.boolean("do_sample")?.unwrap_or(false);
+        let num_beams = reader.integer("num_beams", 1)?.unwrap_or(1);
+        // With beams one token is not enough to go on: it could be the end token.
+        reader.max_new_tokens = max_new_tokens;
+        reader.min_tokens_to_keep = if num_beams > 1 { 2 } else { 1 };
+        let (processors, idle) = Processors::read(&mut reader, do_sample)?;
+        let params = Self {
+            max_new_tokens,
+            do_sample,
+            num_beams,
+            num_return_sequences: num_return_sequences(&mut reader, do_sample, num_beams)?,
+            length_penalty: reader.number("length_penalty", "a number", |_| true)?.unwrap_or(1.0),
+            early_stopping: early_stopping(&mut reader)?,
+            seed: reader.parse("seed", "an integer from 0 to 2^64 - 1", Value::as_u64)?,
+            logprobs: reader.boolean("logprobs")?.unwrap_or(false),
+            top_logprobs: top_logprobs(&mut reader)?,
+            warnings: warnings(given, do_sample, num_beams, &idle),
+            stopping: Stopping {
+                eos_token_id: vocabulary.eos_token_id(),
+                max_new_tokens,
+                strings: stop_strings(&mut reader)?,
+                vocabulary: Arc::clone(vocabulary),
+            },
+            processors,
+        };
+        if params.top_logprobs > 0 && !params.logprobs {
+            return Err(reader.out_of_range("top_logprobs", "0 unless logprobs is true"));
         }
+        reader.finish()?;
+        Ok(params)
     }
 
-    fn set(&mut self, name: &str, value: &Value) -> Result<(), ParamError> {
-        match name {
-            "max_new_tokens" => self.max_new_tokens = integer("max_new_tokens", value, 1, "an integer of at least 1")?,
-            "min_new_tokens" => self.min_new_tokens = integer("min_new_tokens", value, 0, "an integer of at least 0")?,
-            "no_repeat_ngram_size" => {
-                self.no_repeat_ngram_size = integer("no_repeat_ngram_size", value, 0, "an integer of at least 0")?;
-            }
-            "repetition_penalty" => {
-                let in_range = |penalty| penalty > 0.0;
-                self.repetition_penalty = number("repetition_penalty", value, in_range, "a number above 0")?;
-            }
-            "length_penalty" => self.length_penalty = number("length_penalty", value, |_| true, "a number")?,
-            "logprobs" => {
-                let error = || out_of_range("logprobs", value, "true or false");
-                self.logprobs = value.as_bool().ok_or_else(error)?;
-            }
-            _ => return check_neutral(name, value),
-        }
-        Ok(())
-    }
-
-    fn check_together(&self, fields: &Map<String, Value>) -> Result<(), ParamError> {
-        match fields.get("min_new_tokens") {
-            Some(value) if self.min_new_tokens > self.max_new_tokens => {
-                Err(out_of_range("min_new_tokens", value, "at most max_new_tokens"))
-            }
-            _ => Ok(()),
-        }
+    /// Rows that the request occupies at most.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.num_beams.max(self.num_return_sequences)
     }
 }
 
-fn check_neutral(name: &str, value: &Value) -> Result<(), ParamError> {
-    let Some((name, range)) = NEUTRAL.into_iter().find(|(known, _)| *known == name) else {
-        let names = NAMES.into_iter().chain(NEUTRAL.map(|(name, _)| name));
-        let known = names.collect::<Vec<_>>().join(", ");
-        return Err(ParamError::Unknown { name: shorten(name), known });
-    };
-    let is_neutral = if name == "do_sample" { value == &Value::Bool(false) } else { value.as_u64() == Some(1) };
-    if is_neutral { Ok(()) } else { Err(out_of_range(name, value, range)) }
-}
-
-fn integer(name: &'static str, value: &Value, lowest: u64, range: &'static str) -> Result<usize, ParamError> {
-    let number = value.as_u64().filter(|number| *number >= lowest);
-    number.and_then(|number| usize::try_from(number).ok()).ok_or_else(|| out_of_range(name, value, range))
-}
-
-fn number(
-    name: &'static str,
-    value: &Value,
-    in_range: impl Fn(f32) -> bool,
-    range: &'static str,
-) -> Result<f32, ParamError> {
-    let number = value.as_f64().map(|number| number as f32).filter(|number| number.is_finite() && in_range(*number));
-    number.ok_or_else(|| out_of_range(name, value, range))
-}
-
-fn out_of_range(name: &'static str, value: &Value, range: &'static str) -> ParamError {
-    ParamError::OutOfRange { name, value: shorten(&value.to_string()), range }
-}
-
-/// Enough to recognise a value in a message, and never a whole body.
-fn shorten(text: &str) -> String {
-    const SHOWN: usize = 40;
-    match text.char_indices().nth(SHOWN) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
+fn num_return_sequences(reader: &mut ParamReader<'_>, do_sample: bool, num_beams: usize) -> Result<usize, ParamError> {
+    let number = reader.integer("num_return_sequences", 1)?.unwrap_or(1);
+    if num_beams > 1 && number > num_beams {
+        return Err(reader.out_of_range("num_return_sequences", &format!("at most num_beams, which is {num_beams}")));
     }
+    if num_beams == 1 && !do_sample && number > 1 {
+        return Err(reader.out_of_range("num_return_sequences", "1 unless do_sample is true or num_beams is above 1"));
+    }
+    Ok(number)
+}
+
+fn early_stopping(reader: &mut ParamReader<'_>) -> Result<EarlyStopping, ParamError> {
+    let parsed = reader.parse("early_stopping", "true, false or \"never\"", |value| match value {
+        Value::Bool(true) => Some(EarlyStopping::Yes),
+        Value::Bool(false) => Some(EarlyStopping::No),
+        Value::String(word) if word == "never" => Some(EarlyStopping::Never),
+        _ => None,
+    })?;
+    Ok(parsed.unwrap_or(EarlyStopping::No))
+}
+
+fn top_logprobs(reader: &mut ParamReader<'_>) -> Result<usize, ParamError> {
+    let number = reader.integer("top_logprobs", 0)?.unwrap_or(0);
+    if number > MAX_TOP_LOGPROBS {
+        return Err(reader.out_of_range("top_logprobs", &format!("at most {MAX_TOP_LOGPROBS}")));
+    }
+    Ok(number)
+}
+
+/// One string or a list of them.
+fn stop_strings(reader: &mut ParamReader<'_>) -> Result<Vec<Vec<u8>>, ParamError> {
+    let range =
+        format!("a string or a list of at most {MAX_STOP_STRINGS} strings, each of 1 to {MAX_STOP_STRING_BYTES} bytes");
+    let parsed = reader.parse("stop_strings", &range, |value| {
+        let strings = match value {
+            Value::String(_) => std::slice::from_ref(value),
+            Value::Array(strings) if strings.len() <= MAX_STOP_STRINGS => strings,
+            _ => return None,
+        };
+        strings.iter().map(stop_string).collect()
+    })?;
+    Ok(parsed.unwrap_or_default())
+}
+
+fn stop_string(value: &Value) -> Option<Vec<u8>> {
+    let string = value.as_str()?;
+    (1..=MAX_STOP_STRING_BYTES).contains(&string.len()).then(|| string.as_bytes().to_vec())
+}
+
+fn warnings(given: &Map<String, Value>, do_sample: bool, num_beams: usize, idle: &[&'static str]) -> Vec<String> {
+    let mut warnings: Vec<String> =
+        idle.iter().map(|name| format!("{name} has no effect, because do_sample is false")).collect();
+    let is_given = |name: &str| given.get(name).is_some_and(|value| !value.is_null() && value != &Value::Bool(false));
+    if is_given("seed") && !do_sample {
+        warnings.push("seed has no effect, because do_sample is false".into());
+    }
+    if is_given("early_stopping") && num_beams == 1 {
+        warnings.push("early_stopping has no effect, because num_beams is 1".into());
+    }
+    warnings
 }
 
 #[cfg(test)]
@@ -168,34 +187,38 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::generation::sampling_tests::letters;
 
     const DEFAULTS: GenerationDefaults = GenerationDefaults { max_new_tokens: 20 };
 
     fn parse(value: Value) -> Result<GenerationParams, String> {
-        GenerationParams::parse(&value, DEFAULTS).map_err(|error| error.to_string())
+        GenerationParams::parse(&value, DEFAULTS, &letters()).map_err(|error| error.to_string())
     }
 
     #[test]
     fn null_and_an_empty_object_are_the_defaults() {
-        assert_eq!(parse(Value::Null).unwrap(), GenerationParams::new(DEFAULTS));
-        assert_eq!(parse(json!({})).unwrap().max_new_tokens, 20);
+        for value in [Value::Null, json!({}), json!({"num_beams": null, "top_p": null})] {
+            let params = parse(value).unwrap();
+            assert_eq!((params.max_new_tokens, params.num_beams, params.do_sample), (20, 1, false));
+            assert_eq!((params.length_penalty, params.early_stopping, params.rows()), (1.0, EarlyStopping::No, 1));
+            assert!(params.warnings.is_empty());
+        }
     }
 
     #[test]
     fn every_parameter_is_read() {
         let params = parse(json!({
             "max_new_tokens": 7, "min_new_tokens": 2, "repetition_penalty": 1.5, "no_repeat_ngram_size": 3,
-            "length_penalty": -1, "logprobs": true, "num_beams": 1, "do_sample": false, "num_return_sequences": 1,
-        }));
-        let expected = GenerationParams {
-            max_new_tokens: 7,
-            min_new_tokens: 2,
-            repetition_penalty: 1.5,
-            no_repeat_ngram_size: 3,
-            length_penalty: -1.0,
-            logprobs: true,
-        };
-        assert_eq!(params.unwrap(), expected);
+            "length_penalty": -1, "logprobs": true, "top_logprobs": 5, "num_beams": 4, "do_sample": true,
+            "num_return_sequences": 3, "early_stopping": "never", "seed": 7, "temperature": 0.7, "top_k": 10, "top_p": 0.9,
+            "min_p": 0.1, "typical_p": 0.8, "stop_strings": ["a", "bc"], "bad_words": ["x"], "bad_words_ids": [[1, 2]],
+        }))
+        .unwrap();
+        assert_eq!((params.max_new_tokens, params.num_beams, params.num_return_sequences), (7, 4, 3));
+        assert_eq!((params.length_penalty, params.early_stopping, params.seed), (-1.0, EarlyStopping::Never, Some(7)));
+        assert_eq!((params.logprobs, params.top_logprobs, params.rows()), (true, 5, 4));
+        assert_eq!(params.stopping.strings, [b"a".to_vec(), b"bc".to_vec()]);
+        assert!(params.warnings.is_empty());
     }
 
     #[test]
@@ -213,11 +236,31 @@ mod tests {
             (json!({"repetition_penalty": 0}), "repetition_penalty is 0, but must be a number above 0"),
             (json!({"repetition_penalty": 1e300}), "repetition_penalty is 1e"),
             (json!({"no_repeat_ngram_size": -1}), "no_repeat_ngram_size is -1"),
-            (json!({"length_penalty": null}), "length_penalty is null"),
-            (json!({"logprobs": 1}), "logprobs is 1"),
-            (json!({"num_beams": 5}), "num_beams is 5, but must be 1"),
-            (json!({"do_sample": true}), "do_sample is true, but must be false"),
-            (json!({"max_tokens": 5}), "unknown parameter \"max_tokens\"; known are max_new_tokens, min_new_tokens"),
+            (json!({"length_penalty": "long"}), "length_penalty is \"long\", but must be a number"),
+            (json!({"logprobs": 1}), "logprobs is 1, but must be true or false"),
+            (json!({"top_logprobs": 3}), "top_logprobs is 3, but must be 0 unless logprobs is true"),
+            (json!({"logprobs": true, "top_logprobs": 21}), "top_logprobs is 21, but must be at most 20"),
+            (json!({"num_beams": 0}), "num_beams is 0, but must be an integer of at least 1"),
+            (json!({"num_return_sequences": 2}), "num_return_sequences is 2, but must be 1 unless do_sample"),
+            (json!({"num_beams": 2, "num_return_sequences": 3}), "must be at most num_beams, which is 2"),
+            (
+                json!({"do_sample": true, "temperature": 0}),
+                "temperature is 0, but must be a number above 0; for greedy",
+            ),
+            (json!({"temperature": -1}), "temperature is -1"),
+            (json!({"top_k": -1}), "top_k is -1, but must be an integer of at least 0"),
+            (json!({"top_p": 1.5}), "top_p is 1.5, but must be a number from 0 to 1"),
+            (json!({"min_p": -0.1}), "min_p is -0.1, but must be a number from 0 to 1"),
+            (json!({"typical_p": 0}), "typical_p is 0, but must be a number above 0 and at most 1"),
+            (json!({"early_stopping": "soon"}), "early_stopping is \"soon\", but must be true, false or \"never\""),
+            (json!({"seed": -1}), "seed is -1"),
+            (json!({"stop_strings": [""]}), "stop_strings is [\"\"], but must be a string or a list"),
+            (json!({"stop_strings": 1}), "stop_strings is 1"),
+            (json!({"bad_words_ids": [[]]}), "bad_words_ids is [[]], but must be a list of 1 to 1024 lists"),
+            (json!({"bad_words_ids": [[-1]]}), "bad_words_ids is [[-1]]"),
+            (json!({"bad_words_ids": []}), "bad_words_ids is []"),
+            (json!({"bad_words": "no"}), "bad_words is \"no\", but must be a list of 1 to 1024 words"),
+            (json!({"max_tokens": 5}), "unknown parameter \"max_tokens\"; known are max_new_tokens, do_sample"),
             (json!([1]), "must be an object of generation parameters, not a list"),
         ];
         for (value, part) in cases {
@@ -230,5 +273,12 @@ mod tests {
     fn a_long_value_is_shortened_in_the_message() {
         let message = parse(json!({"max_new_tokens": "x".repeat(10_000)})).unwrap_err();
         assert!(message.len() < 200, "{message}");
+    }
+
+    #[test]
+    fn what_has_no_effect_is_warned_of() {
+        let params = parse(json!({"temperature": 0.5, "top_k": 3, "seed": 1, "early_stopping": true})).unwrap();
+        let named: Vec<&str> = params.warnings.iter().filter_map(|warning| warning.split(' ').next()).collect();
+        assert_eq!(named, ["temperature", "top_k", "seed", "early_stopping"]);
     }
 }

@@ -104,8 +104,8 @@ impl StepDecoder for Decoder {
         Ok(self.step(Step { rows, input_ids: tokens.to_vec(), image_prefix: &[], gained: 1 })?)
     }
 
-    fn move_row(&mut self, from: usize, to: usize) {
-        self.cache.move_row(from, to);
+    fn copy_row(&mut self, from: usize, to: usize, positions: Range<usize>) {
+        self.cache.copy_row(from, to, positions);
     }
 }
 

@@ -50,10 +50,12 @@ impl KvCache {
         }
     }
 
-    /// Copies a row, its length included, over another.
-    pub(super) fn move_row(&mut self, from: usize, to: usize) {
-        self.buffer.copy_row(from, to, self.lens[from]);
-        self.lens[to] = self.lens[from];
+    /// Makes row `to` as long as `positions.end`, and copies these positions of row `from` into it.
+    pub(super) fn copy_row(&mut self, from: usize, to: usize, positions: Range<usize>) {
+        self.lens[to] = positions.end;
+        if from != to {
+            self.buffer.copy_row(from, to, positions);
+        }
     }
 
     /// Binds the memory of `rows`, and memory for logits of this name and shape, for one run.

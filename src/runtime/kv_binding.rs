@@ -65,14 +65,15 @@ impl KvBuffer {
         self.tensors.len() * self.heads * self.head_dim * size_of::<f32>()
     }
 
-    /// Copies the first `len` positions of slot `from` into slot `to`.
-    pub(crate) fn copy_row(&mut self, from: usize, to: usize, len: usize) {
-        let (head, used) = (self.max_len * self.head_dim, len * self.head_dim);
+    /// Copies `positions` of slot `from` into slot `to`.
+    pub(crate) fn copy_row(&mut self, from: usize, to: usize, positions: Range<usize>) {
+        let head = self.max_len * self.head_dim;
+        let (start, end) = (positions.start * self.head_dim, positions.end * self.head_dim);
         let slot = self.heads * head;
         for tensor in &mut self.tensors {
             for offset in (0..slot).step_by(head) {
                 let source = from * slot + offset;
-                tensor.data.copy_within(source..source + used, to * slot + offset);
+                tensor.data.copy_within(source + start..source + end, to * slot + offset + start);
             }
         }
     }

@@ -6,29 +6,43 @@ use serde::Serialize;
 
 use super::score_request::ScoreRequest;
 use super::{BodyLimit, HttpError, State};
-use crate::engine::{Answer, Engine, EngineError, PreparedJob, ScoreJob};
+use crate::engine::{Answer, AnswerSequence, Engine, EngineError, PreparedJob, ScoreJob};
 
-/// One row of the answer. Everything but the text is sent only when `params` has `"logprobs": true`.
+/// One row of the answer. Everything but the text is sent only when `params` has `"logprobs": true`, and the sequences
+/// when more than one was asked for.
 #[derive(Serialize)]
-struct ScoreResponse {
-    text: String,
-    #[serde(flatten)]
-    detail: Option<Detail>,
+#[serde(untagged)]
+enum ScoreResponse {
+    Text {
+        text: String,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        sequences: Vec<TextOnly>,
+    },
+    Detailed {
+        #[serde(flatten)]
+        best: AnswerSequence,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        sequences: Vec<AnswerSequence>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        warnings: Vec<String>,
+    },
 }
 
 #[derive(Serialize)]
-struct Detail {
-    token_ids: Vec<u32>,
-    logprobs: Vec<f32>,
-    score: f32,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    warnings: Vec<String>,
+struct TextOnly {
+    text: String,
 }
 
 impl ScoreResponse {
-    fn new(answer: Answer, detailed: bool) -> Self {
-        let Answer { text, token_ids, logprobs, score, warnings, .. } = answer;
-        Self { text, detail: detailed.then_some(Detail { token_ids, logprobs, score, warnings }) }
+    fn new(answer: Answer, is_detailed: bool) -> Self {
+        let all = if answer.sequences.len() > 1 { answer.sequences.clone() } else { Vec::new() };
+        let warnings = answer.warnings.clone();
+        let best = answer.best();
+        if is_detailed {
+            return Self::Detailed { best, sequences: all, warnings };
+        }
+        let sequences = all.into_iter().map(|sequence| TextOnly { text: sequence.text }).collect();
+        Self::Text { text: best.text, sequences }
     }
 }
 
@@ -39,8 +53,9 @@ pub(super) async fn score(
 ) -> Result<HttpResponse, HttpError> {
     let engine = state.engine()?.clone();
     let body = checked_body(&request, body)?;
-    let defaults = engine.defaults();
-    let ScoreRequest { jobs, params } = blocking(move || ScoreRequest::parse(&body, defaults)).await?;
+    let parsing = engine.clone();
+    let parse = move || ScoreRequest::parse(&body, |params| parsing.parse_params(params));
+    let ScoreRequest { jobs, params } = blocking(parse).await?;
     // Before any picture is decoded, and held until the answers are there.
     let permit = engine.reserve(jobs.len())?;
     let preparing = engine.clone();

@@ -7,9 +7,8 @@ use serde_json::{Map, Value};
 
 use super::HttpError;
 use super::image_string;
-use crate::bundle::GenerationDefaults;
 use crate::engine::ScoreJob;
-use crate::generation::GenerationParams;
+use crate::generation::{GenerationParams, ParamError};
 use crate::json::json_type;
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -25,12 +24,15 @@ pub(super) struct ScoreRequest {
 
 impl ScoreRequest {
     /// Reads a body.
-    pub(super) fn parse(body: &[u8], defaults: GenerationDefaults) -> Result<Self, HttpError> {
+    pub(super) fn parse(
+        body: &[u8],
+        parse_params: impl Fn(&Value) -> Result<GenerationParams, ParamError>,
+    ) -> Result<Self, HttpError> {
         let body = parse_json(body)?;
         let Some(input_data) = body.get("input_data") else {
             return Err(bad("A value is not provided for the 'input_data' parameter."));
         };
-        let params = parse_params(&body, defaults)?;
+        let params = parse_params(params_value(&body)?).map_err(|error| bad(error.to_string()))?;
         let table = Table::parse(input_data)?;
         let jobs = (0..table.rows.len()).map(|row| table.job(row, &params)).collect::<Result<_, _>>()?;
         Ok(Self { jobs, params })
@@ -108,13 +110,12 @@ fn parse_json(body: &[u8]) -> Result<Map<String, Value>, HttpError> {
     }
 }
 
-fn parse_params(body: &Map<String, Value>, defaults: GenerationDefaults) -> Result<GenerationParams, HttpError> {
-    let value = match (body.get("params"), body.get("parameters")) {
-        (Some(Value::Null) | None, other) => other.unwrap_or(&Value::Null),
-        (Some(params), Some(Value::Null) | None) => params,
-        (Some(_), Some(_)) => return Err(bad("params and parameters mean the same; send one of them")),
-    };
-    GenerationParams::parse(value, defaults).map_err(|error| bad(error.to_string()))
+fn params_value(body: &Map<String, Value>) -> Result<&Value, HttpError> {
+    match (body.get("params"), body.get("parameters")) {
+        (Some(Value::Null) | None, other) => Ok(other.unwrap_or(&Value::Null)),
+        (Some(params), Some(Value::Null) | None) => Ok(params),
+        (Some(_), Some(_)) => Err(bad("params and parameters mean the same; send one of them")),
+    }
 }
 
 fn column_names(fields: &Map<String, Value>) -> Result<Vec<&str>, HttpError> {
@@ -155,11 +156,16 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::bundle::GenerationDefaults;
+    use crate::generation::letters;
 
-    const DEFAULTS: GenerationDefaults = GenerationDefaults { max_new_tokens: 20 };
+    /// Parameters are parsed as an engine with the tests' tokenizer would.
+    fn parse_params(params: &Value) -> Result<GenerationParams, ParamError> {
+        GenerationParams::parse(params, GenerationDefaults { max_new_tokens: 20 }, &letters())
+    }
 
     fn parse(body: &Value) -> Result<ScoreRequest, String> {
-        ScoreRequest::parse(body.to_string().as_bytes(), DEFAULTS).map_err(|error| error.to_string())
+        ScoreRequest::parse(body.to_string().as_bytes(), parse_params).map_err(|error| error.to_string())
     }
 
     fn input(columns: &Value, data: &Value) -> Value {
@@ -230,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_body_that_is_not_json_says_so() {
-        let parse = |body: &[u8]| ScoreRequest::parse(body, DEFAULTS).unwrap_err().to_string();
+        let parse = |body: &[u8]| ScoreRequest::parse(body, parse_params).unwrap_err().to_string();
         assert_eq!(parse(b""), "POST body is empty. Expecting a JSON dictionary.");
         for body in [b" ".as_slice(), b"{", b"{} x", b"\x1f\x8b\x08", b"{\"a\": \"\xff\"}", &[b'['; 100_000]] {
             assert!(parse(body).starts_with("POST body could not be decoded as JSON: "), "{}", parse(body));
@@ -240,6 +246,6 @@ mod tests {
     #[test]
     fn a_byte_order_mark_is_no_fault() {
         let body = [BYTE_ORDER_MARK, br#"{"input_data": {"columns": ["image"], "data": ["QUJD"]}}"#].concat();
-        assert!(ScoreRequest::parse(&body, DEFAULTS).is_ok());
+        assert!(ScoreRequest::parse(&body, parse_params).is_ok());
     }
 }

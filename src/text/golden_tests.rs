@@ -8,7 +8,8 @@ use serde::Deserialize;
 use super::{SpecialIds, TextError, Tokenizer};
 
 /// The ids of tests/fixtures/tokenizer/make_tokenizer.py; "\n" is a byte of the vocabulary.
-const SMALL: SpecialIds = SpecialIds { bos_token_id: 2, eos_token_id: 202, pad_token_id: 1, image_token_id: Some(410) };
+pub(super) const SMALL: SpecialIds =
+    SpecialIds { bos_token_id: 2, eos_token_id: 202, pad_token_id: 1, image_token_id: Some(410) };
 const OPT: SpecialIds =
     SpecialIds { bos_token_id: 2, eos_token_id: 50118, pad_token_id: 1, image_token_id: Some(50265) };
 
@@ -53,21 +54,25 @@ fn in_repository(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
 
-fn json() -> Vec<u8> {
+pub(super) fn json() -> Vec<u8> {
     std::fs::read(in_repository("tests/fixtures/tokenizer/tokenizer.json")).unwrap()
 }
 
-fn small() -> Tokenizer {
+pub(super) fn small() -> Tokenizer {
     Tokenizer::from_bytes(&json(), SMALL).unwrap()
 }
 
-fn opt() -> Option<Tokenizer> {
+pub(super) fn opt() -> Option<Tokenizer> {
     let path = in_repository("../shared/data/opt-tokenizer/tokenizer.json");
     if !path.exists() {
         println!("skipped: no OPT tokenizer beside the repository");
         return None;
     }
     Some(Tokenizer::from_bytes(&std::fs::read(path).unwrap(), OPT).unwrap())
+}
+
+fn plain(tokenizer: &Tokenizer, text: &str) -> Vec<i64> {
+    tokenizer.encode_plain(text).unwrap().into_iter().map(i64::from).collect()
 }
 
 #[test]
@@ -79,6 +84,7 @@ fn the_small_tokenizer_answers_as_recorded() {
         let encoded = tokenizer.encode(&case.text, 256).unwrap();
         assert_eq!(encoded.input_ids, case.ids, "{:?}", case.text);
         assert_eq!(encoded.special_text, case.special_text, "{:?}", case.text);
+        assert_eq!(plain(&tokenizer, &case.text), case.ids[1..], "{:?}", case.text);
     }
     for case in cases.decoding {
         assert_eq!(tokenizer.decode(&case.ids).unwrap(), case.text, "{:?}", case.ids);
@@ -93,7 +99,8 @@ fn the_opt_tokenizer_answers_as_the_goldens() {
     for Golden { text, expected } in cases.cases {
         let encoded = tokenizer.encode(&text, 2048).unwrap();
         assert_eq!(encoded.input_ids, expected.ids, "{text:?}");
-        assert_eq!(encoded.has_special_text(), expected.holds_special_string, "{text:?}");
+        assert_eq!(plain(&tokenizer, &text), expected.ids[1..], "{text:?}");
+        assert_eq!(!encoded.special_text.is_empty(), expected.holds_special_string, "{text:?}");
         let ids: Vec<u32> = encoded.input_ids.iter().map(|&id| u32::try_from(id).unwrap()).collect();
         assert_eq!(tokenizer.decode(&ids).unwrap(), expected.decoded.trim(), "{text:?}");
     }

@@ -1,14 +1,23 @@
-//! Text: a prompt becomes token ids, token ids become an answer.
+//! Text: a prompt becomes token ids, token ids become an answer, whole or piece by piece.
 //!
 //! Used by `engine`, by the command line and by the scoring routes. This module is pure: it takes the bytes of
 //! `tokenizer.json` and the special ids of the bundle's manifest, and reads no file, clock, environment or global.
 
+mod doctor;
 mod error;
+mod prompt;
+mod stream;
 mod strip;
+mod token_bytes;
 mod tokenizer;
 
+pub use doctor::{PromptWarning, diagnose};
 pub use error::TextError;
+pub use prompt::{Prompt, Turn};
+pub use stream::TextStream;
 pub use tokenizer::{Encoded, SpecialIds, Tokenizer};
 
 #[cfg(test)]
 mod golden_tests;
+#[cfg(test)]
+mod stream_tests;

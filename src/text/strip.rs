@@ -1,4 +1,4 @@
-//! Python's `str.strip()`. Used for answers; Rust's `trim` keeps four control characters that Python removes.
+//! Python's `str.strip()`. Used for answers, whole or as they grow; Rust's `trim` keeps four control characters that Python removes.
 
 /// Removes leading and trailing white space in Python's sense.
 pub(super) fn strip(text: &str) -> &str {
@@ -6,7 +6,7 @@ pub(super) fn strip(text: &str) -> &str {
 }
 
 /// `str.isspace()`: Unicode white space and the information separators U+001C to U+001F.
-fn is_python_space(character: char) -> bool {
+pub(super) fn is_python_space(character: char) -> bool {
     character.is_whitespace() || ('\u{1C}'..='\u{1F}').contains(&character)
 }
 

@@ -10,6 +10,7 @@ use tokenizers::{DecoderWrapper, PreTokenizerWrapper};
 
 use super::TextError;
 use super::strip::strip;
+use super::token_bytes::TokenBytes;
 
 /// The `tokenizer` part of a bundle's manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,18 +42,12 @@ pub struct Encoded {
     pub special_text: Vec<String>,
 }
 
-impl Encoded {
-    /// Whether the text holds a special string, so that a warning is due.
-    pub fn has_special_text(&self) -> bool {
-        !self.special_text.is_empty()
-    }
-}
-
 /// Prompts to ids and ids to answers. Can be shared between threads.
 pub struct Tokenizer {
     inner: Inner,
     ids: SpecialIds,
     hidden: HashSet<u32>,
+    bytes: TokenBytes,
     special_text: Vec<String>,
     longest_token_bytes: usize,
 }
@@ -72,15 +67,14 @@ impl Tokenizer {
         let mut special: Vec<_> =
             inner.get_added_tokens_decoder().into_iter().filter(|(_, token)| token.special).collect();
         special.sort_by_key(|(id, _)| *id);
+        let hidden =
+            special.iter().map(|(id, _)| *id).filter(|id| *id != ids.eos_token_id).chain(ids.hidden()).collect();
+        let vocabulary = inner.get_vocab(false); // a copy of all tokens, so one for both
         Ok(Self {
-            hidden: special
-                .iter()
-                .map(|(id, _)| *id)
-                .filter(|id| *id != ids.eos_token_id)
-                .chain(ids.hidden())
-                .collect(),
+            bytes: TokenBytes::new(&inner, vocabulary.values().copied(), &hidden),
+            hidden,
             special_text: special.into_iter().map(|(_, token)| token.content).collect(),
-            longest_token_bytes: longest_token_bytes(&inner),
+            longest_token_bytes: longest_token_bytes(&inner, vocabulary.keys()),
             inner,
             ids,
         })
@@ -105,14 +99,30 @@ impl Tokenizer {
         if max_tokens == 0 || text.len() > most_bytes {
             return Err(too_long());
         }
-        let encoding = self.inner.encode_fast(text, false).map_err(|source| TextError::Unencodable { source })?;
-        if encoding.len() >= max_tokens {
+        let text_ids = self.encode_plain(text)?;
+        if text_ids.len() >= max_tokens {
             return Err(too_long());
         }
-        let text_ids = encoding.get_ids().iter().copied();
         let input_ids = std::iter::once(self.ids.bos_token_id).chain(text_ids).map(i64::from).collect();
         let special_text = self.special_text.iter().filter(|special| text.contains(special.as_str()));
         Ok(Encoded { input_ids, special_text: special_text.cloned().collect() })
+    }
+
+    /// The ids of a text alone, without `bos_token_id`, special strings in it as plain text: for words to forbid and
+    /// for candidates. The work grows with the text, which the caller has to bound.
+    ///
+    /// # Errors
+    /// [`TextError::Unencodable`] if the library fails.
+    pub fn encode_plain(&self, text: &str) -> Result<Vec<u32>, TextError> {
+        let encoding = self.inner.encode_fast(text, false).map_err(|source| TextError::Unencodable { source })?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    /// The bytes that an id adds to an answer: none for special ids and ids without a token. They need not be whole
+    /// characters.
+    #[must_use]
+    pub fn token_bytes(&self, id: u32) -> &[u8] {
+        self.bytes.get(id)
     }
 
     /// The text of an answer: special ids and ids without a token are skipped, bytes that are not UTF-8 become U+FFFD,
@@ -156,8 +166,8 @@ fn check_ids(inner: &Inner, ids: &SpecialIds) -> Result<(), TextError> {
 }
 
 /// In a byte-level vocabulary each character of a token stands for one byte; an added token is matched as it is.
-fn longest_token_bytes(inner: &Inner) -> usize {
-    let tokens = inner.get_vocab(false).into_keys().map(|token| token.chars().count());
+fn longest_token_bytes<'a>(inner: &Inner, vocabulary: impl Iterator<Item = &'a String>) -> usize {
+    let tokens = vocabulary.map(|token| token.chars().count());
     let added = inner.get_added_tokens_decoder().into_values().map(|token| token.content.len());
     tokens.chain(added).max().unwrap_or(0)
 }

@@ -7,7 +7,6 @@ use std::thread;
 
 use blip2::bundle::{Bundle, BundleError, Precision};
 use blip2::engine::{Engine, EngineLimits, Frontend, ScoreJob, replay};
-use blip2::generation::GenerationParams;
 use blip2::image::{ImageLimits, Preprocessor, PreprocessorConfig};
 use blip2::model::{Blip2, CacheSize};
 use blip2::runtime::Runtime;
@@ -39,7 +38,7 @@ fn engine(bundle: &Bundle, slots: usize) -> Engine {
     };
     let frontend = Frontend {
         preprocessor: Preprocessor::new(&config, ImageLimits::default()).unwrap(),
-        tokenizer: Tokenizer::from_bytes(&bundle.read(&tokenizer.file).unwrap(), ids).unwrap(),
+        tokenizer: Tokenizer::from_bytes(&bundle.read(&tokenizer.file).unwrap(), ids).unwrap().into(),
         defaults: manifest.generation,
     };
     let limits = EngineLimits { queue_rows: 64, prefills_per_turn: 1 };
@@ -51,7 +50,7 @@ fn open(path: &str) -> Bundle {
 }
 
 fn job(engine: &Engine, text: &str) -> ScoreJob {
-    let params = GenerationParams::new(engine.defaults());
+    let params = engine.parse_params(&Value::Null).unwrap();
     ScoreJob { image: fixture("scene.png"), text: text.to_owned(), params }
 }
 
@@ -65,7 +64,7 @@ fn the_committed_bundles_answer_questions_about_a_picture() {
             ("Question: is there a blue circle? Answer:", "yes"),
             ("Question: is there a green circle? Answer:", "no"),
         ] {
-            assert_eq!(engine.score(&job(&engine, text)).unwrap().text, answer, "{path}: {text}");
+            assert_eq!(engine.score(&job(&engine, text)).unwrap().best().text, answer, "{path}: {text}");
         }
     }
 }
@@ -114,9 +113,40 @@ fn rows_decoded_together_equal_rows_alone_to_the_bit() {
             .map(|text| together.submit(together.prepare(&job(&together, text)).unwrap(), &permit).unwrap())
             .collect();
         for (text, pending) in TEXTS.iter().zip(pending) {
-            let (batched, single) = (pending.wait().unwrap(), alone.score(&job(&alone, text)).unwrap());
+            let batched = pending.wait().unwrap().best();
+            let single = alone.score(&job(&alone, text)).unwrap().best();
             assert_eq!(batched.token_ids, single.token_ids, "{path}: {text}");
             assert_eq!(batched.logprobs, single.logprobs, "{path}: {text}");
+        }
+    }
+}
+
+/// Beams, samples and greedy rows in one batch, which grows and shrinks: every answer as if it had the model to itself.
+#[test]
+fn every_method_gives_the_same_answers_in_company_and_alone_to_the_bit() {
+    let kinds = [
+        json!({"max_new_tokens": 12, "logprobs": true, "top_logprobs": 3}),
+        json!({"num_beams": 3, "num_return_sequences": 3, "max_new_tokens": 9}),
+        json!({"do_sample": true, "seed": 5, "num_return_sequences": 4, "temperature": 1.5, "max_new_tokens": 15}),
+        json!({"num_beams": 2, "early_stopping": true, "length_penalty": 0.0, "repetition_penalty": 1.3}),
+        json!({"num_beams": 4, "do_sample": true, "seed": 9, "early_stopping": "never", "max_new_tokens": 7}),
+        json!({"no_repeat_ngram_size": 2, "min_new_tokens": 6, "max_new_tokens": 30}),
+    ];
+    let texts = ["", "Question: what color is the star? Answer:", "a"];
+    for path in BUNDLES {
+        let bundle = open(path);
+        let (together, alone) = (engine(&bundle, 7), engine(&bundle, 4));
+        let permit = together.reserve(kinds.len() * texts.len()).unwrap();
+        let mut pending = Vec::new();
+        for (params, text) in kinds.iter().flat_map(|params| texts.map(|text| (params, text))) {
+            let params = together.parse_params(params).unwrap();
+            let job = ScoreJob { image: fixture("scene.png"), text: text.to_owned(), params };
+            pending.push((job.clone(), together.submit(together.prepare(&job).unwrap(), &permit).unwrap()));
+        }
+        for (job, pending) in pending {
+            let (batched, single) = (pending.wait().unwrap(), alone.score(&job).unwrap());
+            let as_json = |answer: blip2::engine::Answer| serde_json::to_value(answer.sequences).unwrap();
+            assert_eq!(as_json(batched), as_json(single), "{path}: {:?} {}", job.params, job.text);
         }
     }
 }
@@ -126,9 +156,9 @@ fn rows_decoded_together_equal_rows_alone_to_the_bit() {
 fn decoding_step_by_step_equals_prefilling_everything() {
     for path in BUNDLES {
         let engine = engine(&open(path), 1);
-        let stepwise = engine.score(&job(&engine, "Question: where is the star? Answer:")).unwrap();
+        let stepwise = engine.score(&job(&engine, "Question: where is the star? Answer:")).unwrap().best();
         let whole = format!("Question: where is the star? Answer: {}", stepwise.text);
-        let next = engine.score(&job(&engine, &whole)).unwrap();
+        let next = engine.score(&job(&engine, &whole)).unwrap().best();
         let last = stepwise.logprobs.len() - 1;
         assert_eq!(next.token_ids[0], stepwise.token_ids[last], "{path}");
         let difference = (next.logprobs[0] - stepwise.logprobs[last]).abs();
@@ -143,7 +173,7 @@ fn one_engine_serves_many_threads() {
         for _ in 0..8 {
             scope.spawn(|| {
                 let answer = engine.score(&job(&engine, "Question: what color is the star? Answer:")).unwrap();
-                assert_eq!(answer.text, "yellow");
+                assert_eq!(answer.best().text, "yellow");
             });
         }
     });
@@ -200,7 +230,7 @@ fn a_manifest_may_say_more_than_this_version_reads() {
     assert_eq!(bundle.manifest().precision.decoder, Precision::Int4);
     let answer = engine(&bundle, 1);
     let answer = answer.score(&job(&answer, "Question: what color is the star? Answer:")).unwrap();
-    assert_eq!(answer.text, "yellow");
+    assert_eq!(answer.best().text, "yellow");
 }
 
 /// A copy of the committed bundle that a test may damage.

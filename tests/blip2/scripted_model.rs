@@ -1,5 +1,6 @@
 //! A model without ONNX Runtime: its answer to a prompt is the prompt, token by token, so that every mix-up of rows shows.
 
+use std::ops::Range;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
@@ -34,7 +35,7 @@ pub(crate) fn engine(script: Script, slots: usize, queue_rows: usize) -> Engine 
     let ids = SpecialIds { bos_token_id: 2, eos_token_id: EOS as u32, pad_token_id: 1, image_token_id: Some(410) };
     let frontend = Frontend {
         preprocessor: Preprocessor::new(&config, ImageLimits { max_bytes: 1 << 20, max_pixels: 1 << 22 }).unwrap(),
-        tokenizer: Tokenizer::from_bytes(&fixture("tokenizer/tokenizer.json"), ids).unwrap(),
+        tokenizer: Tokenizer::from_bytes(&fixture("tokenizer/tokenizer.json"), ids).unwrap().into(),
         defaults: GenerationDefaults { max_new_tokens: 40 },
     };
     let Script { gate, failing_prompt_len, broken } = script;
@@ -104,7 +105,11 @@ impl StepDecoder for Echo {
         Ok(self.logits(next.into_iter()))
     }
 
-    fn move_row(&mut self, from: usize, to: usize) {
-        self.rows[to] = self.rows[from].clone();
+    fn copy_row(&mut self, from: usize, to: usize, _: Range<usize>) {
+        let row = self.rows[from].clone();
+        match self.rows.get_mut(to) {
+            Some(place) => *place = row,
+            None => self.rows.push(row),
+        }
     }
 }

@@ -1,0 +1,106 @@
+//! A sequence in the making, and as it is handed out.
+
+use serde::Serialize;
+
+use super::StopReason;
+use super::logits::largest;
+
+/// One of the likeliest tokens at a place.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Alternative {
+    /// The token.
+    pub token_id: u32,
+    /// Natural log of its probability.
+    pub logprob: f32,
+}
+
+/// A finished sequence.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sequence {
+    /// The new tokens, the end token included if it came.
+    pub token_ids: Vec<u32>,
+    /// For each of them the natural log of the model's probability, whatever the processors made of it.
+    pub logprobs: Vec<f32>,
+    /// For each of them the likeliest tokens at its place, best first; empty unless `top_logprobs` was asked for.
+    pub alternatives: Vec<Vec<Alternative>>,
+    /// Beams: sum of processed log-probabilities over length to the power of `length_penalty`. Otherwise the same of
+    /// `logprobs`: with the default of 1, their mean.
+    pub score: f32,
+    /// Why it ended.
+    pub stop_reason: StopReason,
+}
+
+impl Sequence {
+    /// The mean of the tokens' probabilities.
+    #[must_use]
+    pub fn mean_probability(&self) -> f32 {
+        let sum: f32 = self.probabilities().sum();
+        sum / self.logprobs.len().max(1) as f32
+    }
+
+    /// The smallest of the tokens' probabilities: where the model was least sure.
+    #[must_use]
+    pub fn min_probability(&self) -> f32 {
+        self.probabilities().fold(1.0, f32::min)
+    }
+
+    fn probabilities(&self) -> impl Iterator<Item = f32> {
+        self.logprobs.iter().map(|logprob| logprob.exp())
+    }
+}
+
+/// A row so far: prompt and new tokens.
+#[derive(Debug, Clone)]
+pub(super) struct Draft {
+    /// The whole row: image positions, prompt, new tokens.
+    pub(super) ids: Vec<u32>,
+    prompt_len: usize,
+    logprobs: Vec<f32>,
+    alternatives: Vec<Vec<Alternative>>,
+}
+
+impl Draft {
+    pub(super) fn new(prompt: Vec<u32>) -> Self {
+        Self { prompt_len: prompt.len(), ids: prompt, logprobs: Vec::new(), alternatives: Vec::new() }
+    }
+
+    pub(super) fn new_tokens(&self) -> usize {
+        self.logprobs.len()
+    }
+
+    pub(super) fn token_ids(&self) -> &[u32] {
+        &self.ids[self.prompt_len..]
+    }
+
+    pub(super) fn logprobs(&self) -> &[f32] {
+        &self.logprobs
+    }
+
+    pub(super) fn alternatives(&self) -> &[Vec<Alternative>] {
+        &self.alternatives
+    }
+
+    /// Appends a token that was chosen from `logits`, as the model wrote them.
+    pub(super) fn push(&mut self, token: usize, logits: &[f32], normalizer: f32, top_logprobs: usize) {
+        self.ids.push(token as u32);
+        self.logprobs.push(logits[token] - normalizer);
+        if top_logprobs > 0 {
+            let best = largest(logits, top_logprobs).into_iter();
+            let alternative = |best: super::logits::Scored| Alternative {
+                token_id: best.index as u32,
+                logprob: best.score - normalizer,
+            };
+            self.alternatives.push(best.map(alternative).collect());
+        }
+    }
+
+    /// The mean of the log-probabilities, with another exponent of the length than 1 if so asked.
+    pub(super) fn score(&self, length_penalty: f32) -> f32 {
+        self.logprobs.iter().sum::<f32>() / (self.new_tokens().max(1) as f32).powf(length_penalty)
+    }
+
+    pub(super) fn into_sequence(mut self, score: f32, stop_reason: StopReason) -> Sequence {
+        let token_ids = self.ids.split_off(self.prompt_len);
+        Sequence { token_ids, logprobs: self.logprobs, alternatives: self.alternatives, score, stop_reason }
+    }
+}

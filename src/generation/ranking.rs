@@ -1,0 +1,152 @@
+//! The likelihood of given answers: each candidate's tokens are fed as if they had been generated.
+//!
+//! The first token of every candidate is read off the logits of the prompt, so candidates of one token need no row. The
+//! others take rows behind the shared prompt; a row whose candidate is done begins again behind the prompt with the next.
+
+use std::collections::VecDeque;
+
+use super::logits::log_normalizer;
+use super::{Continuation, GenerationError, Origin};
+
+/// How likely one candidate is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct CandidateLikelihood {
+    /// Its tokens.
+    pub token_ids: Vec<u32>,
+    /// For each of them the natural log of its probability behind the prompt and the tokens before it.
+    pub logprobs: Vec<f32>,
+}
+
+#[derive(Debug)]
+pub(super) struct Ranking {
+    candidates: Vec<CandidateLikelihood>,
+    waiting: VecDeque<usize>,
+    /// The candidate of each row.
+    rows: Vec<usize>,
+    max_rows: usize,
+    is_started: bool,
+}
+
+impl Ranking {
+    pub(super) fn new(candidates: Vec<Vec<u32>>, max_rows: usize) -> Self {
+        let candidate = |token_ids: Vec<u32>| CandidateLikelihood { logprobs: Vec::new(), token_ids };
+        Self {
+            candidates: candidates.into_iter().map(candidate).collect(),
+            waiting: VecDeque::new(),
+            rows: Vec::new(),
+            max_rows,
+            is_started: false,
+        }
+    }
+
+    pub(super) fn advance(&mut self, logits: &[&[f32]]) -> Result<Vec<Continuation>, GenerationError> {
+        if !self.is_started {
+            self.is_started = true;
+            self.start(logits)?;
+            return Ok(self.fill(Vec::new()));
+        }
+        let mut going_on = Vec::new();
+        for (row, candidate) in std::mem::take(&mut self.rows).into_iter().enumerate() {
+            self.candidates[candidate].take(logits[row])?;
+            if let Some(token) = self.candidates[candidate].next_to_feed() {
+                self.rows.push(candidate);
+                going_on.push(Continuation { origin: Origin::Row(row), token });
+            }
+        }
+        Ok(self.fill(going_on))
+    }
+
+    /// The first tokens, all from the logits of the prompt.
+    fn start(&mut self, logits: &[&[f32]]) -> Result<(), GenerationError> {
+        for (index, candidate) in self.candidates.iter_mut().enumerate() {
+            candidate.take(logits[0])?;
+            if candidate.next_to_feed().is_some() {
+                self.waiting.push_back(index);
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives rows that are free to candidates that wait.
+    fn fill(&mut self, mut continuations: Vec<Continuation>) -> Vec<Continuation> {
+        while continuations.len() < self.max_rows {
+            let Some(candidate) = self.waiting.pop_front() else { break };
+            let token = self.candidates[candidate].token_ids[0];
+            self.rows.push(candidate);
+            continuations.push(Continuation { origin: Origin::Prompt, token });
+        }
+        continuations
+    }
+
+    pub(super) fn into_likelihoods(self) -> Vec<CandidateLikelihood> {
+        self.candidates
+    }
+}
+
+impl CandidateLikelihood {
+    /// The sum of the log-probabilities.
+    #[must_use]
+    pub fn sum(&self) -> f32 {
+        self.logprobs.iter().sum()
+    }
+
+    /// Their mean, by token.
+    #[must_use]
+    pub fn mean(&self) -> f32 {
+        self.sum() / self.logprobs.len().max(1) as f32
+    }
+
+    /// Notes how likely the next token is; nothing when there is none.
+    fn take(&mut self, logits: &[f32]) -> Result<(), GenerationError> {
+        let position = self.logprobs.len();
+        if let Some(&token) = self.token_ids.get(position) {
+            let normalizer = log_normalizer(logits).ok_or(GenerationError::NotFinite { position })?;
+            self.logprobs.push(logits.get(token as usize).map_or(f32::NEG_INFINITY, |logit| logit - normalizer));
+        }
+        Ok(())
+    }
+
+    /// The token to feed so that the logits of the one behind it come out; nothing after the last but one.
+    fn next_to_feed(&self) -> Option<u32> {
+        let next = self.logprobs.len();
+        (next < self.token_ids.len()).then(|| self.token_ids[next - 1])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A model whose logits depend on the newest token only.
+    fn logits(token: u32) -> Vec<f32> {
+        (0..5_u32).map(|next| ((token * 3 + next * 7) % 11) as f32 / 2.0).collect()
+    }
+
+    fn logprob(token: u32, next: u32) -> f32 {
+        let logits = logits(token);
+        logits[next as usize] - log_normalizer(&logits).unwrap()
+    }
+
+    #[test]
+    fn every_candidate_is_scored_whatever_the_number_of_rows() {
+        let candidates = vec![vec![1], vec![2, 3, 4], vec![1, 2], vec![4, 4, 4, 4], vec![], vec![3, 1]];
+        for rows in 1..6 {
+            let mut ranking = Ranking::new(candidates.clone(), rows);
+            let mut fed = vec![0];
+            loop {
+                let all: Vec<Vec<f32>> = fed.iter().map(|token| logits(*token)).collect();
+                let next = ranking.advance(&all.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap();
+                assert!(next.len() <= rows);
+                if next.is_empty() {
+                    break;
+                }
+                fed = next.into_iter().map(|row| row.token).collect();
+            }
+            for (scored, tokens) in ranking.into_likelihoods().into_iter().zip(&candidates) {
+                let before = [0].iter().chain(tokens);
+                let expected: Vec<f32> = before.zip(tokens).map(|(token, next)| logprob(*token, *next)).collect();
+                assert_eq!((&scored.token_ids, scored.logprobs), (tokens, expected));
+            }
+        }
+    }
+}
