@@ -49,8 +49,8 @@ pub(super) struct RuntimeArgs {
     #[arg(long, value_name = "N", env = "BLIP2_THREADS")]
     threads: Option<NonZeroUsize>,
 
-    /// Rows decoded together; each costs KV memory for the positions that it uses
-    #[arg(long, value_name = "N", env = "BLIP2_SLOTS", default_value = "4")]
+    /// Rows decoded together, a beam being a row; each costs KV memory for the positions that it uses
+    #[arg(long, value_name = "N", env = "BLIP2_SLOTS", default_value = "8")]
     slots: NonZeroUsize,
 
     /// Positions of a row: image, prompt and new tokens [default: as many as the model knows]
