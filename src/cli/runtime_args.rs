@@ -65,6 +65,10 @@ pub(super) struct RuntimeArgs {
     #[arg(long, value_name = "N", env = "BLIP2_PREFILLS_PER_TURN", default_value = "1")]
     prefills_per_turn: NonZeroUsize,
 
+    /// MiB of encoded pictures to keep, so that a picture asked about again is not encoded again; 0 keeps none
+    #[arg(long, value_name = "MIB", env = "BLIP2_IMAGE_CACHE_MIB", default_value = "64")]
+    image_cache_mib: usize,
+
     /// Largest picture file in bytes
     #[arg(long, value_name = "BYTES", env = "BLIP2_MAX_IMAGE_BYTES", default_value_t = ImageLimits::DEFAULT_MAX_BYTES)]
     max_image_bytes: usize,
@@ -86,7 +90,11 @@ impl RuntimeArgs {
             },
             threads: self.threads.unwrap_or_else(cores),
             cache: CacheSize { slots: self.slots, max_len: self.max_len },
-            engine: EngineLimits { queue_rows: self.queue_rows.get(), prefills_per_turn: self.prefills_per_turn.get() },
+            engine: EngineLimits {
+                queue_rows: self.queue_rows.get(),
+                prefills_per_turn: self.prefills_per_turn.get(),
+                image_cache_bytes: self.image_cache_mib.saturating_mul(1 << 20),
+            },
             image: ImageLimits { max_bytes: self.max_image_bytes, max_pixels: self.max_image_pixels },
         }
     }

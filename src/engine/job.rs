@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use tokio::sync::oneshot;
 
+use super::picture::PictureKey;
 use super::traits::ModelError;
 use super::{Frontend, ImagePrefix, Permit};
 use crate::generation::{Alternative, GenerationError, GenerationParams, Outcome, Sequence, StopReason, Task};
@@ -98,6 +99,7 @@ pub enum EngineError {
 /// A job that the model can read.
 #[derive(Debug)]
 pub struct PreparedJob {
+    pub(super) picture: PictureKey,
     pub(super) pixel_values: PixelValues,
     pub(super) input_ids: Vec<i64>,
     pub(super) task: Task,
@@ -191,6 +193,7 @@ pub(super) struct Finished {
 /// A job in a worker's hands. Dropping it unanswered tells the caller that the engine has stopped.
 #[derive(Debug)]
 pub(super) struct Queued {
+    pub(super) picture: PictureKey,
     pub(super) pixel_values: PixelValues,
     pub(super) input_ids: Vec<i64>,
     pub(super) task: Task,
@@ -218,6 +221,7 @@ impl Queued {
     pub(super) fn new(job: PreparedJob, permit: Permit, frontend: Arc<Frontend>) -> (Self, Pending) {
         let (reply, answer) = oneshot::channel();
         let queued = Self {
+            picture: job.picture,
             pixel_values: job.pixel_values,
             input_ids: job.input_ids,
             task: job.task,

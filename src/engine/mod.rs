@@ -8,10 +8,12 @@
 //! Runtime. It knows no HTTP.
 
 mod admission;
+mod byte_cache;
 mod decoder_worker;
 mod golden;
 mod image_worker;
 mod job;
+mod picture;
 mod slots;
 mod traits;
 
@@ -23,6 +25,7 @@ use std::time::Instant;
 use serde_json::Value;
 
 pub use self::admission::Permit;
+pub use self::byte_cache::CacheCounts;
 pub use self::golden::{GoldenError, replay};
 pub use self::job::{
     Answer, AnswerSequence, EngineError, JobError, Pending, PreparedJob, ScoreJob, Timings, TimingsMs,
@@ -30,7 +33,9 @@ pub use self::job::{
 pub use self::traits::{DecoderLimits, EncodedImage, ImageEncoder, ImagePrefix, Logits, ModelError, StepDecoder};
 
 use self::admission::Admission;
+use self::byte_cache::{ByteCache, CacheCounters};
 use self::job::Queued;
+use self::picture::PictureKey;
 use crate::bundle::GenerationDefaults;
 use crate::generation::{GenerationParams, ParamError, Task, Vocabulary};
 use crate::image::Preprocessor;
@@ -53,6 +58,8 @@ pub struct EngineLimits {
     pub queue_rows: usize,
     /// Prefills between two decode steps: each one makes the running rows wait.
     pub prefills_per_turn: usize,
+    /// Bytes of encoded pictures to keep, so that a picture asked about again is not encoded again.
+    pub image_cache_bytes: usize,
 }
 
 /// A handle to the workers; clones share them. They end when the last handle is dropped.
@@ -62,6 +69,7 @@ pub struct Engine {
     admission: Arc<Admission>,
     decoder: DecoderLimits,
     jobs: mpsc::Sender<Queued>,
+    image_cache: Arc<CacheCounters>,
 }
 
 impl Engine {
@@ -79,9 +87,11 @@ impl Engine {
         // Both channels are bounded by admission: a job in either of them holds a permit.
         let (jobs, waiting) = mpsc::channel();
         let (encoded, ready) = mpsc::channel();
+        let cache = ByteCache::new(limits.image_cache_bytes);
+        let image_cache = cache.counters();
         thread::Builder::new()
             .name("image-worker".into())
-            .spawn(move || guarded(|| image_worker::run(encoder, &waiting, &encoded)))?;
+            .spawn(move || guarded(|| image_worker::run(encoder, cache, &waiting, &encoded)))?;
         thread::Builder::new()
             .name("decoder-worker".into())
             .spawn(move || guarded(|| decoder_worker::run(decoder, &ready, limits.prefills_per_turn)))?;
@@ -90,6 +100,7 @@ impl Engine {
             admission: Arc::new(Admission::new(limits.queue_rows)),
             decoder: decoder_limits,
             jobs,
+            image_cache,
         })
     }
 
@@ -107,6 +118,12 @@ impl Engine {
     pub fn default_params(&self, max_new_tokens: usize) -> GenerationParams {
         let vocabulary: Arc<dyn Vocabulary> = Arc::clone(&self.frontend.tokenizer) as _;
         GenerationParams::new(GenerationDefaults { max_new_tokens }, &vocabulary)
+    }
+
+    /// How often a picture was known already.
+    #[must_use]
+    pub fn image_cache(&self) -> CacheCounts {
+        self.image_cache.read()
     }
 
     /// The decoder's slots, lengths and cache.
@@ -141,6 +158,7 @@ impl Engine {
         let special = text.special_text.into_iter().map(|special| PromptWarning::SpecialText { special });
         let warnings = special.chain(diagnose(&job.text, text.input_ids.len())).map(|warning| warning.to_string());
         Ok(PreparedJob {
+            picture: PictureKey::of(&job.image),
             pixel_values,
             task: self.task(&text.input_ids, job.params.clone()),
             input_ids: text.input_ids,

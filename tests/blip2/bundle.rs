@@ -41,7 +41,7 @@ fn engine(bundle: &Bundle, slots: usize) -> Engine {
         tokenizer: Tokenizer::from_bytes(&bundle.read(&tokenizer.file).unwrap(), ids).unwrap().into(),
         defaults: manifest.generation,
     };
-    let limits = EngineLimits { queue_rows: 64, prefills_per_turn: 1 };
+    let limits = EngineLimits { queue_rows: 64, prefills_per_turn: 1, image_cache_bytes: 1 << 16 };
     Engine::start(frontend, model.image, model.decoder, limits).unwrap()
 }
 
@@ -148,6 +148,24 @@ fn every_method_gives_the_same_answers_in_company_and_alone_to_the_bit() {
             let as_json = |answer: blip2::engine::Answer| serde_json::to_value(answer.sequences).unwrap();
             assert_eq!(as_json(batched), as_json(single), "{path}: {:?} {}", job.params, job.text);
         }
+    }
+}
+
+/// Ten questions about one picture: it is encoded once, and the answers are those of an engine that remembers nothing.
+#[test]
+fn a_known_picture_is_not_encoded_again_and_its_answers_are_the_same_to_the_bit() {
+    let bundle = open(BUNDLES[1]);
+    let (engine, texts) = (engine(&bundle, 4), ["", "a", "Question: what color is the star? Answer:"]);
+    let permit = engine.reserve(9).unwrap();
+    let ask = |text: &str| engine.submit(engine.prepare(&job(&engine, text)).unwrap(), &permit).unwrap();
+    let pending: Vec<_> = (0..9).map(|number| ask(texts[number % 3])).collect();
+    let answers: Vec<_> = pending.into_iter().map(|pending| pending.wait().unwrap().best()).collect();
+    let counts = engine.image_cache();
+    assert_eq!((counts.misses, counts.hits, counts.evictions), (1, 8, 0));
+    assert!(counts.bytes > 0);
+    for (number, answer) in answers.iter().enumerate() {
+        let anew = self::engine(&bundle, 1).score(&job(&engine, texts[number % 3])).unwrap().best();
+        assert_eq!((&answer.token_ids, &answer.logprobs), (&anew.token_ids, &anew.logprobs), "{number}");
     }
 }
 

@@ -40,7 +40,7 @@ pub(crate) fn engine(script: Script, slots: usize, queue_rows: usize) -> Engine 
     };
     let Script { gate, failing_prompt_len, broken } = script;
     let decoder = Echo { slots, rows: Vec::new(), failing_prompt_len, broken };
-    let limits = EngineLimits { queue_rows, prefills_per_turn: 2 };
+    let limits = EngineLimits { queue_rows, prefills_per_turn: 2, image_cache_bytes: 1 << 16 };
     Engine::start(frontend, Gate(gate), decoder, limits).unwrap()
 }
 

@@ -1,0 +1,121 @@
+//! A cache bounded in bytes: what was used longest ago makes room. Its counters can be read from other threads.
+
+use std::hash::Hash;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use lru::LruCache;
+use serde::Serialize;
+
+/// How often a cache helped. A snapshot.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct CacheCounts {
+    /// Found.
+    pub hits: u64,
+    /// Not found, and made anew.
+    pub misses: u64,
+    /// Thrown out to make room.
+    pub evictions: u64,
+    /// Held now.
+    pub bytes: u64,
+}
+
+/// The live counters behind [`CacheCounts`].
+#[derive(Debug, Default)]
+pub(super) struct CacheCounters {
+    hits: AtomicU64,
+    misses: AtomicU64,
+    evictions: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl CacheCounters {
+    pub(super) fn read(&self) -> CacheCounts {
+        CacheCounts {
+            hits: self.hits.load(Ordering::Relaxed),
+            misses: self.misses.load(Ordering::Relaxed),
+            evictions: self.evictions.load(Ordering::Relaxed),
+            bytes: self.bytes.load(Ordering::Relaxed),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct ByteCache<K: Hash + Eq, V> {
+    entries: LruCache<K, (V, usize)>,
+    capacity: usize,
+    bytes: usize,
+    counters: Arc<CacheCounters>,
+}
+
+impl<K: Hash + Eq, V> ByteCache<K, V> {
+    /// Holds at most `capacity` bytes; 0 holds nothing.
+    pub(super) fn new(capacity: usize) -> Self {
+        Self { entries: LruCache::unbounded(), capacity, bytes: 0, counters: Arc::default() }
+    }
+
+    pub(super) fn counters(&self) -> Arc<CacheCounters> {
+        Arc::clone(&self.counters)
+    }
+
+    pub(super) fn get(&mut self, key: &K) -> Option<&V> {
+        let found = self.entries.get(key).map(|(value, _)| value);
+        let counter = if found.is_some() { &self.counters.hits } else { &self.counters.misses };
+        counter.fetch_add(1, Ordering::Relaxed);
+        found
+    }
+
+    /// Keeps a value of so many bytes. One that is larger than the whole cache is dropped at once.
+    pub(super) fn put(&mut self, key: K, value: V, bytes: usize) {
+        if bytes > self.capacity {
+            return;
+        }
+        if let Some((_, replaced)) = self.entries.put(key, (value, bytes)) {
+            self.bytes -= replaced;
+        }
+        self.bytes += bytes;
+        while self.bytes > self.capacity {
+            let Some((_, (_, evicted))) = self.entries.pop_lru() else { break };
+            self.bytes -= evicted;
+            self.counters.evictions.fetch_add(1, Ordering::Relaxed);
+        }
+        self.counters.bytes.store(self.bytes as u64, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_used_longest_ago_makes_room() {
+        let mut cache = ByteCache::new(10);
+        cache.put('a', 1, 4);
+        cache.put('b', 2, 4);
+        assert_eq!(cache.get(&'a'), Some(&1));
+        cache.put('c', 3, 4);
+        assert_eq!(['b', 'a', 'c'].map(|key| cache.get(&key).copied()), [None, Some(1), Some(3)]);
+        assert_eq!(cache.counters().read(), CacheCounts { hits: 3, misses: 1, evictions: 1, bytes: 8 });
+    }
+
+    #[test]
+    fn the_bytes_never_exceed_the_capacity() {
+        let mut cache = ByteCache::new(100);
+        for number in 0..1000_usize {
+            cache.put(number % 37, (), (number * 31) % 120);
+            assert!(cache.counters().read().bytes <= 100);
+        }
+        let mut nothing = ByteCache::new(0);
+        nothing.put('a', (), 1);
+        assert_eq!(nothing.get(&'a'), None);
+    }
+
+    #[test]
+    fn a_replaced_value_is_counted_once() {
+        let mut cache = ByteCache::new(10);
+        cache.put('a', 1, 6);
+        cache.put('a', 2, 8);
+        assert_eq!(cache.get(&'a'), Some(&2));
+        assert_eq!(cache.counters().read().bytes, 8);
+    }
+}
