@@ -8,7 +8,7 @@ use std::hint::black_box;
 use std::path::{Path, PathBuf};
 
 use blip2::bundle::Bundle;
-use blip2::engine::{ImageEncoder as _, ImagePrefix, StepDecoder as _};
+use blip2::engine::{ImageEncoder as _, ImagePrefix, Logits, StepDecoder as _};
 use blip2::image::PixelValues;
 use blip2::model::{Blip2, CacheSize, Decoder};
 use blip2::runtime::Runtime;
@@ -32,9 +32,15 @@ fn prompt() -> Vec<i64> {
     (0..PROMPT_TOKENS as i64).map(|id| 2 + id).collect()
 }
 
+fn prefill(decoder: &mut Decoder, slot: usize, prefix: &ImagePrefix) -> Logits {
+    let prompt = prompt();
+    let len = decoder.limits().prefix_len + prompt.len();
+    decoder.prefill(slot, prefix, &prompt, 0..len).unwrap()
+}
+
 fn fill(decoder: &mut Decoder, prefix: &ImagePrefix, rows: usize) {
     for slot in 0..rows {
-        decoder.prefill(slot, prefix, &prompt()).unwrap();
+        prefill(decoder, slot, prefix);
     }
 }
 
@@ -43,7 +49,7 @@ fn benchmark(criterion: &mut Criterion) {
     criterion.bench_function("encode_image", |b| b.iter(|| image.encode(black_box(&pixel_values)).unwrap()));
     let prefix = image.encode(&pixel_values).unwrap().prefix;
     let decoder = RefCell::new(decoder);
-    criterion.bench_function("prefill", |b| b.iter(|| decoder.borrow_mut().prefill(0, &prefix, &prompt()).unwrap()));
+    criterion.bench_function("prefill", |b| b.iter(|| prefill(&mut decoder.borrow_mut(), 0, &prefix)));
     for rows in [1, 4, SLOTS] {
         let tokens = vec![3; rows];
         criterion.bench_function(&format!("decode_step_{rows}_rows"), |b| {

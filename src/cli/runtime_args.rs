@@ -61,13 +61,17 @@ pub(super) struct RuntimeArgs {
     #[arg(long, value_name = "N", env = "BLIP2_QUEUE_ROWS", default_value = "64")]
     queue_rows: NonZeroUsize,
 
-    /// Prompts started between two decode steps; more let running answers wait longer
-    #[arg(long, value_name = "N", env = "BLIP2_PREFILLS_PER_TURN", default_value = "1")]
-    prefills_per_turn: NonZeroUsize,
+    /// Positions of prompts fed between two decode steps, about; more let running answers wait longer
+    #[arg(long, value_name = "N", env = "BLIP2_PREFILL_POSITIONS", default_value = "64")]
+    prefill_positions: NonZeroUsize,
 
     /// MiB of encoded pictures to keep, so that a picture asked about again is not encoded again; 0 keeps none
     #[arg(long, value_name = "MIB", env = "BLIP2_IMAGE_CACHE_MIB", default_value = "64")]
     image_cache_mib: usize,
+
+    /// MiB of keys and values to keep of pictures, so that a further question feeds its own tokens only; 0 keeps none
+    #[arg(long, value_name = "MIB", env = "BLIP2_KV_PREFIX_CACHE_MIB", default_value = "256")]
+    kv_prefix_cache_mib: usize,
 
     /// Largest picture file in bytes
     #[arg(long, value_name = "BYTES", env = "BLIP2_MAX_IMAGE_BYTES", default_value_t = ImageLimits::DEFAULT_MAX_BYTES)]
@@ -92,7 +96,8 @@ impl RuntimeArgs {
             cache: CacheSize { slots: self.slots, max_len: self.max_len },
             engine: EngineLimits {
                 queue_rows: self.queue_rows.get(),
-                prefills_per_turn: self.prefills_per_turn.get(),
+                prefill_positions: self.prefill_positions.get(),
+                kv_prefix_cache_bytes: self.kv_prefix_cache_mib.saturating_mul(1 << 20),
                 image_cache_bytes: self.image_cache_mib.saturating_mul(1 << 20),
             },
             image: ImageLimits { max_bytes: self.max_image_bytes, max_pixels: self.max_image_pixels },

@@ -65,9 +65,14 @@ impl<K: Hash + Eq, V> ByteCache<K, V> {
         found
     }
 
+    /// Whether a value of so many bytes would be kept.
+    pub(super) fn fits(&self, bytes: usize) -> bool {
+        bytes <= self.capacity
+    }
+
     /// Keeps a value of so many bytes. One that is larger than the whole cache is dropped at once.
     pub(super) fn put(&mut self, key: K, value: V, bytes: usize) {
-        if bytes > self.capacity {
+        if !self.fits(bytes) {
             return;
         }
         if let Some((_, replaced)) = self.entries.put(key, (value, bytes)) {

@@ -8,11 +8,15 @@ use super::slots::SlotTable;
 use super::traits::StepDecoder;
 
 /// Works until all jobs are answered and no more can come.
-pub(super) fn run(mut decoder: impl StepDecoder, ready: &Receiver<Encoded>, prefills_per_turn: usize) {
-    let mut slots = SlotTable::new(decoder.limits().slots);
+pub(super) fn run(
+    mut decoder: impl StepDecoder,
+    mut slots: SlotTable,
+    ready: &Receiver<Encoded>,
+    prefill_positions: usize,
+) {
     let mut waiting = VecDeque::new();
-    while receive(&mut waiting, ready, slots.is_empty()) {
-        admit(&mut decoder, &mut slots, &mut waiting, prefills_per_turn);
+    while receive(&mut waiting, ready, slots.is_empty() && !slots.is_prefilling()) {
+        prefill(&mut decoder, &mut slots, &mut waiting, prefill_positions);
         if !slots.is_empty() {
             slots.step(&mut decoder);
         }
@@ -33,21 +37,21 @@ fn receive(waiting: &mut VecDeque<Encoded>, ready: &Receiver<Encoded>, is_idle: 
     true
 }
 
-/// Prefills waiting jobs into free slots, first come, first served: a job that needs more slots than are free holds the
-/// others back, or it might wait for ever.
-fn admit(
-    decoder: &mut impl StepDecoder,
-    slots: &mut SlotTable,
-    waiting: &mut VecDeque<Encoded>,
-    prefills_per_turn: usize,
-) {
-    for _ in 0..prefills_per_turn {
-        match waiting.front() {
-            Some(encoded) if slots.has_room(encoded.job.task.rows()) => {}
-            _ => return,
+/// Feeds prompts until `positions` of them are spent, first come, first served: a job that needs more slots than are free
+/// holds the others back, or it might wait for ever. A long prompt is fed in pieces over several turns, so that the
+/// running rows go on in between.
+fn prefill(decoder: &mut impl StepDecoder, slots: &mut SlotTable, waiting: &mut VecDeque<Encoded>, positions: usize) {
+    let mut spent = 0;
+    while spent < positions {
+        if !slots.is_prefilling() {
+            match waiting.front() {
+                Some(encoded) if slots.has_room(encoded.job.task.rows()) => {}
+                _ => return,
+            }
+            if let Some(encoded) = waiting.pop_front() {
+                slots.begin(decoder, encoded);
+            }
         }
-        if let Some(encoded) = waiting.pop_front() {
-            slots.admit(decoder, encoded);
-        }
+        spent += slots.prefill_piece(decoder);
     }
 }

@@ -30,12 +30,15 @@ pub use self::golden::{GoldenError, replay};
 pub use self::job::{
     Answer, AnswerSequence, EngineError, JobError, Pending, PreparedJob, ScoreJob, Timings, TimingsMs,
 };
-pub use self::traits::{DecoderLimits, EncodedImage, ImageEncoder, ImagePrefix, Logits, ModelError, StepDecoder};
+pub use self::traits::{
+    DecoderLimits, EncodedImage, ImageEncoder, ImagePrefix, Logits, ModelError, SavedRow, StepDecoder,
+};
 
 use self::admission::Admission;
 use self::byte_cache::{ByteCache, CacheCounters};
 use self::job::Queued;
 use self::picture::PictureKey;
+use self::slots::SlotTable;
 use crate::bundle::GenerationDefaults;
 use crate::generation::{GenerationParams, ParamError, Task, Vocabulary};
 use crate::image::Preprocessor;
@@ -56,8 +59,10 @@ pub struct Frontend {
 pub struct EngineLimits {
     /// Rows that are waiting or running; more are refused.
     pub queue_rows: usize,
-    /// Prefills between two decode steps: each one makes the running rows wait.
-    pub prefills_per_turn: usize,
+    /// Positions of prompts that are fed between two decode steps, about: they make the running rows wait.
+    pub prefill_positions: usize,
+    /// Bytes of keys and values to keep of pictures, so that a further question feeds its own tokens only.
+    pub kv_prefix_cache_bytes: usize,
     /// Bytes of encoded pictures to keep, so that a picture asked about again is not encoded again.
     pub image_cache_bytes: usize,
 }
@@ -70,6 +75,7 @@ pub struct Engine {
     decoder: DecoderLimits,
     jobs: mpsc::Sender<Queued>,
     image_cache: Arc<CacheCounters>,
+    kv_prefix_cache: Arc<CacheCounters>,
 }
 
 impl Engine {
@@ -89,18 +95,21 @@ impl Engine {
         let (encoded, ready) = mpsc::channel();
         let cache = ByteCache::new(limits.image_cache_bytes);
         let image_cache = cache.counters();
+        let slots = SlotTable::new(decoder_limits, limits.kv_prefix_cache_bytes);
+        let kv_prefix_cache = slots.prefix_counters();
         thread::Builder::new()
             .name("image-worker".into())
             .spawn(move || guarded(|| image_worker::run(encoder, cache, &waiting, &encoded)))?;
         thread::Builder::new()
             .name("decoder-worker".into())
-            .spawn(move || guarded(|| decoder_worker::run(decoder, &ready, limits.prefills_per_turn)))?;
+            .spawn(move || guarded(|| decoder_worker::run(decoder, slots, &ready, limits.prefill_positions)))?;
         Ok(Self {
             frontend: Arc::new(frontend),
             admission: Arc::new(Admission::new(limits.queue_rows)),
             decoder: decoder_limits,
             jobs,
             image_cache,
+            kv_prefix_cache,
         })
     }
 
@@ -124,6 +133,12 @@ impl Engine {
     #[must_use]
     pub fn image_cache(&self) -> CacheCounts {
         self.image_cache.read()
+    }
+
+    /// How often the keys and values of a picture were known already.
+    #[must_use]
+    pub fn kv_prefix_cache(&self) -> CacheCounts {
+        self.kv_prefix_cache.read()
     }
 
     /// The decoder's slots, lengths and cache.

@@ -5,12 +5,15 @@
 //! beam search. A row that goes on several times is copied, never computed again.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::EngineError;
+use super::byte_cache::{ByteCache, CacheCounters};
 use super::job::{Encoded, Queued};
-use super::traits::{ModelError, StepDecoder};
+use super::picture::PictureKey;
+use super::traits::{DecoderLimits, ImagePrefix, Logits, ModelError, SavedRow, StepDecoder};
 use crate::generation::{Continuation, Origin};
 
 /// Jobs are numbered as they come.
@@ -34,50 +37,128 @@ struct Running {
     prompt_len: usize,
 }
 
+/// A job whose prompt is being fed. Its slot lies behind the active rows.
+#[derive(Debug)]
+struct Prefilling {
+    job: Queued,
+    prefix: ImagePrefix,
+    slot: usize,
+    /// Positions that the slot holds.
+    done: usize,
+    prompt_len: usize,
+    /// Some of them came out of the cache.
+    is_known: bool,
+}
+
+impl Prefilling {
+    /// The positions to feed next: never one alone, and none that would leave one alone.
+    fn next_piece(&self, piece: usize) -> Range<usize> {
+        let left = self.prompt_len - self.done;
+        let len = if left <= piece { left } else { piece.min(left - 2) };
+        self.done..self.done + len
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct SlotTable {
-    capacity: usize,
+    limits: DecoderLimits,
+    prefixes: ByteCache<PictureKey, SavedRow>,
+    prefilling: Option<Prefilling>,
     rows: Vec<ActiveRow>,
     jobs: BTreeMap<JobNumber, Running>,
     next_job: JobNumber,
 }
 
 impl SlotTable {
-    pub(super) fn new(capacity: usize) -> Self {
-        Self { capacity, rows: Vec::with_capacity(capacity), jobs: BTreeMap::new(), next_job: 0 }
+    pub(super) fn new(limits: DecoderLimits, prefix_cache_bytes: usize) -> Self {
+        Self {
+            limits,
+            prefixes: ByteCache::new(prefix_cache_bytes),
+            prefilling: None,
+            rows: Vec::with_capacity(limits.slots),
+            jobs: BTreeMap::new(),
+            next_job: 0,
+        }
     }
 
+    pub(super) fn prefix_counters(&self) -> Arc<CacheCounters> {
+        self.prefixes.counters()
+    }
+
+    /// No row is active.
     pub(super) fn is_empty(&self) -> bool {
         self.rows.is_empty()
     }
 
-    /// Whether a job with so many rows finds room now.
-    pub(super) fn has_room(&self, rows: usize) -> bool {
-        self.rows.len() + rows <= self.capacity
+    pub(super) fn is_prefilling(&self) -> bool {
+        self.prefilling.is_some()
     }
 
-    /// Prefills a job into the next free slot. A job that fails or ends at once takes none.
-    pub(super) fn admit(&mut self, decoder: &mut impl StepDecoder, encoded: Encoded) {
+    /// Whether a job with so many rows finds room now.
+    pub(super) fn has_room(&self, rows: usize) -> bool {
+        self.rows.len() + rows <= self.limits.slots
+    }
+
+    /// Begins with a job: its row gets the slot behind the active rows, and what the cache knows of its picture.
+    pub(super) fn begin(&mut self, decoder: &mut impl StepDecoder, encoded: Encoded) {
         let Encoded { mut job, prefix } = encoded;
-        if job.is_cancelled() {
-            return;
-        }
         job.picked_up();
+        let (slot, prompt_len) = (self.rows.len(), self.limits.prefix_len + job.input_ids.len());
         let started = Instant::now();
-        let slot = self.rows.len();
-        let logits = decoder.prefill(slot, &prefix, &job.input_ids);
+        // A run of one position takes another kernel and would give other bits, so at least two are left to feed.
+        let most = prompt_len.saturating_sub(2);
+        let done = self.prefixes.get(&job.picture).map_or(0, |saved| {
+            let len = saved.len.min(most);
+            decoder.restore_row(slot, saved, len);
+            len
+        });
         job.timings.prefill = started.elapsed();
-        let logits = match logits {
-            Ok(logits) => logits,
-            Err(source) => return job.fail(model_error("prefill", Arc::new(source))),
-        };
-        let number = self.next_job;
+        self.prefilling = Some(Prefilling { job, prefix, slot, done, prompt_len, is_known: done > 0 });
+    }
+
+    /// Feeds the next piece of the prompt in work, and its row becomes active with the last. How many positions it fed.
+    pub(super) fn prefill_piece(&mut self, decoder: &mut impl StepDecoder) -> usize {
+        let Some(mut prefilling) = self.prefilling.take() else { return 0 };
+        if prefilling.job.is_cancelled() {
+            return 0;
+        }
+        let piece = prefilling.next_piece(self.limits.piece);
+        let started = Instant::now();
+        let Prefilling { job, prefix, slot, .. } = &mut prefilling;
+        let logits = decoder.prefill(*slot, prefix, &job.input_ids, piece.clone());
+        job.timings.prefill += started.elapsed();
+        prefilling.done = piece.end;
+        match logits {
+            Err(source) => prefilling.job.fail(model_error("prefill", Arc::new(source))),
+            Ok(logits) if prefilling.done == prefilling.prompt_len => self.activate(decoder, prefilling, &logits),
+            Ok(_) => self.prefilling = Some(prefilling),
+        }
+        piece.len()
+    }
+
+    fn activate(&mut self, decoder: &mut impl StepDecoder, prefilling: Prefilling, logits: &Logits) {
+        let Prefilling { job, slot: from, prompt_len, is_known, .. } = prefilling;
+        if !is_known {
+            self.remember(decoder, &job, from);
+        }
+        let (number, slot) = (self.next_job, self.rows.len());
         self.next_job += 1;
-        let prompt_len = decoder.limits().prefix_len + job.input_ids.len();
+        if from != slot {
+            decoder.copy_row(from, slot, 0..prompt_len); // rows have left while the prompt was fed
+        }
         self.rows.push(ActiveRow { job: number, token: 0, fed: Vec::new() });
         self.jobs.insert(number, Running { job, slots: vec![slot], prompt_len });
         let rows: Vec<&[f32]> = logits.rows().collect();
         self.advance(decoder, number, &rows);
+    }
+
+    /// Keeps the keys and values of picture and start token, which every further question about it begins with.
+    fn remember(&mut self, decoder: &impl StepDecoder, job: &Queued, slot: usize) {
+        let len = self.limits.prefix_len + 1;
+        let bytes = len * self.limits.position_bytes;
+        if self.prefixes.fits(bytes) {
+            self.prefixes.put(job.picture, decoder.save_row(slot, len), bytes);
+        }
     }
 
     /// One decode step for all rows, then ended and cancelled rows leave.

@@ -21,11 +21,24 @@ pub trait StepDecoder: Send {
     /// How many rows of which length there is memory for.
     fn limits(&self) -> DecoderLimits;
 
-    /// Starts a row in `slot`: image prefix, then `input_ids`. Logits of the last position, `[1, vocab]`.
+    /// Feeds `positions` of a prompt, image prefix and then `input_ids`, to the row in `slot`, which holds those before
+    /// already. Logits of the last of them, `[1, vocab]`.
     ///
     /// # Errors
-    /// [`ModelError`] when the run fails; the slot is then empty.
-    fn prefill(&mut self, slot: usize, image: &ImagePrefix, input_ids: &[i64]) -> Result<Logits, ModelError>;
+    /// [`ModelError`] when the run fails; the row then holds what it held before.
+    fn prefill(
+        &mut self,
+        slot: usize,
+        image: &ImagePrefix,
+        input_ids: &[i64],
+        positions: Range<usize>,
+    ) -> Result<Logits, ModelError>;
+
+    /// A copy of the first `len` positions of the row in `slot`.
+    fn save_row(&self, slot: usize, len: usize) -> SavedRow;
+
+    /// Makes the row in `slot` the first `len` positions of a saved one.
+    fn restore_row(&mut self, slot: usize, saved: &SavedRow, len: usize);
 
     /// One decode step: feeds `tokens[i]` to slot `i`. Logits `[tokens.len(), vocab]`.
     ///
@@ -49,6 +62,18 @@ pub struct DecoderLimits {
     pub prefix_len: usize,
     /// Bytes of cache that a position takes.
     pub position_bytes: usize,
+    /// Positions of a prompt that one run takes at most. A prompt fed in pieces of 2 to so many positions gives the same
+    /// bits however it is cut.
+    pub piece: usize,
+}
+
+/// Keys and values of some positions, in whatever order the decoder keeps them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SavedRow {
+    /// Positions.
+    pub len: usize,
+    /// The elements.
+    pub elements: Vec<f32>,
 }
 
 /// `image_prefix [num_query_tokens, hidden]` of one picture, row-major.

@@ -6,7 +6,7 @@ use ort::value::{Shape, Tensor, TensorElementType};
 
 use super::{CacheSize, KvCache};
 use crate::bundle::{Bundle, DecoderManifest, KvKind};
-use crate::engine::{DecoderLimits, ImagePrefix, Logits, ModelError, StepDecoder};
+use crate::engine::{DecoderLimits, ImagePrefix, Logits, ModelError, SavedRow, StepDecoder};
 use crate::runtime::{Expected, GraphSession, KvLayerNames, Runtime, RuntimeError, f32_tensor};
 
 const GRAPH: &str = "decoder";
@@ -44,6 +44,13 @@ impl Decoder {
         let cache = KvCache::new(names, size.slots.get(), manifest.num_heads, max_len, manifest.head_dim);
         let prefix_len = bundle.manifest().qformer.num_query_tokens;
         Ok(Self { session, cache, manifest, prefix_len })
+    }
+
+    /// GroupQueryAttention takes the queries of a run in blocks of 2 · `head_dim` positions, or fewer where the L2 cache is
+    /// small, and a block of one position by another kernel, with other bits. In runs of one block that happens to nobody.
+    fn piece(&self) -> usize {
+        const FITS_EVERY_CACHE: usize = 64;
+        (2 * self.manifest.head_dim).min(FITS_EVERY_CACHE).max(self.prefix_len + 2)
     }
 
     fn step(&mut self, step: Step<'_>) -> Result<Logits, RuntimeError> {
@@ -89,14 +96,32 @@ impl StepDecoder for Decoder {
             max_len: self.cache.max_len(),
             prefix_len: self.prefix_len,
             position_bytes: self.cache.position_bytes(),
+            piece: self.piece(),
         }
     }
 
-    fn prefill(&mut self, slot: usize, image: &ImagePrefix, input_ids: &[i64]) -> Result<Logits, ModelError> {
-        self.cache.claim(slot);
-        let gained = self.prefix_len + input_ids.len();
-        let rows = slot..slot + 1;
-        Ok(self.step(Step { rows, input_ids: input_ids.to_vec(), image_prefix: image.as_slice(), gained })?)
+    fn prefill(
+        &mut self,
+        slot: usize,
+        image: &ImagePrefix,
+        input_ids: &[i64],
+        positions: Range<usize>,
+    ) -> Result<Logits, ModelError> {
+        self.cache.set_len(slot, positions.start);
+        let (prefix_len, hidden) = (self.prefix_len, self.manifest.hidden_size);
+        let of_image = |position: usize| position.min(prefix_len) * hidden;
+        let of_text = |position: usize| position.saturating_sub(prefix_len);
+        let input_ids = input_ids[of_text(positions.start)..of_text(positions.end)].to_vec();
+        let image_prefix = &image.as_slice()[of_image(positions.start)..of_image(positions.end)];
+        Ok(self.step(Step { rows: slot..slot + 1, input_ids, image_prefix, gained: positions.len() })?)
+    }
+
+    fn save_row(&self, slot: usize, len: usize) -> SavedRow {
+        self.cache.save_row(slot, len)
+    }
+
+    fn restore_row(&mut self, slot: usize, saved: &SavedRow, len: usize) {
+        self.cache.restore_row(slot, saved, len);
     }
 
     fn decode(&mut self, tokens: &[i64]) -> Result<Logits, ModelError> {

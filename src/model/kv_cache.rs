@@ -7,6 +7,7 @@ use std::ops::Range;
 
 use ort::session::Session;
 
+use crate::engine::SavedRow;
 use crate::runtime::{KvBinding, KvBuffer, KvLayerNames};
 
 /// Keys and values of all rows, written by the decoder in place.
@@ -38,9 +39,20 @@ impl KvCache {
         self.lens[slot]
     }
 
-    /// Empties a slot for a new row.
-    pub(super) fn claim(&mut self, slot: usize) {
-        self.lens[slot] = 0;
+    /// Says how much of a slot counts: nothing for a new row.
+    pub(super) fn set_len(&mut self, slot: usize, len: usize) {
+        self.lens[slot] = len;
+    }
+
+    /// A copy of the first `len` positions of a slot.
+    pub(super) fn save_row(&self, slot: usize, len: usize) -> SavedRow {
+        SavedRow { len, elements: self.buffer.save_row(slot, len) }
+    }
+
+    /// Fills a slot with the first `len` positions of a saved row.
+    pub(super) fn restore_row(&mut self, slot: usize, saved: &SavedRow, len: usize) {
+        self.buffer.restore_row(slot, &saved.elements, saved.len, len);
+        self.lens[slot] = len;
     }
 
     /// The run over `rows` wrote `seq_len` positions of each.

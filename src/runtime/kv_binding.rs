@@ -65,6 +65,32 @@ impl KvBuffer {
         self.tensors.len() * self.heads * self.head_dim * size_of::<f32>()
     }
 
+    /// The first `len` positions of a slot, `[tensors, heads, len, head_dim]`.
+    pub(crate) fn save_row(&self, slot: usize, len: usize) -> Vec<f32> {
+        let (head, used) = (self.max_len * self.head_dim, len * self.head_dim);
+        let start = slot * self.heads * head;
+        let mut saved = Vec::with_capacity(self.tensors.len() * self.heads * used);
+        for tensor in &self.tensors {
+            for place in (start..start + self.heads * head).step_by(head) {
+                saved.extend_from_slice(&tensor.data[place..place + used]);
+            }
+        }
+        saved
+    }
+
+    /// Writes the first `len` of `saved_len` saved positions into a slot.
+    pub(crate) fn restore_row(&mut self, slot: usize, saved: &[f32], saved_len: usize, len: usize) {
+        let (head, used) = (self.max_len * self.head_dim, len * self.head_dim);
+        let start = slot * self.heads * head;
+        let places = (start..start + self.heads * head).step_by(head);
+        let mut saved = saved.chunks_exact(saved_len * self.head_dim);
+        for tensor in &mut self.tensors {
+            for (place, head) in places.clone().zip(saved.by_ref()) {
+                tensor.data[place..place + used].copy_from_slice(&head[..used]);
+            }
+        }
+    }
+
     /// Copies `positions` of slot `from` into slot `to`.
     pub(crate) fn copy_row(&mut self, from: usize, to: usize, positions: Range<usize>) {
         let head = self.max_len * self.head_dim;

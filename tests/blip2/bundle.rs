@@ -41,7 +41,12 @@ fn engine(bundle: &Bundle, slots: usize) -> Engine {
         tokenizer: Tokenizer::from_bytes(&bundle.read(&tokenizer.file).unwrap(), ids).unwrap().into(),
         defaults: manifest.generation,
     };
-    let limits = EngineLimits { queue_rows: 64, prefills_per_turn: 1, image_cache_bytes: 1 << 16 };
+    let limits = EngineLimits {
+        queue_rows: 64,
+        prefill_positions: 64,
+        image_cache_bytes: 1 << 16,
+        kv_prefix_cache_bytes: 1 << 20,
+    };
     Engine::start(frontend, model.image, model.decoder, limits).unwrap()
 }
 
@@ -163,6 +168,8 @@ fn a_known_picture_is_not_encoded_again_and_its_answers_are_the_same_to_the_bit(
     let counts = engine.image_cache();
     assert_eq!((counts.misses, counts.hits, counts.evictions), (1, 8, 0));
     assert!(counts.bytes > 0);
+    let counts = engine.kv_prefix_cache();
+    assert_eq!((counts.misses, counts.hits, counts.evictions), (1, 8, 0));
     for (number, answer) in answers.iter().enumerate() {
         let anew = self::engine(&bundle, 1).score(&job(&engine, texts[number % 3])).unwrap().best();
         assert_eq!((&answer.token_ids, &answer.logprobs), (&anew.token_ids, &anew.logprobs), "{number}");

@@ -7,7 +7,7 @@ use std::time::Duration;
 use blip2::bundle::GenerationDefaults;
 use blip2::engine::{
     DecoderLimits, EncodedImage, Engine, EngineLimits, Frontend, ImageEncoder, ImagePrefix, Logits, ModelError,
-    StepDecoder,
+    SavedRow, StepDecoder,
 };
 use blip2::image::{ImageLimits, PixelValues, Preprocessor, PreprocessorConfig};
 use blip2::text::{SpecialIds, Tokenizer};
@@ -40,7 +40,8 @@ pub(crate) fn engine(script: Script, slots: usize, queue_rows: usize) -> Engine 
     };
     let Script { gate, failing_prompt_len, broken } = script;
     let decoder = Echo { slots, rows: Vec::new(), failing_prompt_len, broken };
-    let limits = EngineLimits { queue_rows, prefills_per_turn: 2, image_cache_bytes: 1 << 16 };
+    let limits =
+        EngineLimits { queue_rows, prefill_positions: 64, image_cache_bytes: 1 << 16, kv_prefix_cache_bytes: 1 << 20 };
     Engine::start(frontend, Gate(gate), decoder, limits).unwrap()
 }
 
@@ -84,10 +85,16 @@ impl Echo {
 
 impl StepDecoder for Echo {
     fn limits(&self) -> DecoderLimits {
-        DecoderLimits { slots: self.slots, max_len: 128, prefix_len: 4, position_bytes: 0 }
+        DecoderLimits { slots: self.slots, max_len: 128, prefix_len: 4, position_bytes: 0, piece: 64 }
     }
 
-    fn prefill(&mut self, slot: usize, _: &ImagePrefix, input_ids: &[i64]) -> Result<Logits, ModelError> {
+    fn prefill(
+        &mut self,
+        slot: usize,
+        _: &ImagePrefix,
+        input_ids: &[i64],
+        _: Range<usize>,
+    ) -> Result<Logits, ModelError> {
         if self.failing_prompt_len == Some(input_ids.len()) {
             return Err(ModelError::new("scripted failure with a secret path /etc/passwd"));
         }
@@ -104,6 +111,12 @@ impl StepDecoder for Echo {
         let next: Vec<i64> = (0..tokens.len()).map(|slot| self.rows[slot].pop().unwrap_or(EOS)).collect();
         Ok(self.logits(next.into_iter()))
     }
+
+    fn save_row(&self, _: usize, len: usize) -> SavedRow {
+        SavedRow { len, elements: Vec::new() }
+    }
+
+    fn restore_row(&mut self, _: usize, _: &SavedRow, _: usize) {}
 
     fn copy_row(&mut self, from: usize, to: usize, _: Range<usize>) {
         let row = self.rows[from].clone();
