@@ -22,7 +22,7 @@ fn model() -> (Blip2, PixelValues) {
     let library = std::env::var_os("ORT_DYLIB_PATH").map_or_else(|| root.join(".ort/libonnxruntime.so"), PathBuf::from);
     let runtime = Runtime::load(&library, std::thread::available_parallelism().unwrap()).unwrap();
     let bundle = Bundle::open(&root.join("onnx/blip2-shapes")).unwrap();
-    let cache = CacheSize { slots: SLOTS.try_into().unwrap(), max_len: None };
+    let cache = CacheSize { slots: SLOTS.try_into().unwrap(), max_len: None, kv_tokens: None };
     let image = &bundle.manifest().image;
     let pixel_values = PixelValues::zeros((3, image.height as usize, image.width as usize));
     (Blip2::open(&runtime, &bundle, cache).unwrap(), pixel_values)

@@ -5,7 +5,6 @@ use std::path::PathBuf;
 
 use crate::engine::EngineLimits;
 use crate::image::ImageLimits;
-use crate::model::CacheSize;
 use crate::runtime::Provider;
 
 /// What every command needs that runs the model.
@@ -19,8 +18,12 @@ pub struct RuntimeSettings {
     pub provider: Provider,
     /// Threads of ONNX Runtime.
     pub threads: NonZeroUsize,
-    /// Memory of the decoder.
-    pub cache: CacheSize,
+    /// Rows decoded together; as many as memory allows when `None`.
+    pub slots: Option<NonZeroUsize>,
+    /// Positions of all rows together; what free memory holds when `None`.
+    pub kv_tokens: Option<NonZeroUsize>,
+    /// Positions of a row; the model's own limit when `None`.
+    pub max_len: Option<NonZeroUsize>,
     /// Bounds of the engine.
     pub engine: EngineLimits,
     /// Bounds of a picture.

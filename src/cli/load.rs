@@ -1,11 +1,12 @@
 //! From settings to a running engine: find the bundle, check it, open the graphs, start the workers, replay the goldens.
 
+use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use crate::bundle::{Bundle, BundleError, Manifest};
 use crate::engine::{Engine, Frontend, GoldenError, replay};
 use crate::image::{ImageError, Preprocessor, PreprocessorConfig};
-use crate::model::Blip2;
+use crate::model::{Blip2, CacheSize};
 use crate::runtime::{Runtime, RuntimeError};
 use crate::settings::RuntimeSettings;
 use crate::text::{SpecialIds, TextError, Tokenizer};
@@ -40,7 +41,12 @@ pub(super) fn load(settings: &RuntimeSettings) -> Result<(Bundle, Engine), LoadE
     tracing::info!(bundle = %manifest.name, bytes, "small files are whole; opening the graphs and hashing their weights");
 
     let data_check = bundle.check_data_files_in_background()?;
-    let model = Blip2::open(&runtime, &bundle, settings.cache);
+    let cache = CacheSize {
+        slots: settings.slots.unwrap_or(NonZeroUsize::new(8).expect("not zero")),
+        max_len: settings.max_len,
+        kv_tokens: settings.kv_tokens,
+    };
+    let model = Blip2::open(&runtime, &bundle, cache);
     // First the check: when a file is damaged, its hash says it better than ONNX Runtime, which may have failed too.
     let checked = data_check.join()?;
     let model = model?;

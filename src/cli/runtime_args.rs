@@ -4,12 +4,12 @@ use std::env;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::thread;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
 use crate::engine::EngineLimits;
 use crate::image::ImageLimits;
-use crate::model::CacheSize;
 use crate::runtime::Provider;
 use crate::settings::RuntimeSettings;
 
@@ -49,9 +49,13 @@ pub(super) struct RuntimeArgs {
     #[arg(long, value_name = "N", env = "BLIP2_THREADS")]
     threads: Option<NonZeroUsize>,
 
-    /// Rows decoded together, a beam being a row; each costs KV memory for the positions that it uses
-    #[arg(long, value_name = "N", env = "BLIP2_SLOTS", default_value = "8")]
-    slots: NonZeroUsize,
+    /// Rows decoded together, a beam being a row [default: as many as memory is there for, up to 16]
+    #[arg(long, value_name = "N", env = "BLIP2_SLOTS")]
+    slots: Option<NonZeroUsize>,
+
+    /// Positions of all rows together, which is what KV memory is for [default: what free memory holds]
+    #[arg(long, value_name = "N", env = "BLIP2_KV_TOKENS")]
+    kv_tokens: Option<NonZeroUsize>,
 
     /// Positions of a row: image, prompt and new tokens [default: as many as the model knows]
     #[arg(long, value_name = "N", env = "BLIP2_MAX_LEN")]
@@ -73,6 +77,14 @@ pub(super) struct RuntimeArgs {
     #[arg(long, value_name = "MIB", env = "BLIP2_KV_PREFIX_CACHE_MIB", default_value = "256")]
     kv_prefix_cache_mib: usize,
 
+    /// MiB of encoded pictures that clients store under an id
+    #[arg(long, value_name = "MIB", env = "BLIP2_STORED_IMAGES_MIB", default_value = "64")]
+    stored_images_mib: usize,
+
+    /// Seconds that an answer may take; one that is not ready by then is answered 504
+    #[arg(long, value_name = "S", env = "BLIP2_TIMEOUT_S", default_value = "180", value_parser = seconds)]
+    timeout_s: Duration,
+
     /// Largest picture file in bytes
     #[arg(long, value_name = "BYTES", env = "BLIP2_MAX_IMAGE_BYTES", default_value_t = ImageLimits::DEFAULT_MAX_BYTES)]
     max_image_bytes: usize,
@@ -93,16 +105,27 @@ impl RuntimeArgs {
                 ProviderArg::Cpu => Provider::Cpu,
             },
             threads: self.threads.unwrap_or_else(cores),
-            cache: CacheSize { slots: self.slots, max_len: self.max_len },
+            slots: self.slots,
+            kv_tokens: self.kv_tokens,
+            max_len: self.max_len,
             engine: EngineLimits {
                 queue_rows: self.queue_rows.get(),
                 prefill_positions: self.prefill_positions.get(),
                 kv_prefix_cache_bytes: self.kv_prefix_cache_mib.saturating_mul(1 << 20),
                 image_cache_bytes: self.image_cache_mib.saturating_mul(1 << 20),
+                stored_image_bytes: self.stored_images_mib.saturating_mul(1 << 20),
+                preprocess_threads: cores().get(),
+                timeout: self.timeout_s,
             },
             image: ImageLimits { max_bytes: self.max_image_bytes, max_pixels: self.max_image_pixels },
         }
     }
+}
+
+/// A positive number of seconds, with or without a fraction; a day at most.
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds = text.parse::<f64>().ok().filter(|seconds| (0.001..=86_400.0).contains(seconds));
+    seconds.map(Duration::from_secs_f64).ok_or_else(|| "must be a number of seconds from 0.001 to 86400".to_owned())
 }
 
 fn default_model() -> PathBuf {

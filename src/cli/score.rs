@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::Failure;
 use super::load::load;
 use super::runtime_args::RuntimeArgs;
-use crate::engine::{Answer, AnswerSequence, EngineError, ScoreJob, TimingsMs};
+use crate::engine::{Answer, AnswerSequence, EngineError, TimingsMs};
 use crate::telemetry::{self, LogTarget};
 
 /// As typed.
@@ -46,9 +46,8 @@ struct Row {
 
 impl From<Answer> for Row {
     fn from(answer: Answer) -> Self {
-        let sequences = if answer.sequences.len() > 1 { answer.sequences.clone() } else { Vec::new() };
-        let (warnings, timings_ms) = (answer.warnings.clone(), answer.timings.into());
-        Self { best: answer.best(), sequences, warnings, timings_ms }
+        let Answer { best, sequences, warnings, timings } = answer;
+        Self { best, sequences, warnings, timings_ms: timings.into() }
     }
 }
 
@@ -61,8 +60,7 @@ pub(super) fn run(args: &ScoreArgs) -> Result<(), Failure> {
         .map_err(Failure::usage)?;
     let (_, engine) = load(&args.runtime.settings())?;
     let params = engine.parse_params(&params).map_err(Failure::usage)?;
-    let job = ScoreJob { image, text: args.text.clone(), params };
-    let answer = engine.score(&job).map_err(|error| match error {
+    let answer = engine.score(&image, &args.text, params).map_err(|error| match error {
         EngineError::Rejected(error) => Failure::usage(anyhow!(error).context(args.image.display().to_string())),
         error => Failure::result(error),
     })?;

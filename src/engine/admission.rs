@@ -34,6 +34,11 @@ impl Admission {
         Self { capacity, taken: AtomicUsize::new(0) }
     }
 
+    /// Places that are taken now.
+    pub(super) fn taken(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
+    }
+
     /// All rows of a request or none: a part of an answer helps nobody.
     pub(super) fn reserve(admission: &Arc<Self>, rows: usize) -> Result<Permit, EngineError> {
         let capacity = admission.capacity;

@@ -65,6 +65,11 @@ impl<K: Hash + Eq, V> ByteCache<K, V> {
         found
     }
 
+    /// Counts a value as found that is still being made and not yet here.
+    pub(super) fn count_hit(&self) {
+        self.counters.hits.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// Whether a value of so many bytes would be kept.
     pub(super) fn fits(&self, bytes: usize) -> bool {
         bytes <= self.capacity

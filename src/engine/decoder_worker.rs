@@ -3,55 +3,75 @@
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, RecvError};
 
-use super::job::Encoded;
+use parking_lot::FairMutex;
+
+use super::job::Queued;
 use super::slots::SlotTable;
 use super::traits::StepDecoder;
 
-/// Works until all jobs are answered and no more can come.
-pub(super) fn run(
-    mut decoder: impl StepDecoder,
-    mut slots: SlotTable,
-    ready: &Receiver<Encoded>,
+/// The decoder, its slots, and the jobs that wait for one.
+pub(super) struct DecoderWorker<D> {
+    decoder: D,
+    slots: SlotTable,
+    waiting: VecDeque<Queued>,
+    /// Positions of prompts to feed between two steps.
     prefill_positions: usize,
-) {
-    let mut waiting = VecDeque::new();
-    while receive(&mut waiting, ready, slots.is_empty() && !slots.is_prefilling()) {
-        prefill(&mut decoder, &mut slots, &mut waiting, prefill_positions);
-        if !slots.is_empty() {
-            slots.step(&mut decoder);
-        }
-    }
 }
 
-/// Takes in what has come, and forgets who has gone. Sleeps when there is nothing to do; false when nothing is left to do
-/// for ever.
-fn receive(waiting: &mut VecDeque<Encoded>, ready: &Receiver<Encoded>, is_idle: bool) -> bool {
-    if is_idle && waiting.is_empty() {
-        match ready.recv() {
-            Ok(job) => waiting.push_back(job),
-            Err(RecvError) => return false,
+impl<D: StepDecoder> DecoderWorker<D> {
+    pub(super) fn new(decoder: D, slots: SlotTable, prefill_positions: usize) -> Self {
+        Self { decoder, slots, waiting: VecDeque::new(), prefill_positions }
+    }
+
+    /// Works until all jobs are answered and no more can come. Holds `cores` while it computes.
+    pub(super) fn run(mut self, ready: &Receiver<Queued>, cores: &FairMutex<()>) {
+        while self.wait_for_work(ready) {
+            let _turn = cores.lock();
+            self.waiting.extend(ready.try_iter());
+            self.turn();
         }
     }
-    waiting.extend(ready.try_iter());
-    waiting.retain(|encoded| !encoded.job.is_cancelled());
-    true
-}
 
-/// Feeds prompts until `positions` of them are spent, first come, first served: a job that needs more slots than are free
-/// holds the others back, or it might wait for ever. A long prompt is fed in pieces over several turns, so that the
-/// running rows go on in between.
-fn prefill(decoder: &mut impl StepDecoder, slots: &mut SlotTable, waiting: &mut VecDeque<Encoded>, positions: usize) {
-    let mut spent = 0;
-    while spent < positions {
-        if !slots.is_prefilling() {
-            match waiting.front() {
-                Some(encoded) if slots.has_room(encoded.job.task.rows()) => {}
-                _ => return,
-            }
-            if let Some(encoded) = waiting.pop_front() {
-                slots.begin(decoder, encoded);
+    /// Sleeps while there is nothing to do; false when there never will be.
+    fn wait_for_work(&mut self, ready: &Receiver<Queued>) -> bool {
+        if self.is_idle() {
+            match ready.recv() {
+                Ok(job) => self.waiting.push_back(job),
+                Err(RecvError) => return false,
             }
         }
-        spent += slots.prefill_piece(decoder);
+        true
+    }
+
+    fn is_idle(&self) -> bool {
+        self.waiting.is_empty() && !self.slots.is_prefilling() && !self.slots.is_decoding()
+    }
+
+    /// One iteration: forget who has gone, admit and prefill, decode one step.
+    fn turn(&mut self) {
+        for job in std::mem::take(&mut self.waiting) {
+            if job.is_over() { job.abandon() } else { self.waiting.push_back(job) }
+        }
+        self.prefill();
+        if self.slots.is_decoding() {
+            self.slots.step(&mut self.decoder);
+        }
+    }
+
+    /// Feeds prompts until enough positions are spent. Jobs begin first come, first served: one that needs more room than
+    /// there is holds the others back, or it might wait for ever.
+    fn prefill(&mut self) {
+        let mut spent = 0;
+        while spent < self.prefill_positions {
+            if self.waiting.front().is_some_and(|job| self.slots.has_room(job))
+                && let Some(job) = self.waiting.pop_front()
+            {
+                self.slots.begin(&mut self.decoder, job);
+            }
+            if !self.slots.is_prefilling() {
+                return;
+            }
+            spent += self.slots.prefill_piece(&mut self.decoder);
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! Replays a bundle's golden answers: a server whose answers are wrong does not become ready.
 
-use super::{Engine, EngineError, ScoreJob};
+use super::{Engine, EngineError};
 use crate::bundle::GoldenCase;
 
 /// A golden answer that did not come out.
@@ -36,9 +36,8 @@ pub enum GoldenError {
 /// [`GoldenError`].
 pub fn replay(engine: &Engine, case: &GoldenCase) -> Result<(), GoldenError> {
     let params = engine.default_params(case.max_new_tokens);
-    let job = ScoreJob { image: case.image.clone(), text: case.text.clone(), params };
-    let answer = engine.score(&job).map_err(|source| GoldenError::Failed { name: case.name.clone(), source })?;
-    let answer = answer.best();
+    let answer = engine.score(&case.image, &case.text, params);
+    let answer = answer.map_err(|source| GoldenError::Failed { name: case.name.clone(), source })?.best;
     if answer.token_ids == case.token_ids {
         return Ok(());
     }

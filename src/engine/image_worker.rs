@@ -1,55 +1,82 @@
-//! The image worker: the one thread that owns vision encoder and Q-Former, and the cache of what they made.
+//! The image worker: the one thread that owns vision encoder and Q-Former.
 //!
-//! Pictures are encoded one after the other, so ten requests for one picture encode it once: nine find it in the cache.
+//! Pictures are encoded one after the other, in the order in which they were asked about. Ten jobs about one picture encode
+//! it once: it is done when the second comes up.
 
-use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 
-use super::EngineError;
-use super::byte_cache::ByteCache;
-use super::job::{Encoded, Queued};
-use super::picture::PictureKey;
-use super::traits::{ImageEncoder, ImagePrefix};
+use parking_lot::FairMutex;
+use tokio::sync::oneshot;
 
-/// What is known of pictures that were seen before.
-pub(super) type ImageCache = ByteCache<PictureKey, ImagePrefix>;
+use super::job::Queued;
+use super::picture::{Picture, PictureTable};
+use super::traits::ImageEncoder;
+use super::{EngineError, Permit};
 
-/// Encodes one picture after the other, until all engine handles are gone.
-pub(super) fn run(
-    mut encoder: impl ImageEncoder,
-    mut cache: ImageCache,
-    waiting: &Receiver<Queued>,
-    ready: &Sender<Encoded>,
-) {
-    for mut job in waiting {
-        if job.is_cancelled() {
-            continue;
+/// A picture to encode, and what for.
+#[derive(Debug)]
+pub(super) enum ImageWork {
+    /// For a job about it, which goes on to the decoder worker.
+    Job(Box<Queued>),
+    /// For itself: to be stored.
+    Picture { picture: Picture, reply: oneshot::Sender<Result<(), EngineError>>, permit: Permit },
+}
+
+impl ImageWork {
+    fn picture(&self) -> &Picture {
+        match self {
+            Self::Job(job) => &job.picture,
+            Self::Picture { picture, .. } => picture,
         }
-        job.picked_up();
-        match prefix(&mut encoder, &mut cache, &mut job) {
-            Ok(prefix) => {
-                job.put_down();
-                if ready.send(Encoded { job, prefix }).is_err() {
-                    return; // without a decoder worker nothing can be answered; dropped jobs say so
-                }
+    }
+
+    fn is_over(&self) -> bool {
+        match self {
+            Self::Job(job) => job.is_over(),
+            Self::Picture { reply, .. } => reply.is_closed(),
+        }
+    }
+
+    fn fail(self, error: EngineError) {
+        match self {
+            Self::Job(job) => job.fail(error),
+            Self::Picture { reply, permit, .. } => {
+                let _ = reply.send(Err(error)); // nobody waits: nobody needs to know
+                drop(permit);
             }
-            Err(error) => job.fail(error),
         }
     }
 }
 
-fn prefix(
-    encoder: &mut impl ImageEncoder,
-    cache: &mut ImageCache,
-    job: &mut Queued,
-) -> Result<ImagePrefix, EngineError> {
-    if let Some(known) = cache.get(&job.picture) {
-        return Ok(known.clone());
+/// Works until all engine handles are gone. Holds `cores` while it computes.
+pub(super) fn run(
+    mut encoder: impl ImageEncoder,
+    pictures: &PictureTable,
+    waiting: &Receiver<ImageWork>,
+    ready: &Sender<Queued>,
+    cores: &FairMutex<()>,
+) {
+    for work in waiting {
+        if work.is_over() {
+            work.fail(EngineError::DeadlineExceeded);
+            continue;
+        }
+        let picture = work.picture().clone();
+        // What is known needs no cores. They are held until the job is handed on, so that the decoder's turn finds it.
+        let _turn = picture.prefix().is_none().then(|| cores.lock());
+        let encoded = pictures.encode(&picture, &mut encoder);
+        match (work, encoded) {
+            (work, Err(error)) => work.fail(error),
+            (ImageWork::Job(mut job), Ok(timings)) => {
+                job.encoded(timings);
+                if ready.send(*job).is_err() {
+                    return; // without a decoder worker nothing can be answered; dropped jobs say so
+                }
+            }
+            (ImageWork::Picture { reply, permit, .. }, Ok(_)) => {
+                let _ = reply.send(Ok(()));
+                drop(permit);
+            }
+        }
     }
-    let failed = |source| EngineError::Model { stage: "encoding the image", source: Arc::new(source) };
-    let image = encoder.encode(&job.pixel_values).map_err(failed)?;
-    job.timings.vision_encoder = image.vision_encoder;
-    job.timings.qformer = image.qformer;
-    cache.put(job.picture, image.prefix.clone(), size_of_val(image.prefix.as_slice()));
-    Ok(image.prefix)
 }

@@ -1,48 +1,65 @@
-//! The engine: takes scoring jobs, owns the workers that own the model, gives answers.
+//! The engine: takes jobs, owns the workers that own the model, gives answers.
 //!
-//! The path of a job: [`Engine::reserve`] a place → [`Engine::prepare`] (decode the picture, tokenize; CPU work for the
-//! caller's thread) → [`Engine::submit`] → image worker (vision encoder, Q-Former) → decoder worker (prefill, decode
-//! steps, several rows at once) → [`Pending::answer`].
+//! The path of a job: [`Engine::reserve`] a place → [`Engine::open_pictures`] and [`Engine::prepare`] (decode the picture,
+//! tokenize; CPU work for a thread that may block) → [`Engine::submit`] or [`Engine::stream`] → image worker (vision
+//! encoder, Q-Former) → decoder worker (prefill, decode steps, several rows at once) → [`Pending::answer`].
 //!
 //! Generic over [`ImageEncoder`] and [`StepDecoder`], so that it runs in tests with a scripted model and without ONNX
 //! Runtime. It knows no HTTP.
 
 mod admission;
+mod answer;
 mod byte_cache;
 mod decoder_worker;
+mod error;
 mod golden;
 mod image_worker;
 mod job;
+mod pending;
 mod picture;
+mod picture_store;
 mod slots;
 mod traits;
 
-use std::sync::Arc;
 use std::sync::mpsc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use parking_lot::FairMutex;
+use rayon::ThreadPool;
+use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 use serde_json::Value;
+use tokio::sync::oneshot;
 
 pub use self::admission::Permit;
+pub use self::answer::{Answer, AnswerSequence, RankedCandidate, Ranking, Timings, TimingsMs};
 pub use self::byte_cache::CacheCounts;
+pub use self::error::{EngineError, JobError};
 pub use self::golden::{GoldenError, replay};
-pub use self::job::{
-    Answer, AnswerSequence, EngineError, JobError, Pending, PreparedJob, ScoreJob, Timings, TimingsMs,
-};
+pub use self::job::{PreparedJob, RankJob, ScoreJob};
+pub use self::pending::{AnswerStream, Pending, StreamEvent};
+pub use self::picture::Picture;
+pub use self::picture_store::{PictureId, PictureIdError, StoreError, StoreOptions};
 pub use self::traits::{
     DecoderLimits, EncodedImage, ImageEncoder, ImagePrefix, Logits, ModelError, SavedRow, StepDecoder,
 };
 
 use self::admission::Admission;
-use self::byte_cache::{ByteCache, CacheCounters};
-use self::job::Queued;
-use self::picture::PictureKey;
+use self::byte_cache::CacheCounters;
+use self::decoder_worker::DecoderWorker;
+use self::image_worker::ImageWork;
+use self::job::{Finished, Queued};
+use self::picture::PictureTable;
+use self::picture_store::PictureStore;
 use self::slots::SlotTable;
 use crate::bundle::GenerationDefaults;
-use crate::generation::{GenerationParams, ParamError, Task, Vocabulary};
+use crate::generation::{DecidedToken, GenerationParams, Outcome, ParamError, Task, Vocabulary};
 use crate::image::Preprocessor;
 use crate::text::{PromptWarning, Tokenizer, diagnose};
+
+/// Candidates of a ranking at most: each is a text from outside.
+const MAX_CANDIDATES: usize = 256;
 
 /// What turns a request into tensors and tokens back into text.
 pub struct Frontend {
@@ -65,16 +82,31 @@ pub struct EngineLimits {
     pub kv_prefix_cache_bytes: usize,
     /// Bytes of encoded pictures to keep, so that a picture asked about again is not encoded again.
     pub image_cache_bytes: usize,
+    /// Bytes of encoded pictures that callers store under an id.
+    pub stored_image_bytes: usize,
+    /// Threads that decode and resize pictures.
+    pub preprocess_threads: usize,
+    /// How long an answer may take that has no deadline of its own.
+    pub timeout: Duration,
 }
 
 /// A handle to the workers; clones share them. They end when the last handle is dropped.
 #[derive(Clone)]
 pub struct Engine {
-    frontend: Arc<Frontend>,
-    admission: Arc<Admission>,
+    shared: Arc<Shared>,
+    work: mpsc::Sender<ImageWork>,
+}
+
+/// What all handles share.
+struct Shared {
+    tokenizer: Arc<Tokenizer>,
+    defaults: GenerationDefaults,
+    limits: EngineLimits,
     decoder: DecoderLimits,
-    jobs: mpsc::Sender<Queued>,
-    image_cache: Arc<CacheCounters>,
+    admission: Arc<Admission>,
+    pictures: Arc<PictureTable>,
+    store: Mutex<PictureStore>,
+    preprocessing: ThreadPool,
     kv_prefix_cache: Arc<CacheCounters>,
 }
 
@@ -89,28 +121,39 @@ impl Engine {
         decoder: impl StepDecoder + 'static,
         limits: EngineLimits,
     ) -> std::io::Result<Self> {
+        let Frontend { preprocessor, tokenizer, defaults } = frontend;
         let decoder_limits = decoder.limits();
-        // Both channels are bounded by admission: a job in either of them holds a permit.
-        let (jobs, waiting) = mpsc::channel();
-        let (encoded, ready) = mpsc::channel();
-        let cache = ByteCache::new(limits.image_cache_bytes);
-        let image_cache = cache.counters();
+        let pictures = Arc::new(PictureTable::new(preprocessor, limits.image_cache_bytes));
         let slots = SlotTable::new(decoder_limits, limits.kv_prefix_cache_bytes);
         let kv_prefix_cache = slots.prefix_counters();
-        thread::Builder::new()
-            .name("image-worker".into())
-            .spawn(move || guarded(|| image_worker::run(encoder, cache, &waiting, &encoded)))?;
-        thread::Builder::new()
-            .name("decoder-worker".into())
-            .spawn(move || guarded(|| decoder_worker::run(decoder, slots, &ready, limits.prefill_positions)))?;
-        Ok(Self {
-            frontend: Arc::new(frontend),
-            admission: Arc::new(Admission::new(limits.queue_rows)),
+        let preprocessing = rayon::ThreadPoolBuilder::new()
+            .num_threads(limits.preprocess_threads)
+            .thread_name(|number| format!("preprocess-{number}"))
+            .build()
+            .map_err(std::io::Error::other)?;
+
+        // Both channels are bounded by admission: what is in either of them holds a permit.
+        let (work, waiting) = mpsc::channel();
+        let (encoded, ready) = mpsc::channel();
+        // Two runs at once take longer than one after the other, so the workers take turns.
+        let cores = Arc::new(FairMutex::new(()));
+        let (table, turns) = (Arc::clone(&pictures), Arc::clone(&cores));
+        spawn("image-worker", move || image_worker::run(encoder, &table, &waiting, &encoded, &turns))?;
+        let worker = DecoderWorker::new(decoder, slots, limits.prefill_positions);
+        spawn("decoder-worker", move || worker.run(&ready, &cores))?;
+
+        let shared = Shared {
+            tokenizer,
+            defaults,
+            limits,
             decoder: decoder_limits,
-            jobs,
-            image_cache,
+            admission: Arc::new(Admission::new(limits.queue_rows)),
+            pictures,
+            store: Mutex::new(PictureStore::new(limits.stored_image_bytes)),
+            preprocessing,
             kv_prefix_cache,
-        })
+        };
+        Ok(Self { shared: Arc::new(shared), work })
     }
 
     /// The generation parameters of a request, over the bundle's defaults; `null` names none.
@@ -118,33 +161,13 @@ impl Engine {
     /// # Errors
     /// [`ParamError`] for the first parameter that is unknown or out of range.
     pub fn parse_params(&self, params: &Value) -> Result<GenerationParams, ParamError> {
-        let vocabulary: Arc<dyn Vocabulary> = Arc::clone(&self.frontend.tokenizer) as _;
-        GenerationParams::parse(params, self.frontend.defaults, &vocabulary)
+        GenerationParams::parse(params, self.shared.defaults, &self.vocabulary())
     }
 
     /// Greedy search for at most so many tokens.
     #[must_use]
     pub fn default_params(&self, max_new_tokens: usize) -> GenerationParams {
-        let vocabulary: Arc<dyn Vocabulary> = Arc::clone(&self.frontend.tokenizer) as _;
-        GenerationParams::new(GenerationDefaults { max_new_tokens }, &vocabulary)
-    }
-
-    /// How often a picture was known already.
-    #[must_use]
-    pub fn image_cache(&self) -> CacheCounts {
-        self.image_cache.read()
-    }
-
-    /// How often the keys and values of a picture were known already.
-    #[must_use]
-    pub fn kv_prefix_cache(&self) -> CacheCounts {
-        self.kv_prefix_cache.read()
-    }
-
-    /// The decoder's slots, lengths and cache.
-    #[must_use]
-    pub fn decoder_limits(&self) -> DecoderLimits {
-        self.decoder
+        GenerationParams::new(GenerationDefaults { max_new_tokens }, &self.vocabulary())
     }
 
     /// Reserves places for the rows of a request, before anything is decoded. The permit goes with the jobs.
@@ -152,63 +175,248 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Overloaded`] now, [`EngineError::TooManyRows`] always.
     pub fn reserve(&self, rows: usize) -> Result<Permit, EngineError> {
-        Admission::reserve(&self.admission, rows)
+        Admission::reserve(&self.shared.admission, rows)
     }
 
-    /// Turns a job into what the model reads. Decodes the picture: call it where blocking is allowed.
+    /// The pictures in some files, in their order. Those that are not known yet are decoded and resized in parallel: call it
+    /// where blocking is allowed. Equal files give the same picture.
     ///
     /// # Errors
-    /// [`JobError`] when the picture or the text cannot be used. The fault is the caller's.
+    /// For each file by itself: [`JobError::Image`] when it is no picture that can be used.
+    pub fn open_pictures<F: AsRef<[u8]> + Sync>(&self, files: &[F]) -> Vec<Result<Picture, JobError>> {
+        let open = |file: &F| self.shared.pictures.open(file.as_ref());
+        self.shared.preprocessing.install(|| files.par_iter().map(open).collect())
+    }
+
+    /// Turns a job into what the model reads: token ids, checked against what there is room for.
+    ///
+    /// # Errors
+    /// [`JobError`] when it cannot be run. The fault is the caller's.
     pub fn prepare(&self, job: &ScoreJob) -> Result<PreparedJob, JobError> {
-        let started = Instant::now();
-        let room = self.decoder.max_len - self.decoder.prefix_len;
-        let text = self.frontend.tokenizer.encode(&job.text, room)?;
-        let prompt_len = self.decoder.prefix_len + text.input_ids.len();
-        check_length(prompt_len, &job.params, self.decoder.max_len)?;
-        let (rows, slots) = (job.params.rows(), self.decoder.slots);
+        let (input_ids, warnings) = self.encode(&job.text)?;
+        let seed = job.params.seed.unwrap_or_else(rand::random);
+        let task = Task::generate(self.prompt(&input_ids), job.params.clone(), seed);
+        let (rows, slots) = (task.rows(), self.shared.decoder.slots);
         if rows > slots {
             return Err(JobError::TooManyRows { rows, slots });
         }
-        let pixel_values = self.frontend.preprocessor.preprocess(&job.image)?;
-        let special = text.special_text.into_iter().map(|special| PromptWarning::SpecialText { special });
-        let warnings = special.chain(diagnose(&job.text, text.input_ids.len())).map(|warning| warning.to_string());
-        Ok(PreparedJob {
-            picture: PictureKey::of(&job.image),
-            pixel_values,
-            task: self.task(&text.input_ids, job.params.clone()),
-            input_ids: text.input_ids,
-            warnings: warnings.chain(job.params.warnings.iter().cloned()).collect(),
-            preprocess: started.elapsed(),
-        })
+        let warnings = warnings.chain(job.params.warnings.iter().cloned()).collect();
+        self.prepared(&job.picture, input_ids, task, warnings, job.deadline)
     }
 
     /// Hands a job to the workers.
     ///
     /// # Errors
     /// [`EngineError::Stopped`] when a worker has ended.
-    pub fn submit(&self, job: PreparedJob, permit: &Permit) -> Result<Pending, EngineError> {
-        let (queued, pending) = Queued::new(job, permit.clone(), Arc::clone(&self.frontend));
-        self.jobs.send(queued).map_err(|_| EngineError::Stopped)?;
-        Ok(pending)
+    pub fn submit(&self, job: PreparedJob, permit: &Permit) -> Result<Pending<Answer>, EngineError> {
+        self.answer_to(job, permit, None)
     }
 
-    /// One job from start to end, on this thread.
+    /// Hands a job to the workers, and gives out its tokens as they are decided.
+    ///
+    /// # Errors
+    /// [`EngineError::Stopped`] when a worker has ended.
+    pub fn stream(&self, job: PreparedJob, permit: &Permit) -> Result<AnswerStream, EngineError> {
+        let (send, tokens) = tokio::sync::mpsc::unbounded_channel(); // max_new_tokens is its bound
+        let pending = self.answer_to(job, permit, Some(send))?;
+        Ok(AnswerStream::new(tokens, pending, Arc::clone(&self.shared.tokenizer)))
+    }
+
+    /// Ranks given answers by their likelihood behind picture and prompt.
+    ///
+    /// # Errors
+    /// [`EngineError::Rejected`] when the job cannot be run, [`EngineError::Stopped`] when a worker has ended.
+    pub fn rank(&self, job: &RankJob, permit: &Permit) -> Result<Pending<Ranking>, EngineError> {
+        let (input_ids, warnings) = self.encode(&job.text)?;
+        // Half of the slots, so that a ranking need not wait until all others are gone.
+        let rows = self.shared.decoder.slots.div_ceil(2);
+        let task = Task::rank(self.candidates(job)?, rows);
+        let job_warnings = warnings.collect::<Vec<_>>();
+        let prepared = self.prepared(&job.picture, input_ids, task, job_warnings.clone(), job.deadline)?;
+        let texts = job.candidates.clone();
+        self.send(prepared, permit, None, move |finished| match finished.outcome {
+            Outcome::Ranked(likelihoods) => Ok(Ranking::new(likelihoods, texts, job_warnings, finished.timings)),
+            Outcome::Sequences(_) => Err(EngineError::Stopped),
+        })
+    }
+
+    /// One row from start to end, on this thread.
     ///
     /// # Errors
     /// [`EngineError`].
-    pub fn score(&self, job: &ScoreJob) -> Result<Answer, EngineError> {
+    pub fn score(&self, file: &[u8], text: &str, params: GenerationParams) -> Result<Answer, EngineError> {
         let permit = self.reserve(1)?;
-        let prepared = self.prepare(job)?;
-        self.submit(prepared, &permit)?.wait()
+        let picture = self.shared.pictures.open(file)?;
+        let job = ScoreJob { picture, text: text.to_owned(), params, deadline: None };
+        self.submit(self.prepare(&job)?, &permit)?.wait()
     }
 
-    /// The task behind the prompt as processors see it: one id per image position, then the text.
-    fn task(&self, input_ids: &[i64], params: GenerationParams) -> Task {
-        let ids = self.frontend.tokenizer.special_ids();
-        let image = ids.image_token_id.into_iter().flat_map(|id| vec![id; self.decoder.prefix_len]);
-        let prompt = image.chain(input_ids.iter().map(|id| *id as u32)).collect();
-        let seed = params.seed.unwrap_or_else(rand::random);
-        Task::generate(prompt, params, seed)
+    /// Encodes a picture and keeps it under an id.
+    ///
+    /// # Errors
+    /// [`StoreError::Full`], and whatever can go wrong with encoding it.
+    pub async fn store_picture(
+        &self,
+        picture: Picture,
+        options: StoreOptions,
+        permit: Permit,
+    ) -> Result<PictureId, EngineError> {
+        let (reply, encoded) = oneshot::channel();
+        let work = ImageWork::Picture { picture: picture.clone(), reply, permit };
+        self.work.send(work).map_err(|_| EngineError::Stopped)?;
+        let encoded = tokio::time::timeout(self.shared.limits.timeout, encoded).await;
+        encoded.map_err(|_| EngineError::DeadlineExceeded)?.map_err(|_| EngineError::Stopped)??;
+        let bytes = picture.prefix().map_or(0, |prefix| size_of_val(prefix.as_slice()));
+        Ok(self.store().put(picture, bytes, options, Instant::now())?)
+    }
+
+    /// A picture that was stored.
+    ///
+    /// # Errors
+    /// [`StoreError::Unknown`].
+    pub fn stored_picture(&self, id: PictureId) -> Result<Picture, StoreError> {
+        self.store().get(id, Instant::now())
+    }
+
+    /// Pins a stored picture, or lets it make room for others again.
+    ///
+    /// # Errors
+    /// [`StoreError::Unknown`].
+    pub fn pin_picture(&self, id: PictureId, is_pinned: bool) -> Result<(), StoreError> {
+        self.store().set_pinned(id, is_pinned, Instant::now())
+    }
+
+    /// Forgets a stored picture; jobs about it go on.
+    ///
+    /// # Errors
+    /// [`StoreError::Unknown`].
+    pub fn delete_picture(&self, id: PictureId) -> Result<(), StoreError> {
+        self.store().delete(id, Instant::now())
+    }
+
+    /// Pictures that are stored, and their bytes.
+    #[must_use]
+    pub fn stored_pictures(&self) -> (usize, usize) {
+        self.store().usage(Instant::now())
+    }
+
+    /// How often a picture was known already.
+    #[must_use]
+    pub fn image_cache(&self) -> CacheCounts {
+        self.shared.pictures.counters().read()
+    }
+
+    /// How often the keys and values of a picture were known already.
+    #[must_use]
+    pub fn kv_prefix_cache(&self) -> CacheCounts {
+        self.shared.kv_prefix_cache.read()
+    }
+
+    /// Rows that are waiting or running.
+    #[must_use]
+    pub fn rows_in_work(&self) -> usize {
+        self.shared.admission.taken()
+    }
+
+    /// The decoder's slots, lengths and cache.
+    #[must_use]
+    pub fn decoder_limits(&self) -> DecoderLimits {
+        self.shared.decoder
+    }
+
+    /// The ids of a prompt, and what the caller should know about it.
+    fn encode(&self, text: &str) -> Result<(Vec<i64>, impl Iterator<Item = String> + use<>), JobError> {
+        let room = self.shared.decoder.max_len - self.shared.decoder.prefix_len;
+        let encoded = self.shared.tokenizer.encode(text, room)?;
+        let special = encoded.special_text.into_iter().map(|special| PromptWarning::SpecialText { special });
+        let warnings = special.chain(diagnose(text, encoded.input_ids.len())).map(|warning| warning.to_string());
+        Ok((encoded.input_ids, warnings.collect::<Vec<_>>().into_iter()))
+    }
+
+    /// The tokens of a ranking's candidates.
+    fn candidates(&self, job: &RankJob) -> Result<Vec<Vec<u32>>, JobError> {
+        let count = job.candidates.len();
+        if !(1..=MAX_CANDIDATES).contains(&count) {
+            return Err(JobError::Candidates(format!("{count} were given; give 1 to {MAX_CANDIDATES}")));
+        }
+        let follows_a_word = job.text.chars().next_back().is_some_and(|last| !last.is_whitespace());
+        let max_len = self.shared.decoder.max_len;
+        let tokens = |(number, text): (usize, &String)| {
+            if text.trim().is_empty() {
+                return Err(JobError::Candidates(format!("number {number} is empty")));
+            }
+            let space = if follows_a_word && !text.starts_with(char::is_whitespace) { " " } else { "" };
+            // As for a prompt, so that the work is bounded; the start token is not part of a candidate.
+            let encoded = self.shared.tokenizer.encode(&format!("{space}{text}"), max_len);
+            let ids = encoded.map_err(|error| JobError::Candidates(format!("number {number}: {error}")))?.input_ids;
+            let end = job.with_end_token.then(|| self.shared.tokenizer.special_ids().eos_token_id);
+            Ok(ids[1..].iter().map(|id| *id as u32).chain(end).collect())
+        };
+        job.candidates.iter().enumerate().map(tokens).collect()
+    }
+
+    /// A prompt as processors see it: one id per image position, then the text.
+    fn prompt(&self, input_ids: &[i64]) -> Vec<u32> {
+        let image = self.shared.tokenizer.special_ids().image_token_id;
+        let image = image.into_iter().flat_map(|id| vec![id; self.shared.decoder.prefix_len]);
+        image.chain(input_ids.iter().map(|id| *id as u32)).collect()
+    }
+
+    fn prepared(
+        &self,
+        picture: &Picture,
+        input_ids: Vec<i64>,
+        task: Task,
+        warnings: Vec<String>,
+        deadline: Option<Instant>,
+    ) -> Result<PreparedJob, JobError> {
+        let Shared { decoder, limits, .. } = &*self.shared;
+        let (rows, max_new_tokens) = (task.rows(), task.max_new_tokens());
+        let prompt_len = decoder.prefix_len + input_ids.len();
+        let row_len = prompt_len.saturating_add(max_new_tokens);
+        if row_len > decoder.max_len {
+            return Err(JobError::TooLong { prompt_len, max_new_tokens, max_len: decoder.max_len });
+        }
+        if rows * row_len > decoder.kv_tokens {
+            return Err(JobError::TooManyPositions { rows, row_len, kv_tokens: decoder.kv_tokens });
+        }
+        let deadline = deadline.unwrap_or_else(|| Instant::now() + limits.timeout);
+        Ok(PreparedJob { picture: picture.clone(), input_ids, task, warnings, deadline })
+    }
+
+    fn answer_to(
+        &self,
+        mut job: PreparedJob,
+        permit: &Permit,
+        tokens: Option<tokio::sync::mpsc::UnboundedSender<DecidedToken>>,
+    ) -> Result<Pending<Answer>, EngineError> {
+        let (tokenizer, warnings) = (Arc::clone(&self.shared.tokenizer), std::mem::take(&mut job.warnings));
+        self.send(job, permit, tokens, move |Finished { outcome, timings }| match outcome {
+            Outcome::Sequences(sequences) => Answer::new(sequences, &tokenizer, warnings, timings),
+            Outcome::Ranked(_) => Err(EngineError::Stopped),
+        })
+    }
+
+    fn send<T>(
+        &self,
+        job: PreparedJob,
+        permit: &Permit,
+        tokens: Option<tokio::sync::mpsc::UnboundedSender<DecidedToken>>,
+        finish: impl FnOnce(Finished) -> Result<T, EngineError> + Send + 'static,
+    ) -> Result<Pending<T>, EngineError> {
+        let (reply, answer) = oneshot::channel();
+        let deadline = job.deadline;
+        let queued = Queued::new(job, permit.clone(), reply, tokens);
+        self.work.send(ImageWork::Job(Box::new(queued))).map_err(|_| EngineError::Stopped)?;
+        Ok(Pending::new(answer, deadline, finish))
+    }
+
+    fn vocabulary(&self) -> Arc<dyn Vocabulary> {
+        Arc::clone(&self.shared.tokenizer) as _
+    }
+
+    fn store(&self) -> MutexGuard<'_, PictureStore> {
+        self.shared.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -228,6 +436,10 @@ impl Vocabulary for Tokenizer {
 
 /// A worker that panics takes the process with it, and the orchestrator starts a new one: a service without its model
 /// would only collect requests. (The JPEG library unwinds, so the process as a whole cannot abort on panic.)
+fn spawn(name: &str, worker: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    thread::Builder::new().name(name.to_owned()).spawn(|| guarded(worker)).map(drop)
+}
+
 fn guarded(worker: impl FnOnce()) {
     struct AbortOnPanic;
     impl Drop for AbortOnPanic {
@@ -240,12 +452,4 @@ fn guarded(worker: impl FnOnce()) {
     }
     let _guard = AbortOnPanic;
     worker();
-}
-
-fn check_length(prompt_len: usize, params: &GenerationParams, max_len: usize) -> Result<(), JobError> {
-    let wanted = prompt_len.saturating_add(params.max_new_tokens);
-    if wanted > max_len {
-        return Err(JobError::TooLong { prompt_len, max_new_tokens: params.max_new_tokens, max_len });
-    }
-    Ok(())
 }

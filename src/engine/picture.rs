@@ -1,14 +1,171 @@
-//! The identity of a picture: equal files are the same picture.
+//! Pictures on their way through the image stage: decoded once, encoded once, remembered.
+//!
+//! Equal files are the same picture. Whoever opens one that is known, or in work for someone else, gets a handle to the
+//! same entry, so that nothing is computed twice however many ask at once. An entry lives as long as its cache or a job
+//! holds it; what the cache throws out stays valid for the jobs that have it.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
+
+use super::byte_cache::{ByteCache, CacheCounters};
+use super::traits::{EncodedImage, ImageEncoder, ImagePrefix, ModelError};
+use super::{EngineError, JobError};
+use crate::image::{ImageError, PixelValues, Preprocessor};
 
 /// A hash of a picture file's bytes. What is made of a picture depends on these, and on bundle and preprocessing, which are
 /// the same for the whole life of an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct PictureKey([u8; 32]);
 
-impl PictureKey {
-    pub(super) fn of(file: &[u8]) -> Self {
-        Self(Sha256::digest(file).into())
+/// A picture that can be asked about. Clones are the same picture.
+#[derive(Clone)]
+pub struct Picture(Arc<Entry>);
+
+struct Entry {
+    key: PictureKey,
+    /// What the encoder will read, taken when it does; or why the file is no picture.
+    decoded: OnceLock<Result<Mutex<Option<Decoded>>, Arc<ImageError>>>,
+    /// What the encoder made of it; set by the image worker alone.
+    encoded: OnceLock<Result<ImagePrefix, Arc<ModelError>>>,
+}
+
+struct Decoded {
+    pixel_values: PixelValues,
+    took: Duration,
+}
+
+/// How long a picture took that had to be computed.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct ImageTimings {
+    pub(super) preprocess: Duration,
+    pub(super) vision_encoder: Duration,
+    pub(super) qformer: Duration,
+}
+
+impl Picture {
+    pub(super) fn key(&self) -> PictureKey {
+        self.0.key
+    }
+
+    /// What precedes the text; `None` before the picture was encoded, and when that failed.
+    pub(super) fn prefix(&self) -> Option<&ImagePrefix> {
+        self.0.encoded.get()?.as_ref().ok()
+    }
+
+    fn take_decoded(&self) -> Option<Decoded> {
+        lock(self.0.decoded.get()?.as_ref().ok()?).take()
+    }
+}
+
+impl fmt::Debug for Picture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Picture") // its content has no place in a log
+    }
+}
+
+/// All pictures that are known or in work.
+pub(super) struct PictureTable {
+    preprocessor: Preprocessor,
+    known: Mutex<Known>,
+    counters: Arc<CacheCounters>,
+}
+
+struct Known {
+    cache: ByteCache<PictureKey, Picture>,
+    in_work: HashMap<PictureKey, Weak<Entry>>,
+}
+
+impl PictureTable {
+    pub(super) fn new(preprocessor: Preprocessor, cache_bytes: usize) -> Self {
+        let cache = ByteCache::new(cache_bytes);
+        let counters = cache.counters();
+        Self { preprocessor, known: Mutex::new(Known { cache, in_work: HashMap::new() }), counters }
+    }
+
+    pub(super) fn counters(&self) -> &CacheCounters {
+        &self.counters
+    }
+
+    /// The picture in a file, decoded and resized on this thread unless it is known.
+    pub(super) fn open(&self, file: &[u8]) -> Result<Picture, JobError> {
+        let key = PictureKey(Sha256::digest(file).into());
+        let picture = lock(&self.known).find_or_add(key);
+        if picture.prefix().is_none() {
+            // Others who open the same picture now wait here for the first.
+            let decoded = picture.0.decoded.get_or_init(|| self.decode(file));
+            decoded.as_ref().map_err(|error| JobError::Image(Arc::clone(error)))?;
+        }
+        Ok(picture)
+    }
+
+    fn decode(&self, file: &[u8]) -> Result<Mutex<Option<Decoded>>, Arc<ImageError>> {
+        let started = Instant::now();
+        let pixel_values = self.preprocessor.preprocess(file)?;
+        Ok(Mutex::new(Some(Decoded { pixel_values, took: started.elapsed() })))
+    }
+
+    /// Encodes a picture unless that was done already, and keeps it. A failure is forgotten, so that the next request
+    /// tries again. Called by the image worker alone, one picture at a time.
+    pub(super) fn encode(
+        &self,
+        picture: &Picture,
+        encoder: &mut impl ImageEncoder,
+    ) -> Result<ImageTimings, EngineError> {
+        let mut timings = ImageTimings::default();
+        let encoded = match picture.0.encoded.get() {
+            Some(encoded) => encoded,
+            None => {
+                let Decoded { pixel_values, took } = picture.take_decoded().ok_or(EngineError::Stopped)?;
+                let encoded = encoder.encode(&pixel_values).map(|image| {
+                    let EncodedImage { prefix, vision_encoder, qformer } = image;
+                    timings = ImageTimings { preprocess: took, vision_encoder, qformer };
+                    prefix
+                });
+                picture.0.encoded.get_or_init(|| encoded.map_err(Arc::new))
+            }
+        };
+        let mut known = lock(&self.known);
+        known.in_work.remove(&picture.key());
+        match encoded {
+            Ok(prefix) => {
+                known.cache.put(picture.key(), picture.clone(), size_of_val(prefix.as_slice()));
+                Ok(timings)
+            }
+            Err(source) => Err(EngineError::Model { stage: "encoding the image", source: Arc::clone(source) }),
+        }
+    }
+}
+
+impl Known {
+    fn find_or_add(&mut self, key: PictureKey) -> Picture {
+        let in_work = self.in_work.get(&key).and_then(Weak::upgrade);
+        if let Some(entry) = in_work {
+            self.cache.count_hit();
+            return Picture(entry);
+        }
+        if let Some(picture) = self.cache.get(&key) {
+            return picture.clone();
+        }
+        let entry = Arc::new(Entry { key, decoded: OnceLock::new(), encoded: OnceLock::new() });
+        self.in_work.retain(|_, entry| entry.strong_count() > 0); // cancelled before they were encoded
+        self.in_work.insert(key, Arc::downgrade(&entry));
+        Picture(entry)
+    }
+}
+
+/// A panic while the lock is held leaves maps that are whole, so it need not spread.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+impl Picture {
+    pub(super) fn for_tests() -> Self {
+        let key = PictureKey(rand::random());
+        Self(Arc::new(Entry { key, decoded: OnceLock::new(), encoded: OnceLock::new() }))
     }
 }

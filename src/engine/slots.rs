@@ -1,19 +1,24 @@
 //! The slot table: which row of which job sits in which slot of the KV cache.
 //!
-//! Active rows are always slots `0..len()`, because a decode step binds the first slots of the cache. When a row leaves,
+//! Active rows are always slots `0..rows.len()`, because a decode step binds the first slots of the cache. When a row leaves,
 //! the last one takes its place. A job has as many rows as its task goes on with: one for greedy search, `num_beams` for
 //! beam search. A row that goes on several times is copied, never computed again.
+//!
+//! Behind the active rows sit the prompts that are being fed, one slot each. They take turns, so that a long one does not
+//! hold up a short one.
+//!
+//! A job books its rows and all positions that they can reach before it begins, so neither can run out under way.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::EngineError;
 use super::byte_cache::{ByteCache, CacheCounters};
-use super::job::{Encoded, Queued};
+use super::job::Queued;
 use super::picture::PictureKey;
-use super::traits::{DecoderLimits, ImagePrefix, Logits, ModelError, SavedRow, StepDecoder};
+use super::traits::{DecoderLimits, Logits, ModelError, SavedRow, StepDecoder};
 use crate::generation::{Continuation, Origin};
 
 /// Jobs are numbered as they come.
@@ -37,17 +42,14 @@ struct Running {
     prompt_len: usize,
 }
 
-/// A job whose prompt is being fed. Its slot lies behind the active rows.
+/// A job whose prompt is being fed.
 #[derive(Debug)]
 struct Prefilling {
     job: Queued,
-    prefix: ImagePrefix,
     slot: usize,
     /// Positions that the slot holds.
     done: usize,
     prompt_len: usize,
-    /// Some of them came out of the cache.
-    is_known: bool,
 }
 
 impl Prefilling {
@@ -62,8 +64,10 @@ impl Prefilling {
 #[derive(Debug)]
 pub(super) struct SlotTable {
     limits: DecoderLimits,
+    /// Positions that the jobs in work can reach: at most `limits.kv_tokens`.
+    booked: usize,
     prefixes: ByteCache<PictureKey, SavedRow>,
-    prefilling: Option<Prefilling>,
+    prefilling: VecDeque<Prefilling>,
     rows: Vec<ActiveRow>,
     jobs: BTreeMap<JobNumber, Running>,
     next_job: JobNumber,
@@ -73,8 +77,9 @@ impl SlotTable {
     pub(super) fn new(limits: DecoderLimits, prefix_cache_bytes: usize) -> Self {
         Self {
             limits,
+            booked: 0,
             prefixes: ByteCache::new(prefix_cache_bytes),
-            prefilling: None,
+            prefilling: VecDeque::new(),
             rows: Vec::with_capacity(limits.slots),
             jobs: BTreeMap::new(),
             next_job: 0,
@@ -85,80 +90,167 @@ impl SlotTable {
         self.prefixes.counters()
     }
 
-    /// No row is active.
-    pub(super) fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+    /// Rows are active, so there is a step to run.
+    pub(super) fn is_decoding(&self) -> bool {
+        !self.rows.is_empty()
     }
 
+    /// Prompts are being fed.
     pub(super) fn is_prefilling(&self) -> bool {
-        self.prefilling.is_some()
+        !self.prefilling.is_empty()
     }
 
-    /// Whether a job with so many rows finds room now.
-    pub(super) fn has_room(&self, rows: usize) -> bool {
-        self.rows.len() + rows <= self.limits.slots
+    /// Whether a job finds slots and memory now.
+    pub(super) fn has_room(&self, job: &Queued) -> bool {
+        self.rows.len() + self.booked_rows() + job.task.rows() <= self.limits.slots
+            && self.booked + self.positions(job) <= self.limits.kv_tokens
     }
 
-    /// Begins with a job: its row gets the slot behind the active rows, and what the cache knows of its picture.
-    pub(super) fn begin(&mut self, decoder: &mut impl StepDecoder, encoded: Encoded) {
-        let Encoded { mut job, prefix } = encoded;
+    /// Begins with a job that has room: books what it needs, and gives it a slot to feed its prompt to.
+    pub(super) fn begin(&mut self, decoder: &mut impl StepDecoder, mut job: Queued) {
         job.picked_up();
-        let (slot, prompt_len) = (self.rows.len(), self.limits.prefix_len + job.input_ids.len());
-        let started = Instant::now();
-        // A run of one position takes another kernel and would give other bits, so at least two are left to feed.
-        let most = prompt_len.saturating_sub(2);
-        let done = self.prefixes.get(&job.picture).map_or(0, |saved| {
-            let len = saved.len.min(most);
-            decoder.restore_row(slot, saved, len);
-            len
-        });
-        job.timings.prefill = started.elapsed();
-        self.prefilling = Some(Prefilling { job, prefix, slot, done, prompt_len, is_known: done > 0 });
+        // Where its row will be active if all goes on as it is, so that it need not be moved then.
+        let later = self.rows.len() + self.booked_rows();
+        let slot = if self.prefilling.iter().any(|prompt| prompt.slot == later) { self.last_free() } else { later };
+        self.booked += self.positions(&job);
+        decoder.release(slot, self.row_len(&job));
+        let prompt_len = self.prompt_len(&job);
+        self.prefilling.push_back(Prefilling { job, slot, done: 0, prompt_len });
+        self.give_back_idle(decoder);
     }
 
-    /// Feeds the next piece of the prompt in work, and its row becomes active with the last. How many positions it fed.
+    /// Feeds the next piece of the next prompt, whose row becomes active with the last. How many positions it fed.
     pub(super) fn prefill_piece(&mut self, decoder: &mut impl StepDecoder) -> usize {
-        let Some(mut prefilling) = self.prefilling.take() else { return 0 };
-        if prefilling.job.is_cancelled() {
+        let Some(mut prompt) = self.prefilling.pop_front() else { return 0 };
+        if prompt.job.is_over() {
+            self.unbook(&prompt.job);
+            prompt.job.abandon();
             return 0;
         }
-        let piece = prefilling.next_piece(self.limits.piece);
         let started = Instant::now();
-        let Prefilling { job, prefix, slot, .. } = &mut prefilling;
-        let logits = decoder.prefill(*slot, prefix, &job.input_ids, piece.clone());
-        job.timings.prefill += started.elapsed();
-        prefilling.done = piece.end;
+        if prompt.done == 0 {
+            prompt.done = self.restore(decoder, &prompt);
+        }
+        let piece = prompt.next_piece(self.limits.piece);
+        let logits = match prompt.job.picture.prefix() {
+            Some(prefix) => decoder.prefill(prompt.slot, prefix, &prompt.job.input_ids, piece.clone()),
+            None => Err(ModelError::new("the picture was not encoded")),
+        };
+        prompt.job.timings.prefill += started.elapsed();
+        prompt.done = piece.end;
         match logits {
-            Err(source) => prefilling.job.fail(model_error("prefill", Arc::new(source))),
-            Ok(logits) if prefilling.done == prefilling.prompt_len => self.activate(decoder, prefilling, &logits),
-            Ok(_) => self.prefilling = Some(prefilling),
+            Err(source) => {
+                self.unbook(&prompt.job);
+                prompt.job.fail(model_error("prefill", Arc::new(source)));
+            }
+            Ok(logits) => {
+                if piece.start == 0 {
+                    self.remember(decoder, &prompt);
+                }
+                if prompt.done == prompt.prompt_len {
+                    self.activate(decoder, prompt, &logits);
+                } else {
+                    self.prefilling.push_back(prompt);
+                }
+            }
         }
         piece.len()
     }
 
-    fn activate(&mut self, decoder: &mut impl StepDecoder, prefilling: Prefilling, logits: &Logits) {
-        let Prefilling { job, slot: from, prompt_len, is_known, .. } = prefilling;
-        if !is_known {
-            self.remember(decoder, &job, from);
+    /// Fills a slot with what is known of the job's picture. How many positions that were.
+    fn restore(&mut self, decoder: &mut impl StepDecoder, prompt: &Prefilling) -> usize {
+        // A run of one position takes another kernel and would give other bits, so at least two are left to feed.
+        let most = prompt.prompt_len.saturating_sub(2);
+        self.prefixes.get(&prompt.job.picture.key()).map_or(0, |saved| {
+            let len = saved.len.min(most);
+            decoder.restore_row(prompt.slot, saved, len);
+            len
+        })
+    }
+
+    /// Keeps the keys and values of picture and start token, which every further question about it begins with.
+    fn remember(&mut self, decoder: &impl StepDecoder, prompt: &Prefilling) {
+        let len = self.limits.prefix_len + 1;
+        let bytes = len * self.limits.position_bytes;
+        if self.prefixes.fits(bytes) {
+            self.prefixes.put(prompt.job.picture.key(), decoder.save_row(prompt.slot, len), bytes);
         }
-        let (number, slot) = (self.next_job, self.rows.len());
+    }
+
+    fn activate(&mut self, decoder: &mut impl StepDecoder, prompt: Prefilling, logits: &Logits) {
+        let Prefilling { job, slot: from, prompt_len, .. } = prompt;
+        let (number, row_len) = (self.next_job, self.row_len(&job));
         self.next_job += 1;
-        if from != slot {
-            decoder.copy_row(from, slot, 0..prompt_len); // rows have left while the prompt was fed
-        }
+        let slot = self.claim(decoder, from, row_len);
+        decoder.copy_row(from, slot, 0..prompt_len);
         self.rows.push(ActiveRow { job: number, token: 0, fed: Vec::new() });
         self.jobs.insert(number, Running { job, slots: vec![slot], prompt_len });
+        self.give_back_idle(decoder);
         let rows: Vec<&[f32]> = logits.rows().collect();
         self.advance(decoder, number, &rows);
     }
 
-    /// Keeps the keys and values of picture and start token, which every further question about it begins with.
-    fn remember(&mut self, decoder: &impl StepDecoder, job: &Queued, slot: usize) {
-        let len = self.limits.prefix_len + 1;
-        let bytes = len * self.limits.position_bytes;
-        if self.prefixes.fits(bytes) {
-            self.prefixes.put(job.picture, decoder.save_row(slot, len), bytes);
+    /// The slot behind the active rows, for a row of so many positions. A prompt that is being fed there makes way, but not
+    /// into the slot `kept`.
+    fn claim(&mut self, decoder: &mut impl StepDecoder, kept: usize, row_len: usize) -> usize {
+        let slot = self.rows.len();
+        if slot != kept {
+            if let Some(index) = self.prefilling.iter().position(|prompt| prompt.slot == slot) {
+                let free = self.last_free_but(kept);
+                let prompt = &mut self.prefilling[index];
+                decoder.copy_row(slot, free, 0..prompt.done);
+                prompt.slot = free;
+            }
+            decoder.release(slot, row_len);
         }
+        slot
+    }
+
+    fn last_free(&self) -> usize {
+        self.last_free_but(self.limits.slots)
+    }
+
+    /// The last slot without a prompt. As every job has booked its rows, those it will claim lie before it.
+    fn last_free_but(&self, kept: usize) -> usize {
+        let is_free = |slot: &usize| *slot != kept && self.prefilling.iter().all(|prompt| prompt.slot != *slot);
+        (self.rows.len()..self.limits.slots).rev().find(is_free).unwrap_or(self.rows.len())
+    }
+
+    /// Slots without a row keep their memory for the next one, as far as nobody has booked it.
+    fn give_back_idle(&self, decoder: &mut impl StepDecoder) {
+        let is_idle = |slot: &usize| self.prefilling.iter().all(|prompt| prompt.slot != *slot);
+        let idle: Vec<usize> = (self.rows.len()..self.limits.slots).filter(is_idle).collect();
+        let mut held: usize = idle.iter().map(|slot| decoder.held(*slot)).sum();
+        for slot in idle.into_iter().rev() {
+            if self.booked + held <= self.limits.kv_tokens {
+                break;
+            }
+            held -= decoder.held(slot);
+            decoder.release(slot, 0);
+        }
+    }
+
+    fn prompt_len(&self, job: &Queued) -> usize {
+        self.limits.prefix_len + job.input_ids.len()
+    }
+
+    /// Positions that a row of a job can reach.
+    fn row_len(&self, job: &Queued) -> usize {
+        self.prompt_len(job) + job.task.max_new_tokens()
+    }
+
+    /// Positions that a job can reach with all its rows.
+    fn positions(&self, job: &Queued) -> usize {
+        job.task.rows() * self.row_len(job)
+    }
+
+    /// Rows that prompts in work will have.
+    fn booked_rows(&self) -> usize {
+        self.prefilling.iter().map(|prompt| prompt.job.task.rows()).sum()
+    }
+
+    fn unbook(&mut self, job: &Queued) {
+        self.booked -= self.positions(job);
     }
 
     /// One decode step for all rows, then ended and cancelled rows leave.
@@ -187,17 +279,19 @@ impl SlotTable {
     fn settle(&mut self, decoder: &mut impl StepDecoder, number: JobNumber, rows: &[&[f32]], took: Duration) {
         let Some(running) = self.jobs.get_mut(&number) else { return };
         running.job.timings.decode += took;
-        if running.job.is_cancelled() {
-            self.remove(decoder, number);
-        } else {
+        if !running.job.is_over() {
             self.advance(decoder, number, rows);
+        } else if let Some(job) = self.remove(decoder, number) {
+            job.abandon();
         }
     }
 
     /// Gives a job the logits of its rows, and its rows the slots of what goes on.
     fn advance(&mut self, decoder: &mut impl StepDecoder, number: JobNumber, logits: &[&[f32]]) {
         let Some(running) = self.jobs.get_mut(&number) else { return };
-        match running.job.task.advance(logits) {
+        let advanced = running.job.task.advance(logits);
+        running.job.publish();
+        match advanced {
             Ok(continuations) if continuations.is_empty() => {
                 if let Some(job) = self.remove(decoder, number) {
                     job.finish();
@@ -216,7 +310,7 @@ impl SlotTable {
     /// whose rows do not go on, or new ones; as no source is ever overwritten, the order does not matter.
     fn place(&mut self, decoder: &mut impl StepDecoder, number: JobNumber, continuations: &[Continuation]) {
         let Some(running) = self.jobs.get(&number) else { return };
-        let (old, prompt_len) = (running.slots.clone(), running.prompt_len);
+        let (old, prompt_len, row_len) = (running.slots.clone(), running.prompt_len, self.row_len(&running.job));
         let mut placed: Vec<Option<usize>> = vec![None; continuations.len()];
         let mut is_kept = vec![false; old.len()];
         for (place, continuation) in placed.iter_mut().zip(continuations) {
@@ -238,8 +332,9 @@ impl SlotTable {
                 let (slot, same) = match free.pop() {
                     Some(slot) => (slot, prompt_len + common_prefix(&self.rows[slot].fed, &keep)),
                     None => {
+                        let slot = self.claim(decoder, self.limits.slots, row_len);
                         self.rows.push(ActiveRow { job: number, token: 0, fed: Vec::new() });
-                        (self.rows.len() - 1, 0)
+                        (slot, 0)
                     }
                 };
                 decoder.copy_row(source, slot, same..prompt_len + keep.len());
@@ -266,6 +361,8 @@ impl SlotTable {
         for slot in slots.into_iter().rev() {
             self.free(decoder, slot);
         }
+        self.unbook(&running.job);
+        self.give_back_idle(decoder);
         Some(running.job)
     }
 
@@ -278,8 +375,11 @@ impl SlotTable {
             return;
         }
         let moved = &self.rows[slot];
-        if let Some(owner) = self.jobs.get_mut(&moved.job) {
-            decoder.copy_row(last, slot, 0..owner.prompt_len + moved.fed.len());
+        let (number, fed) = (moved.job, moved.fed.len());
+        let row_len = self.jobs.get(&number).map_or(0, |owner| self.row_len(&owner.job));
+        if let Some(owner) = self.jobs.get_mut(&number) {
+            decoder.release(slot, row_len);
+            decoder.copy_row(last, slot, 0..owner.prompt_len + fed);
             for place in owner.slots.iter_mut().filter(|place| **place == last) {
                 *place = slot;
             }
@@ -290,6 +390,7 @@ impl SlotTable {
         let source = Arc::new(source);
         self.rows.clear();
         for (_, running) in std::mem::take(&mut self.jobs) {
+            self.unbook(&running.job);
             running.job.fail(model_error("a decode step", Arc::clone(&source)));
         }
     }

@@ -49,6 +49,12 @@ pub trait StepDecoder: Send {
     /// Makes the row in slot `to` equal to the first `positions.end` positions of the one in slot `from`, of which those
     /// before `positions.start` are known to be equal already.
     fn copy_row(&mut self, from: usize, to: usize, positions: Range<usize>);
+
+    /// Gives back the memory of a slot's positions from `from` on. Nothing of them is kept.
+    fn release(&mut self, slot: usize, from: usize);
+
+    /// Positions for which a slot holds memory.
+    fn held(&self, slot: usize) -> usize;
 }
 
 /// The decoder's memory.
@@ -58,6 +64,8 @@ pub struct DecoderLimits {
     pub slots: usize,
     /// Positions of a row: image prefix, prompt and new tokens.
     pub max_len: usize,
+    /// Positions of all rows together: what there is memory for. A job waits until those that it can reach are free.
+    pub kv_tokens: usize,
     /// Positions of the image prefix.
     pub prefix_len: usize,
     /// Bytes of cache that a position takes.

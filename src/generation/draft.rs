@@ -14,6 +14,18 @@ pub struct Alternative {
     pub logprob: f32,
 }
 
+/// A token that is decided for good, while its sequence is still being made.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct DecidedToken {
+    /// The token.
+    pub token_id: u32,
+    /// Natural log of its probability, whatever the processors made of it.
+    pub logprob: f32,
+    /// The likeliest tokens at its place; empty unless `top_logprobs` was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub top_logprobs: Vec<Alternative>,
+}
+
 /// A finished sequence.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sequence {
@@ -72,12 +84,14 @@ impl Draft {
         &self.ids[self.prompt_len..]
     }
 
-    pub(super) fn logprobs(&self) -> &[f32] {
-        &self.logprobs
-    }
-
-    pub(super) fn alternatives(&self) -> &[Vec<Alternative>] {
-        &self.alternatives
+    /// The new tokens from the one of number `first` on.
+    pub(super) fn decided(&self, first: usize) -> Vec<DecidedToken> {
+        let token = |place: usize| DecidedToken {
+            token_id: self.token_ids()[place],
+            logprob: self.logprobs[place],
+            top_logprobs: self.alternatives.get(place).cloned().unwrap_or_default(),
+        };
+        (first..self.new_tokens()).map(token).collect()
     }
 
     /// Appends a token that was chosen from `logits`, as the model wrote them.

@@ -18,7 +18,7 @@ mod task;
 #[cfg(test)]
 mod sampling_tests;
 
-pub use self::draft::{Alternative, Sequence};
+pub use self::draft::{Alternative, DecidedToken, Sequence};
 pub use self::logits::GenerationError;
 pub use self::params::{EarlyStopping, GenerationParams};
 pub use self::ranking::CandidateLikelihood;

@@ -6,7 +6,7 @@ use rand::{RngExt as _, SeedableRng as _};
 use super::draft::Draft;
 use super::logits::{argmax, log_normalizer, sum_of_exp};
 use super::processors::History;
-use super::{Alternative, Continuation, GenerationError, GenerationParams, Origin, Sequence, StopReason};
+use super::{Continuation, DecidedToken, GenerationError, GenerationParams, Origin, Sequence, StopReason};
 
 #[derive(Debug)]
 pub(super) struct Sampling {
@@ -51,14 +51,11 @@ impl Sampling {
         Ok(continuations)
     }
 
-    pub(super) fn decided(&self, first: usize) -> Vec<(u32, f32, Vec<Alternative>)> {
-        let [sequence] = self.sequences.as_slice() else { return Vec::new() };
-        let draft = &sequence.draft;
-        let token = |place: usize| {
-            let alternatives = draft.alternatives().get(place).cloned().unwrap_or_default();
-            (draft.token_ids()[place], draft.logprobs()[place], alternatives)
-        };
-        (first..draft.new_tokens()).map(token).collect()
+    pub(super) fn decided(&self, first: usize) -> Vec<DecidedToken> {
+        match self.sequences.as_slice() {
+            [only] => only.draft.decided(first),
+            _ => Vec::new(),
+        }
     }
 
     /// The samples in the order of their number: all are as likely as they came.

@@ -4,7 +4,7 @@ use super::beam_search::BeamSearch;
 use super::draft::Draft;
 use super::ranking::{CandidateLikelihood, Ranking};
 use super::sampling::Sampling;
-use super::{Alternative, GenerationError, GenerationParams, Sequence};
+use super::{DecidedToken, GenerationError, GenerationParams, Sequence};
 
 /// Where a row comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,10 +96,9 @@ impl Task {
         }
     }
 
-    /// The tokens so far from `first` on, with their log-probabilities and alternatives, if they are decided for good: for
-    /// a single sequence.
+    /// The new tokens so far, from the one of number `first` on, if they are decided for good: for a single sequence.
     #[must_use]
-    pub fn decided(&self, first: usize) -> Vec<(u32, f32, Vec<Alternative>)> {
+    pub fn decided(&self, first: usize) -> Vec<DecidedToken> {
         match &self.method {
             Method::Sampling(sampling) => sampling.decided(first),
             Method::BeamSearch(_) | Method::Ranking(_) => Vec::new(),

@@ -1,5 +1,6 @@
 //! The OPT decoder: prefill and decode steps over the KV cache, one graph for both.
 
+use std::num::NonZeroUsize;
 use std::ops::Range;
 
 use ort::value::{Shape, Tensor, TensorElementType};
@@ -18,6 +19,7 @@ pub struct Decoder {
     cache: KvCache,
     manifest: DecoderManifest,
     prefix_len: usize,
+    kv_tokens: usize,
 }
 
 /// What one run feeds: `rows` slots with `seq_len` tokens each, and the image prefix at prefill.
@@ -43,7 +45,8 @@ impl Decoder {
         let max_len = size.max_len.map_or(limit, |asked| asked.get().min(limit));
         let cache = KvCache::new(names, size.slots.get(), manifest.num_heads, max_len, manifest.head_dim);
         let prefix_len = bundle.manifest().qformer.num_query_tokens;
-        Ok(Self { session, cache, manifest, prefix_len })
+        let kv_tokens = size.kv_tokens.map_or(usize::MAX, NonZeroUsize::get).min(size.slots.get() * max_len);
+        Ok(Self { session, cache, manifest, prefix_len, kv_tokens })
     }
 
     /// GroupQueryAttention takes the queries of a run in blocks of 2 · `head_dim` positions, or fewer where the L2 cache is
@@ -94,6 +97,7 @@ impl StepDecoder for Decoder {
         DecoderLimits {
             slots: self.cache.slots(),
             max_len: self.cache.max_len(),
+            kv_tokens: self.kv_tokens,
             prefix_len: self.prefix_len,
             position_bytes: self.cache.position_bytes(),
             piece: self.piece(),
@@ -131,6 +135,15 @@ impl StepDecoder for Decoder {
 
     fn copy_row(&mut self, from: usize, to: usize, positions: Range<usize>) {
         self.cache.copy_row(from, to, positions);
+    }
+
+    fn release(&mut self, slot: usize, from: usize) {
+        let _ = (slot, from); // TODO(kv)
+    }
+
+    fn held(&self, slot: usize) -> usize {
+        let _ = slot;
+        0
     }
 }
 

@@ -29,6 +29,8 @@ pub struct CacheSize {
     pub slots: NonZeroUsize,
     /// Positions of a row, image prefix included; the model's own limit when `None`.
     pub max_len: Option<NonZeroUsize>,
+    /// Positions of all rows together; as many as the slots hold when `None`.
+    pub kv_tokens: Option<NonZeroUsize>,
 }
 
 /// The two halves of a model, each to be owned by its worker.

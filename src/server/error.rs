@@ -5,7 +5,7 @@ use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpResponse, ResponseError};
 use serde_json::json;
 
-use crate::engine::EngineError;
+use crate::engine::{EngineError, StoreError};
 
 /// Seconds after which a refused client may try again.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
@@ -54,6 +54,7 @@ impl HttpError {
     /// What the client reads: nothing of causes, paths or the inside of the service.
     fn message(&self) -> String {
         match self {
+            Self::Engine(error @ (EngineError::DeadlineExceeded | EngineError::Store(_))) => error.to_string(),
             Self::Engine(error) if self.status_code().is_client_error() => error.to_string(),
             Self::Engine(_) => "An unexpected error occurred in scoring script. Check the logs for more info.".into(),
             other => other.to_string(),
@@ -72,7 +73,10 @@ impl ResponseError for HttpError {
             Self::NotReady => StatusCode::SERVICE_UNAVAILABLE,
             Self::Engine(error) => match error {
                 EngineError::Rejected(_) | EngineError::TooManyRows { .. } => StatusCode::BAD_REQUEST,
+                EngineError::Store(StoreError::Unknown(_)) => StatusCode::NOT_FOUND,
+                EngineError::Store(StoreError::Full { .. }) => StatusCode::INSUFFICIENT_STORAGE,
                 EngineError::Overloaded => StatusCode::TOO_MANY_REQUESTS,
+                EngineError::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
                 EngineError::Model { .. }
                 | EngineError::Generation(_)
                 | EngineError::Detokenize(_)

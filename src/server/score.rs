@@ -4,9 +4,10 @@ use actix_web::http::{StatusCode, header};
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 
-use super::score_request::ScoreRequest;
+use super::score_request::{ScoreRequest, ScoreRow};
 use super::{BodyLimit, HttpError, State};
-use crate::engine::{Answer, AnswerSequence, Engine, EngineError, PreparedJob, ScoreJob};
+use crate::engine::{Answer, AnswerSequence, Engine, EngineError, JobError, Picture, PreparedJob, ScoreJob};
+use crate::generation::GenerationParams;
 
 /// One row of the answer. Everything but the text is sent only when `params` has `"logprobs": true`, and the sequences
 /// when more than one was asked for.
@@ -35,13 +36,11 @@ struct TextOnly {
 
 impl ScoreResponse {
     fn new(answer: Answer, is_detailed: bool) -> Self {
-        let all = if answer.sequences.len() > 1 { answer.sequences.clone() } else { Vec::new() };
-        let warnings = answer.warnings.clone();
-        let best = answer.best();
+        let Answer { best, sequences, warnings, timings: _ } = answer;
         if is_detailed {
-            return Self::Detailed { best, sequences: all, warnings };
+            return Self::Detailed { best, sequences, warnings };
         }
-        let sequences = all.into_iter().map(|sequence| TextOnly { text: sequence.text }).collect();
+        let sequences = sequences.into_iter().map(|sequence| TextOnly { text: sequence.text }).collect();
         Self::Text { text: best.text, sequences }
     }
 }
@@ -55,16 +54,17 @@ pub(super) async fn score(
     let body = checked_body(&request, body)?;
     let parsing = engine.clone();
     let parse = move || ScoreRequest::parse(&body, |params| parsing.parse_params(params));
-    let ScoreRequest { jobs, params } = blocking(parse).await?;
+    let ScoreRequest { rows, params } = blocking(parse).await?;
+    let is_detailed = params.logprobs;
     // Before any picture is decoded, and held until the answers are there.
-    let permit = engine.reserve(jobs.len())?;
+    let permit = engine.reserve(rows.len())?;
     let preparing = engine.clone();
-    let prepared = blocking(move || prepare(&preparing, jobs)).await?;
+    let prepared = blocking(move || prepare(&preparing, rows, &params)).await?;
     // All rows are handed over before the first answer is awaited, so that they are decoded together.
     let pending = prepared.into_iter().map(|job| engine.submit(job, &permit)).collect::<Result<Vec<_>, _>>()?;
     let mut answers = Vec::with_capacity(pending.len());
     for row in pending {
-        answers.push(ScoreResponse::new(row.answer().await?, params.logprobs));
+        answers.push(ScoreResponse::new(row.answer().await?, is_detailed));
     }
     Ok(HttpResponse::Ok().json(answers))
 }
@@ -77,11 +77,16 @@ async fn blocking<T: Send + 'static>(
 }
 
 /// Pictures and texts of all rows; the first bad row is named.
-fn prepare(engine: &Engine, jobs: Vec<ScoreJob>) -> Result<Vec<PreparedJob>, HttpError> {
-    let prepare_row = |(row, job): (usize, ScoreJob)| {
-        engine.prepare(&job).map_err(|error| HttpError::BadRequest(format!("row {row}: {error}")))
+fn prepare(engine: &Engine, rows: Vec<ScoreRow>, params: &GenerationParams) -> Result<Vec<PreparedJob>, HttpError> {
+    let (files, texts): (Vec<_>, Vec<_>) = rows.into_iter().map(|row| (row.image, row.text)).unzip();
+    let prepare_row = |picture: Result<Picture, JobError>, text| {
+        engine.prepare(&ScoreJob { picture: picture?, text, params: params.clone(), deadline: None })
     };
-    jobs.into_iter().enumerate().map(prepare_row).collect()
+    let pictures = engine.open_pictures(&files);
+    let prepared = pictures.into_iter().zip(texts).enumerate().map(|(row, (picture, text))| {
+        prepare_row(picture, text).map_err(|error| HttpError::BadRequest(format!("row {row}: {error}")))
+    });
+    prepared.collect()
 }
 
 fn checked_body(request: &HttpRequest, body: Result<web::Bytes, actix_web::Error>) -> Result<web::Bytes, HttpError> {

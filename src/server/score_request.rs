@@ -7,7 +7,6 @@ use serde_json::{Map, Value};
 
 use super::HttpError;
 use super::image_string;
-use crate::engine::ScoreJob;
 use crate::generation::{GenerationParams, ParamError};
 use crate::json::json_type;
 
@@ -17,9 +16,18 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 #[derive(Debug)]
 pub(super) struct ScoreRequest {
     /// The rows, in order; at least one.
-    pub jobs: Vec<ScoreJob>,
+    pub rows: Vec<ScoreRow>,
     /// The parameters that all rows share.
     pub params: GenerationParams,
+}
+
+/// A picture file and what is asked about it.
+#[derive(Debug)]
+pub(super) struct ScoreRow {
+    /// The picture file's bytes.
+    pub image: Vec<u8>,
+    /// The prompt; empty for a caption.
+    pub text: String,
 }
 
 impl ScoreRequest {
@@ -34,8 +42,8 @@ impl ScoreRequest {
         };
         let params = parse_params(params_value(&body)?).map_err(|error| bad(error.to_string()))?;
         let table = Table::parse(input_data)?;
-        let jobs = (0..table.rows.len()).map(|row| table.job(row, &params)).collect::<Result<_, _>>()?;
-        Ok(Self { jobs, params })
+        let rows = (0..table.rows.len()).map(|row| table.row(row)).collect::<Result<_, _>>()?;
+        Ok(Self { rows, params })
     }
 }
 
@@ -74,7 +82,7 @@ impl<'a> Table<'a> {
         Ok(Self { columns: columns.len(), image, text, rows })
     }
 
-    fn job(&self, row: usize, params: &GenerationParams) -> Result<ScoreJob, HttpError> {
+    fn row(&self, row: usize) -> Result<ScoreRow, HttpError> {
         let bad_row = |reason: String| bad(format!("row {row}: {reason}"));
         let image = match self.cell(row, self.image).map_err(bad_row)? {
             Value::String(image) => image_string::decode(image).map_err(|error| bad_row(error.to_string()))?,
@@ -85,7 +93,7 @@ impl<'a> Table<'a> {
             Some(Value::String(text)) => text.clone(),
             Some(other) => return Err(bad_row(format!("text must be a string, not {}", json_type(other)))),
         };
-        Ok(ScoreJob { image, text, params: params.clone() })
+        Ok(ScoreRow { image, text })
     }
 
     fn cell(&self, row: usize, column: usize) -> Result<&'a Value, String> {
@@ -177,7 +185,7 @@ mod tests {
         let columns = json!(["extra", "text", "image", "text"]);
         let request = parse(&input(&columns, &json!([[1, "a question", "QUJD", "another"]]))).unwrap();
         assert_eq!(
-            (request.jobs[0].image.as_slice(), request.jobs[0].text.as_str()),
+            (request.rows[0].image.as_slice(), request.rows[0].text.as_str()),
             (b"ABC".as_slice(), "a question")
         );
     }
@@ -186,7 +194,7 @@ mod tests {
     fn an_image_column_alone_asks_for_captions_in_rows_or_bare() {
         for data in [json!([["QUJD"], ["QUJD"]]), json!(["QUJD", "QUJD"])] {
             let request = parse(&input(&json!(["image"]), &data)).unwrap();
-            assert!(request.jobs.len() == 2 && request.jobs.iter().all(|job| job.text.is_empty()));
+            assert!(request.rows.len() == 2 && request.rows.iter().all(|row| row.text.is_empty()));
         }
     }
 

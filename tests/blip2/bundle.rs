@@ -4,9 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::sync::LazyLock;
 use std::thread;
+use std::time::Duration;
 
 use blip2::bundle::{Bundle, BundleError, Precision};
-use blip2::engine::{Engine, EngineLimits, Frontend, ScoreJob, replay};
+use blip2::engine::{Answer, AnswerSequence, Engine, EngineLimits, Frontend, Pending, ScoreJob, replay};
 use blip2::image::{ImageLimits, Preprocessor, PreprocessorConfig};
 use blip2::model::{Blip2, CacheSize};
 use blip2::runtime::Runtime;
@@ -26,7 +27,7 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
 
 fn engine(bundle: &Bundle, slots: usize) -> Engine {
     let manifest = bundle.manifest();
-    let cache = CacheSize { slots: slots.try_into().unwrap(), max_len: None };
+    let cache = CacheSize { slots: slots.try_into().unwrap(), max_len: None, kv_tokens: None };
     let model = Blip2::open(&RUNTIME, bundle, cache).unwrap();
     let (image, tokenizer) = (&manifest.image, &manifest.tokenizer);
     let config = PreprocessorConfig { height: image.height, width: image.width, mean: image.mean, std: image.std };
@@ -46,6 +47,9 @@ fn engine(bundle: &Bundle, slots: usize) -> Engine {
         prefill_positions: 64,
         image_cache_bytes: 1 << 16,
         kv_prefix_cache_bytes: 1 << 20,
+        stored_image_bytes: 1 << 16,
+        preprocess_threads: 2,
+        timeout: Duration::from_secs(60),
     };
     Engine::start(frontend, model.image, model.decoder, limits).unwrap()
 }
@@ -54,9 +58,21 @@ fn open(path: &str) -> Bundle {
     Bundle::open(&repository(path)).unwrap()
 }
 
-fn job(engine: &Engine, text: &str) -> ScoreJob {
-    let params = engine.parse_params(&Value::Null).unwrap();
-    ScoreJob { image: fixture("scene.png"), text: text.to_owned(), params }
+/// A question about the scene, with whatever parameters.
+fn job(engine: &Engine, text: &str, params: &Value) -> ScoreJob {
+    let picture = engine.open_pictures(&[fixture("scene.png")]).remove(0).unwrap();
+    ScoreJob { picture, text: text.to_owned(), params: engine.parse_params(params).unwrap(), deadline: None }
+}
+
+/// Hands a job over without waiting for its answer.
+fn submit(engine: &Engine, job: &ScoreJob) -> Pending<Answer> {
+    let permit = engine.reserve(1).unwrap();
+    engine.submit(engine.prepare(job).unwrap(), &permit).unwrap()
+}
+
+/// The best answer to a question about the scene.
+fn ask(engine: &Engine, text: &str) -> AnswerSequence {
+    submit(engine, &job(engine, text, &Value::Null)).wait().unwrap().best
 }
 
 #[test]
@@ -69,7 +85,7 @@ fn the_committed_bundles_answer_questions_about_a_picture() {
             ("Question: is there a blue circle? Answer:", "yes"),
             ("Question: is there a green circle? Answer:", "no"),
         ] {
-            assert_eq!(engine.score(&job(&engine, text)).unwrap().best().text, answer, "{path}: {text}");
+            assert_eq!(ask(&engine, text).text, answer, "{path}: {text}");
         }
     }
 }
@@ -112,16 +128,9 @@ fn rows_decoded_together_equal_rows_alone_to_the_bit() {
         let bundle = open(path);
         let together = engine(&bundle, 3);
         let alone = engine(&bundle, 1);
-        let permit = together.reserve(TEXTS.len()).unwrap();
-        let pending: Vec<_> = TEXTS
-            .iter()
-            .map(|text| together.submit(together.prepare(&job(&together, text)).unwrap(), &permit).unwrap())
-            .collect();
-        for (text, pending) in TEXTS.iter().zip(pending) {
-            let batched = pending.wait().unwrap().best();
-            let single = alone.score(&job(&alone, text)).unwrap().best();
-            assert_eq!(batched.token_ids, single.token_ids, "{path}: {text}");
-            assert_eq!(batched.logprobs, single.logprobs, "{path}: {text}");
+        let pending = TEXTS.map(|text| submit(&together, &job(&together, text, &Value::Null)));
+        for (text, pending) in TEXTS.into_iter().zip(pending) {
+            assert_eq!(pending.wait().unwrap().best, ask(&alone, text), "{path}: {text}");
         }
     }
 }
@@ -141,17 +150,14 @@ fn every_method_gives_the_same_answers_in_company_and_alone_to_the_bit() {
     for path in BUNDLES {
         let bundle = open(path);
         let (together, alone) = (engine(&bundle, 7), engine(&bundle, 4));
-        let permit = together.reserve(kinds.len() * texts.len()).unwrap();
         let mut pending = Vec::new();
         for (params, text) in kinds.iter().flat_map(|params| texts.map(|text| (params, text))) {
-            let params = together.parse_params(params).unwrap();
-            let job = ScoreJob { image: fixture("scene.png"), text: text.to_owned(), params };
-            pending.push((job.clone(), together.submit(together.prepare(&job).unwrap(), &permit).unwrap()));
+            pending.push((params, text, submit(&together, &job(&together, text, params))));
         }
-        for (job, pending) in pending {
-            let (batched, single) = (pending.wait().unwrap(), alone.score(&job).unwrap());
-            let as_json = |answer: blip2::engine::Answer| serde_json::to_value(answer.sequences).unwrap();
-            assert_eq!(as_json(batched), as_json(single), "{path}: {:?} {}", job.params, job.text);
+        for (params, text, pending) in pending {
+            let batched = pending.wait().unwrap();
+            let single = submit(&alone, &job(&alone, text, params)).wait().unwrap();
+            assert_eq!((batched.best, batched.sequences), (single.best, single.sequences), "{path}: {params} {text}");
         }
     }
 }
@@ -161,18 +167,17 @@ fn every_method_gives_the_same_answers_in_company_and_alone_to_the_bit() {
 fn a_known_picture_is_not_encoded_again_and_its_answers_are_the_same_to_the_bit() {
     let bundle = open(BUNDLES[1]);
     let (engine, texts) = (engine(&bundle, 4), ["", "a", "Question: what color is the star? Answer:"]);
-    let permit = engine.reserve(9).unwrap();
-    let ask = |text: &str| engine.submit(engine.prepare(&job(&engine, text)).unwrap(), &permit).unwrap();
-    let pending: Vec<_> = (0..9).map(|number| ask(texts[number % 3])).collect();
-    let answers: Vec<_> = pending.into_iter().map(|pending| pending.wait().unwrap().best()).collect();
+    let pending: Vec<_> =
+        (0..9).map(|number| submit(&engine, &job(&engine, texts[number % 3], &Value::Null))).collect();
+    let answers: Vec<_> = pending.into_iter().map(|pending| pending.wait().unwrap().best).collect();
     let counts = engine.image_cache();
     assert_eq!((counts.misses, counts.hits, counts.evictions), (1, 8, 0));
     assert!(counts.bytes > 0);
     let counts = engine.kv_prefix_cache();
     assert_eq!((counts.misses, counts.hits, counts.evictions), (1, 8, 0));
     for (number, answer) in answers.iter().enumerate() {
-        let anew = self::engine(&bundle, 1).score(&job(&engine, texts[number % 3])).unwrap().best();
-        assert_eq!((&answer.token_ids, &answer.logprobs), (&anew.token_ids, &anew.logprobs), "{number}");
+        let anew = ask(&self::engine(&bundle, 1), texts[number % 3]);
+        assert_eq!(*answer, anew, "{number}");
     }
 }
 
@@ -181,9 +186,9 @@ fn a_known_picture_is_not_encoded_again_and_its_answers_are_the_same_to_the_bit(
 fn decoding_step_by_step_equals_prefilling_everything() {
     for path in BUNDLES {
         let engine = engine(&open(path), 1);
-        let stepwise = engine.score(&job(&engine, "Question: where is the star? Answer:")).unwrap().best();
+        let stepwise = ask(&engine, "Question: where is the star? Answer:");
         let whole = format!("Question: where is the star? Answer: {}", stepwise.text);
-        let next = engine.score(&job(&engine, &whole)).unwrap().best();
+        let next = ask(&engine, &whole);
         let last = stepwise.logprobs.len() - 1;
         assert_eq!(next.token_ids[0], stepwise.token_ids[last], "{path}");
         let difference = (next.logprobs[0] - stepwise.logprobs[last]).abs();
@@ -197,8 +202,7 @@ fn one_engine_serves_many_threads() {
     thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {
-                let answer = engine.score(&job(&engine, "Question: what color is the star? Answer:")).unwrap();
-                assert_eq!(answer.best().text, "yellow");
+                assert_eq!(ask(&engine, "Question: what color is the star? Answer:").text, "yellow");
             });
         }
     });
@@ -254,8 +258,7 @@ fn a_manifest_may_say_more_than_this_version_reads() {
     bundle.check_small_files().unwrap();
     assert_eq!(bundle.manifest().precision.decoder, Precision::Int4);
     let answer = engine(&bundle, 1);
-    let answer = answer.score(&job(&answer, "Question: what color is the star? Answer:")).unwrap();
-    assert_eq!(answer.best().text, "yellow");
+    assert_eq!(ask(&answer, "Question: what color is the star? Answer:").text, "yellow");
 }
 
 /// A copy of the committed bundle that a test may damage.

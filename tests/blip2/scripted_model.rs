@@ -39,9 +39,16 @@ pub(crate) fn engine(script: Script, slots: usize, queue_rows: usize) -> Engine 
         defaults: GenerationDefaults { max_new_tokens: 40 },
     };
     let Script { gate, failing_prompt_len, broken } = script;
-    let decoder = Echo { slots, rows: Vec::new(), failing_prompt_len, broken };
-    let limits =
-        EngineLimits { queue_rows, prefill_positions: 64, image_cache_bytes: 1 << 16, kv_prefix_cache_bytes: 1 << 20 };
+    let decoder = Echo { rows: vec![Vec::new(); slots], failing_prompt_len, broken };
+    let limits = EngineLimits {
+        queue_rows,
+        prefill_positions: 64,
+        image_cache_bytes: 1 << 16,
+        kv_prefix_cache_bytes: 1 << 20,
+        stored_image_bytes: 1 << 16,
+        preprocess_threads: 1,
+        timeout: Duration::from_secs(20),
+    };
     Engine::start(frontend, Gate(gate), decoder, limits).unwrap()
 }
 
@@ -63,7 +70,6 @@ impl ImageEncoder for Gate {
 
 /// Each row holds what it still has to say.
 struct Echo {
-    slots: usize,
     rows: Vec<Vec<i64>>,
     failing_prompt_len: Option<usize>,
     broken: bool,
@@ -85,7 +91,8 @@ impl Echo {
 
 impl StepDecoder for Echo {
     fn limits(&self) -> DecoderLimits {
-        DecoderLimits { slots: self.slots, max_len: 128, prefix_len: 4, position_bytes: 0, piece: 64 }
+        let slots = self.rows.len();
+        DecoderLimits { slots, max_len: 128, kv_tokens: slots * 128, prefix_len: 4, position_bytes: 0, piece: 64 }
     }
 
     fn prefill(
@@ -101,13 +108,11 @@ impl StepDecoder for Echo {
         let mut words: Vec<i64> = input_ids[1..].iter().copied().chain([EOS]).collect();
         words.reverse();
         let first = words.pop().unwrap();
-        self.rows.truncate(slot);
-        self.rows.push(words);
+        self.rows[slot] = words;
         Ok(self.logits([first].into_iter()))
     }
 
     fn decode(&mut self, tokens: &[i64]) -> Result<Logits, ModelError> {
-        assert!(tokens.len() <= self.slots);
         let next: Vec<i64> = (0..tokens.len()).map(|slot| self.rows[slot].pop().unwrap_or(EOS)).collect();
         Ok(self.logits(next.into_iter()))
     }
@@ -119,10 +124,12 @@ impl StepDecoder for Echo {
     fn restore_row(&mut self, _: usize, _: &SavedRow, _: usize) {}
 
     fn copy_row(&mut self, from: usize, to: usize, _: Range<usize>) {
-        let row = self.rows[from].clone();
-        match self.rows.get_mut(to) {
-            Some(place) => *place = row,
-            None => self.rows.push(row),
-        }
+        self.rows[to] = self.rows[from].clone();
+    }
+
+    fn release(&mut self, _: usize, _: usize) {}
+
+    fn held(&self, _: usize) -> usize {
+        0
     }
 }

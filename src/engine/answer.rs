@@ -1,0 +1,176 @@
+//! What comes back for a job: sequences with their text, or candidates with their likelihood, and where the time went.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::EngineError;
+use crate::generation::{Alternative, CandidateLikelihood, Sequence, StopReason};
+use crate::text::Tokenizer;
+
+/// The answers to a row of input: one, unless more sequences were asked for.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// The best.
+    pub best: AnswerSequence,
+    /// All of them, best first, when more than one was asked for; else empty.
+    pub sequences: Vec<AnswerSequence>,
+    /// What the caller should know about the prompt.
+    pub warnings: Vec<String>,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+/// One answer, as SEMANTICS describes a row of output.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AnswerSequence {
+    /// The new tokens as text, stripped.
+    pub text: String,
+    /// The new tokens, the end token included if it came.
+    pub token_ids: Vec<u32>,
+    /// Natural log of each new token's probability.
+    pub logprobs: Vec<f32>,
+    /// The likeliest tokens at each place; empty unless `top_logprobs` was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub top_logprobs: Vec<Vec<Alternative>>,
+    /// Beams: the final score of the search. Otherwise the sum of `logprobs` over length to the power of `length_penalty`.
+    pub score: f32,
+    /// Mean of the tokens' probabilities.
+    pub mean_probability: f32,
+    /// The smallest of the tokens' probabilities.
+    pub min_probability: f32,
+    /// Why generation ended.
+    pub stop_reason: StopReason,
+}
+
+/// How likely given answers are.
+#[derive(Debug, Clone)]
+pub struct Ranking {
+    /// In the order they were given.
+    pub candidates: Vec<RankedCandidate>,
+    /// What the caller should know about the prompt.
+    pub warnings: Vec<String>,
+    /// Where the time went.
+    pub timings: Timings,
+}
+
+/// One given answer behind picture and prompt.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RankedCandidate {
+    /// As it was given.
+    pub text: String,
+    /// Its tokens.
+    pub token_ids: Vec<u32>,
+    /// Natural log of each token's probability behind those before it.
+    pub logprobs: Vec<f32>,
+    /// Their sum: the log of the candidate's probability.
+    pub sum: f32,
+    /// Their mean, by token, which does not favour short candidates.
+    pub mean: f32,
+    /// Softmax of `sum` over the candidates: how probable this one is, given that it is one of them.
+    pub probability: f32,
+}
+
+/// Where the time of a job went. `decode` counts the steps of its batch, `queue` all waiting.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Timings {
+    /// Decoding and resizing the picture; nothing for a known one, as in the next two.
+    pub preprocess: Duration,
+    /// Waiting for the workers.
+    pub queue: Duration,
+    /// Vision encoder.
+    pub vision_encoder: Duration,
+    /// Q-Former.
+    pub qformer: Duration,
+    /// The decoder's runs over the prompt.
+    pub prefill: Duration,
+    /// All further decoder runs.
+    pub decode: Duration,
+}
+
+impl Answer {
+    pub(super) fn new(
+        sequences: Vec<Sequence>,
+        tokenizer: &Tokenizer,
+        warnings: Vec<String>,
+        timings: Timings,
+    ) -> Result<Self, EngineError> {
+        let with_text = sequences.into_iter().map(|sequence| AnswerSequence::new(sequence, tokenizer));
+        let mut sequences = with_text.collect::<Result<Vec<_>, _>>()?;
+        let best = match sequences.len() {
+            0 => return Err(EngineError::Stopped), // every method gives at least one
+            1 => sequences.swap_remove(0),
+            _ => sequences[0].clone(),
+        };
+        Ok(Self { best, sequences, warnings, timings })
+    }
+}
+
+impl AnswerSequence {
+    fn new(sequence: Sequence, tokenizer: &Tokenizer) -> Result<Self, EngineError> {
+        let text = tokenizer.decode(&sequence.token_ids).map_err(EngineError::Detokenize)?;
+        let (mean_probability, min_probability) = (sequence.mean_probability(), sequence.min_probability());
+        let Sequence { token_ids, logprobs, alternatives, score, stop_reason } = sequence;
+        Ok(Self {
+            text,
+            token_ids,
+            logprobs,
+            top_logprobs: alternatives,
+            score,
+            mean_probability,
+            min_probability,
+            stop_reason,
+        })
+    }
+}
+
+impl Ranking {
+    pub(super) fn new(
+        likelihoods: Vec<CandidateLikelihood>,
+        texts: Vec<String>,
+        warnings: Vec<String>,
+        timings: Timings,
+    ) -> Self {
+        let highest = likelihoods.iter().map(CandidateLikelihood::sum).fold(f32::NEG_INFINITY, f32::max);
+        let weight = |likelihood: &CandidateLikelihood| (likelihood.sum() - highest).exp();
+        let total: f32 = likelihoods.iter().map(weight).sum();
+        let candidate = |(likelihood, text): (CandidateLikelihood, String)| RankedCandidate {
+            text,
+            sum: likelihood.sum(),
+            mean: likelihood.mean(),
+            probability: weight(&likelihood) / total,
+            token_ids: likelihood.token_ids,
+            logprobs: likelihood.logprobs,
+        };
+        Self { candidates: likelihoods.into_iter().zip(texts).map(candidate).collect(), warnings, timings }
+    }
+}
+
+/// Times in milliseconds, as they leave the process.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct TimingsMs {
+    preprocess: f64,
+    queue: f64,
+    vision_encoder: f64,
+    qformer: f64,
+    prefill: f64,
+    decode: f64,
+    total: f64,
+}
+
+impl From<Timings> for TimingsMs {
+    fn from(timings: Timings) -> Self {
+        let Timings { preprocess, queue, vision_encoder, qformer, prefill, decode } = timings;
+        let total = preprocess + queue + vision_encoder + qformer + prefill + decode;
+        let ms = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
+        Self {
+            preprocess: ms(preprocess),
+            queue: ms(queue),
+            vision_encoder: ms(vision_encoder),
+            qformer: ms(qformer),
+            prefill: ms(prefill),
+            decode: ms(decode),
+            total: ms(total),
+        }
+    }
+}

@@ -1,0 +1,119 @@
+//! Answers that will come: whole, or token by token. Dropping one cancels its job, which ends before the next step.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout_at;
+
+use super::EngineError;
+use super::answer::Answer;
+use super::job::Finished;
+use crate::generation::DecidedToken;
+use crate::text::{TextStream, Tokenizer};
+
+type Reply = oneshot::Receiver<Result<Finished, EngineError>>;
+
+/// An [`Answer`] or a [`super::Ranking`] that will come.
+pub struct Pending<T> {
+    reply: Reply,
+    deadline: Instant,
+    finish: Box<dyn FnOnce(Finished) -> Result<T, EngineError> + Send>,
+}
+
+impl<T> Pending<T> {
+    pub(super) fn new(
+        reply: Reply,
+        deadline: Instant,
+        finish: impl FnOnce(Finished) -> Result<T, EngineError> + Send + 'static,
+    ) -> Self {
+        Self { reply, deadline, finish: Box::new(finish) }
+    }
+
+    /// Waits without blocking the thread, on a tokio runtime with time. The workers look at deadlines between two runs of
+    /// the model; this one is punctual even when a run hangs.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub async fn answer(self) -> Result<T, EngineError> {
+        let reply = timeout_at(self.deadline.into(), self.reply).await.map_err(|_| EngineError::DeadlineExceeded)?;
+        (self.finish)(reply.map_err(|_| EngineError::Stopped)??)
+    }
+
+    /// Waits on this thread, which must not be one of an async runtime.
+    ///
+    /// # Errors
+    /// [`EngineError`].
+    pub fn wait(self) -> Result<T, EngineError> {
+        let reply = self.reply.blocking_recv();
+        (self.finish)(reply.map_err(|_| EngineError::Stopped)??)
+    }
+}
+
+/// What a streamed answer gives.
+#[derive(Debug)]
+pub enum StreamEvent {
+    /// A token was decided.
+    Token {
+        /// The text that it makes certain, of complete characters; often empty.
+        text: String,
+        /// The token.
+        token: DecidedToken,
+    },
+    /// The answer is complete. The pieces together are the text of its best sequence.
+    End {
+        /// The last piece, often empty. The whole answer if its tokens are decided only at the end, as by beam search.
+        text: String,
+        /// The answer.
+        answer: Box<Answer>,
+    },
+}
+
+/// An answer that comes token by token.
+pub struct AnswerStream {
+    tokens: mpsc::UnboundedReceiver<DecidedToken>,
+    pending: Option<Pending<Answer>>,
+    deadline: Instant,
+    tokenizer: Arc<Tokenizer>,
+    text: TextStream,
+    is_empty: bool,
+}
+
+impl AnswerStream {
+    pub(super) fn new(
+        tokens: mpsc::UnboundedReceiver<DecidedToken>,
+        pending: Pending<Answer>,
+        tokenizer: Arc<Tokenizer>,
+    ) -> Self {
+        let deadline = pending.deadline;
+        Self { tokens, pending: Some(pending), deadline, tokenizer, text: TextStream::default(), is_empty: true }
+    }
+
+    /// The next event; `None` after the end or an error.
+    ///
+    /// # Errors
+    /// [`EngineError`], once.
+    pub async fn next(&mut self) -> Option<Result<StreamEvent, EngineError>> {
+        self.pending.as_ref()?;
+        match timeout_at(self.deadline.into(), self.tokens.recv()).await {
+            Ok(Some(token)) => {
+                self.is_empty = false;
+                Some(Ok(StreamEvent::Token { text: self.text.push(&self.tokenizer, token.token_id), token }))
+            }
+            // The worker is done with the job, so its reply is there.
+            Ok(None) => {
+                let answer = self.pending.take()?.answer().await;
+                Some(answer.map(|answer| self.end(answer)))
+            }
+            Err(_) => {
+                self.pending = None;
+                Some(Err(EngineError::DeadlineExceeded))
+            }
+        }
+    }
+
+    fn end(&mut self, answer: Answer) -> StreamEvent {
+        let text = if self.is_empty { answer.best.text.clone() } else { self.text.finish() };
+        StreamEvent::End { text, answer: Box::new(answer) }
+    }
+}

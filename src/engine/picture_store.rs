@@ -1,0 +1,238 @@
+//! Stored pictures: put once, asked about by id until they are deleted, their time is over, or room is needed.
+//!
+//! Takes the time as an argument, so that tests need not wait.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use lru::LruCache;
+use serde::{Serialize, Serializer};
+
+use super::Picture;
+
+/// The name of a stored picture: 128 random bits, so nobody guesses another's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct PictureId(u128);
+
+/// Not the form of an id.
+#[derive(Debug, thiserror::Error)]
+#[error("a picture id is \"image-\" and 32 hexadecimal digits, as it was returned when the picture was stored")]
+pub struct PictureIdError;
+
+/// How a picture is to be kept.
+#[derive(Debug, Clone, Copy)]
+pub struct StoreOptions {
+    /// It is forgotten this long after it was stored.
+    pub time_to_live: Duration,
+    /// It does not make room for others.
+    pub is_pinned: bool,
+}
+
+/// Why a picture is not stored.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// No such id, or none any more.
+    #[error(
+        "there is no stored picture {0}: it was deleted, its time to live is over, or it made room for others; store it again"
+    )]
+    Unknown(PictureId),
+    /// Pinned pictures fill the store.
+    #[error(
+        "pinned pictures take {pinned} of the {capacity} bytes for stored pictures; delete or unpin some, or start the \
+         service with more --stored-images-mib"
+    )]
+    Full {
+        /// Bytes of pinned pictures.
+        pinned: usize,
+        /// Bytes of the store.
+        capacity: usize,
+    },
+}
+
+pub(super) struct PictureStore {
+    pictures: LruCache<PictureId, Stored>,
+    capacity: usize,
+    bytes: usize,
+}
+
+struct Stored {
+    picture: Picture,
+    bytes: usize,
+    expires: Instant,
+    is_pinned: bool,
+}
+
+impl PictureStore {
+    /// Holds at most `capacity` bytes of encoded pictures.
+    pub(super) fn new(capacity: usize) -> Self {
+        Self { pictures: LruCache::unbounded(), capacity, bytes: 0 }
+    }
+
+    /// Keeps a picture that takes so many bytes. Those whose time is over make room first, then those that were used
+    /// longest ago and are not pinned.
+    pub(super) fn put(
+        &mut self,
+        picture: Picture,
+        bytes: usize,
+        options: StoreOptions,
+        now: Instant,
+    ) -> Result<PictureId, StoreError> {
+        let pinned: usize =
+            self.alive(now).filter(|(_, stored)| stored.is_pinned).map(|(_, stored)| stored.bytes).sum();
+        if pinned.saturating_add(bytes) > self.capacity {
+            return Err(StoreError::Full { pinned, capacity: self.capacity });
+        }
+        self.make_room(bytes, now);
+        let id = PictureId(rand::random());
+        let expires = now.checked_add(options.time_to_live).unwrap_or(now);
+        self.pictures.put(id, Stored { picture, bytes, expires, is_pinned: options.is_pinned });
+        self.bytes += bytes;
+        Ok(id)
+    }
+
+    /// The picture of an id, which counts as used now.
+    pub(super) fn get(&mut self, id: PictureId, now: Instant) -> Result<Picture, StoreError> {
+        Ok(self.find(id, now)?.picture.clone())
+    }
+
+    /// Pins a picture, or lets it make room for others again.
+    pub(super) fn set_pinned(&mut self, id: PictureId, is_pinned: bool, now: Instant) -> Result<(), StoreError> {
+        self.find(id, now)?.is_pinned = is_pinned;
+        Ok(())
+    }
+
+    /// Forgets a picture. Jobs that have it go on.
+    pub(super) fn delete(&mut self, id: PictureId, now: Instant) -> Result<(), StoreError> {
+        self.find(id, now)?;
+        self.remove(id);
+        Ok(())
+    }
+
+    /// Pictures that are held now, and their bytes.
+    pub(super) fn usage(&mut self, now: Instant) -> (usize, usize) {
+        self.forget_expired(now);
+        (self.pictures.len(), self.bytes)
+    }
+
+    fn find(&mut self, id: PictureId, now: Instant) -> Result<&mut Stored, StoreError> {
+        self.forget_expired(now);
+        self.pictures.get_mut(&id).ok_or(StoreError::Unknown(id))
+    }
+
+    fn alive(&self, now: Instant) -> impl Iterator<Item = (&PictureId, &Stored)> {
+        self.pictures.iter().filter(move |(_, stored)| stored.expires > now)
+    }
+
+    fn forget_expired(&mut self, now: Instant) {
+        let expired = self.pictures.iter().filter(|(_, stored)| stored.expires <= now).map(|(id, _)| *id);
+        for id in expired.collect::<Vec<_>>() {
+            self.remove(id);
+        }
+    }
+
+    fn make_room(&mut self, bytes: usize, now: Instant) {
+        self.forget_expired(now);
+        let oldest_first = self.pictures.iter().rev().filter(|(_, stored)| !stored.is_pinned).map(|(id, _)| *id);
+        for id in oldest_first.collect::<Vec<_>>() {
+            if self.bytes + bytes <= self.capacity {
+                break;
+            }
+            self.remove(id);
+        }
+    }
+
+    fn remove(&mut self, id: PictureId) {
+        if let Some(stored) = self.pictures.pop(&id) {
+            self.bytes -= stored.bytes;
+        }
+    }
+}
+
+impl fmt::Display for PictureId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "image-{:032x}", self.0)
+    }
+}
+
+impl FromStr for PictureId {
+    type Err = PictureIdError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let digits = text.strip_prefix("image-").filter(|digits| digits.len() == 32).ok_or(PictureIdError)?;
+        if !digits.bytes().all(|digit| digit.is_ascii_digit() || (b'a'..=b'f').contains(&digit)) {
+            return Err(PictureIdError); // the parser would take a sign and capitals
+        }
+        u128::from_str_radix(digits, 16).map(Self).map_err(|_| PictureIdError)
+    }
+}
+
+impl Serialize for PictureId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn put(store: &mut PictureStore, bytes: usize, is_pinned: bool, now: Instant) -> Result<PictureId, StoreError> {
+        store.put(Picture::for_tests(), bytes, StoreOptions { time_to_live: HOUR, is_pinned }, now)
+    }
+
+    #[test]
+    fn a_picture_is_found_by_its_id_until_its_time_is_over() {
+        let (mut store, now) = (PictureStore::new(100), Instant::now());
+        let id = put(&mut store, 10, true, now).unwrap();
+        assert!(store.get(id, now + HOUR / 2).is_ok());
+        assert!(matches!(store.get(id, now + HOUR), Err(StoreError::Unknown(_))));
+        assert_eq!(store.usage(now + HOUR), (0, 0));
+    }
+
+    #[test]
+    fn what_is_pinned_stays_and_what_was_used_longest_ago_makes_room() {
+        let (mut store, now) = (PictureStore::new(30), Instant::now());
+        let pinned = put(&mut store, 10, true, now).unwrap();
+        let [first, second] = [(); 2].map(|()| put(&mut store, 10, false, now).unwrap());
+        store.get(first, now).unwrap();
+        let third = put(&mut store, 10, false, now).unwrap();
+        assert_eq!([pinned, first, second, third].map(|id| store.get(id, now).is_ok()), [true, true, false, true]);
+        store.set_pinned(first, true, now).unwrap();
+        store.set_pinned(pinned, false, now).unwrap();
+        put(&mut store, 20, false, now).unwrap();
+        assert_eq!([pinned, first, third].map(|id| store.get(id, now).is_ok()), [false, true, false]);
+    }
+
+    #[test]
+    fn a_store_full_of_pinned_pictures_refuses_and_loses_nothing() {
+        let (mut store, now) = (PictureStore::new(30), Instant::now());
+        let kept = [10, 10].map(|bytes| put(&mut store, bytes, true, now).unwrap());
+        let loose = put(&mut store, 10, false, now).unwrap();
+        assert!(matches!(put(&mut store, 11, false, now), Err(StoreError::Full { pinned: 20, capacity: 30 })));
+        assert!([kept[0], kept[1], loose].iter().all(|id| store.get(*id, now).is_ok()));
+        assert!(put(&mut store, 30, false, now + HOUR).is_ok(), "their time is over");
+    }
+
+    #[test]
+    fn a_deleted_picture_is_unknown() {
+        let (mut store, now) = (PictureStore::new(30), Instant::now());
+        let id = put(&mut store, 10, true, now).unwrap();
+        store.delete(id, now).unwrap();
+        assert!(matches!(store.delete(id, now), Err(StoreError::Unknown(unknown)) if unknown == id));
+        assert_eq!(store.usage(now), (0, 0));
+    }
+
+    #[test]
+    fn an_id_is_read_as_it_is_written_and_in_no_other_form() {
+        let id = PictureId(0xab);
+        assert_eq!(id.to_string(), format!("image-{}ab", "0".repeat(30)));
+        assert_eq!(id.to_string().parse::<PictureId>().unwrap(), id);
+        let capitals = id.to_string().to_uppercase();
+        for text in ["", "image-", "image-ab", "ab", &format!("image-+{}", "0".repeat(31)), &capitals] {
+            assert!(text.parse::<PictureId>().is_err(), "{text}");
+        }
+    }
+}
