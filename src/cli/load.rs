@@ -25,7 +25,7 @@ pub(super) enum LoadError {
     #[error("cannot start a worker thread: {0}")]
     Thread(#[from] std::io::Error),
     #[error("{0}; this machine does not answer as the reference does, so it must not serve this bundle")]
-    Golden(#[from] GoldenError),
+    Golden(#[from] Box<GoldenError>),
 }
 
 /// Opens the bundle and starts the engine. No answer comes from a file whose hash was not compared.
@@ -97,7 +97,7 @@ pub(super) fn replay_goldens(
         if right > 0 && budget.is_some_and(|budget| started.elapsed() > budget) {
             break;
         }
-        replay(engine, case)?;
+        replay(engine, case).map_err(Box::new)?;
         right += 1;
     }
     Ok(Replayed { right, of: cases.len() })

@@ -18,6 +18,7 @@ mod job;
 mod pending;
 mod picture;
 mod picture_store;
+mod prepare;
 mod slots;
 mod traits;
 
@@ -30,6 +31,7 @@ use parking_lot::FairMutex;
 use rayon::ThreadPool;
 use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 use serde_json::Value;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
 pub use self::admission::Permit;
@@ -54,12 +56,9 @@ use self::picture::PictureTable;
 use self::picture_store::PictureStore;
 use self::slots::SlotTable;
 use crate::bundle::GenerationDefaults;
-use crate::generation::{DecidedToken, GenerationParams, Outcome, ParamError, Task, Vocabulary};
+use crate::generation::{DecidedToken, GenerationParams, Outcome, ParamError, Vocabulary};
 use crate::image::Preprocessor;
-use crate::text::{PromptWarning, Tokenizer, diagnose};
-
-/// Candidates of a ranking at most: each is a text from outside.
-const MAX_CANDIDATES: usize = 256;
+use crate::text::Tokenizer;
 
 /// What turns a request into tensors and tokens back into text.
 pub struct Frontend {
@@ -188,22 +187,6 @@ impl Engine {
         self.shared.preprocessing.install(|| files.par_iter().map(open).collect())
     }
 
-    /// Turns a job into what the model reads: token ids, checked against what there is room for.
-    ///
-    /// # Errors
-    /// [`JobError`] when it cannot be run. The fault is the caller's.
-    pub fn prepare(&self, job: &ScoreJob) -> Result<PreparedJob, JobError> {
-        let (input_ids, warnings) = self.encode(&job.text)?;
-        let seed = job.params.seed.unwrap_or_else(rand::random);
-        let task = Task::generate(self.prompt(&input_ids), job.params.clone(), seed);
-        let (rows, slots) = (task.rows(), self.shared.decoder.slots);
-        if rows > slots {
-            return Err(JobError::TooManyRows { rows, slots });
-        }
-        let warnings = warnings.chain(job.params.warnings.iter().cloned()).collect();
-        self.prepared(&job.picture, input_ids, task, warnings, job.deadline)
-    }
-
     /// Hands a job to the workers.
     ///
     /// # Errors
@@ -217,7 +200,7 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Stopped`] when a worker has ended.
     pub fn stream(&self, job: PreparedJob, permit: &Permit) -> Result<AnswerStream, EngineError> {
-        let (send, tokens) = tokio::sync::mpsc::unbounded_channel(); // max_new_tokens is its bound
+        let (send, tokens) = unbounded_channel(); // max_new_tokens is its bound
         let pending = self.answer_to(job, permit, Some(send))?;
         Ok(AnswerStream::new(tokens, pending, Arc::clone(&self.shared.tokenizer)))
     }
@@ -227,15 +210,10 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Rejected`] when the job cannot be run, [`EngineError::Stopped`] when a worker has ended.
     pub fn rank(&self, job: &RankJob, permit: &Permit) -> Result<Pending<Ranking>, EngineError> {
-        let (input_ids, warnings) = self.encode(&job.text)?;
-        // Half of the slots, so that a ranking need not wait until all others are gone.
-        let rows = self.shared.decoder.slots.div_ceil(2);
-        let task = Task::rank(self.candidates(job)?, rows);
-        let job_warnings = warnings.collect::<Vec<_>>();
-        let prepared = self.prepared(&job.picture, input_ids, task, job_warnings.clone(), job.deadline)?;
-        let texts = job.candidates.clone();
-        self.send(prepared, permit, None, move |finished| match finished.outcome {
-            Outcome::Ranked(likelihoods) => Ok(Ranking::new(likelihoods, texts, job_warnings, finished.timings)),
+        let mut prepared = self.prepare_ranking(job)?;
+        let (texts, warnings) = (job.candidates.clone(), std::mem::take(&mut prepared.warnings));
+        self.send(prepared, permit, None, move |Finished { outcome, timings }| match outcome {
+            Outcome::Ranked(likelihoods) => Ok(Ranking::new(likelihoods, texts, warnings, timings)),
             Outcome::Sequences(_) => Err(EngineError::Stopped),
         })
     }
@@ -324,71 +302,11 @@ impl Engine {
         self.shared.decoder
     }
 
-    /// The ids of a prompt, and what the caller should know about it.
-    fn encode(&self, text: &str) -> Result<(Vec<i64>, impl Iterator<Item = String> + use<>), JobError> {
-        let room = self.shared.decoder.max_len - self.shared.decoder.prefix_len;
-        let encoded = self.shared.tokenizer.encode(text, room)?;
-        let special = encoded.special_text.into_iter().map(|special| PromptWarning::SpecialText { special });
-        let warnings = special.chain(diagnose(text, encoded.input_ids.len())).map(|warning| warning.to_string());
-        Ok((encoded.input_ids, warnings.collect::<Vec<_>>().into_iter()))
-    }
-
-    /// The tokens of a ranking's candidates.
-    fn candidates(&self, job: &RankJob) -> Result<Vec<Vec<u32>>, JobError> {
-        let count = job.candidates.len();
-        if !(1..=MAX_CANDIDATES).contains(&count) {
-            return Err(JobError::Candidates(format!("{count} were given; give 1 to {MAX_CANDIDATES}")));
-        }
-        let follows_a_word = job.text.chars().next_back().is_some_and(|last| !last.is_whitespace());
-        let max_len = self.shared.decoder.max_len;
-        let tokens = |(number, text): (usize, &String)| {
-            if text.trim().is_empty() {
-                return Err(JobError::Candidates(format!("number {number} is empty")));
-            }
-            let space = if follows_a_word && !text.starts_with(char::is_whitespace) { " " } else { "" };
-            // As for a prompt, so that the work is bounded; the start token is not part of a candidate.
-            let encoded = self.shared.tokenizer.encode(&format!("{space}{text}"), max_len);
-            let ids = encoded.map_err(|error| JobError::Candidates(format!("number {number}: {error}")))?.input_ids;
-            let end = job.with_end_token.then(|| self.shared.tokenizer.special_ids().eos_token_id);
-            Ok(ids[1..].iter().map(|id| *id as u32).chain(end).collect())
-        };
-        job.candidates.iter().enumerate().map(tokens).collect()
-    }
-
-    /// A prompt as processors see it: one id per image position, then the text.
-    fn prompt(&self, input_ids: &[i64]) -> Vec<u32> {
-        let image = self.shared.tokenizer.special_ids().image_token_id;
-        let image = image.into_iter().flat_map(|id| vec![id; self.shared.decoder.prefix_len]);
-        image.chain(input_ids.iter().map(|id| *id as u32)).collect()
-    }
-
-    fn prepared(
-        &self,
-        picture: &Picture,
-        input_ids: Vec<i64>,
-        task: Task,
-        warnings: Vec<String>,
-        deadline: Option<Instant>,
-    ) -> Result<PreparedJob, JobError> {
-        let Shared { decoder, limits, .. } = &*self.shared;
-        let (rows, max_new_tokens) = (task.rows(), task.max_new_tokens());
-        let prompt_len = decoder.prefix_len + input_ids.len();
-        let row_len = prompt_len.saturating_add(max_new_tokens);
-        if row_len > decoder.max_len {
-            return Err(JobError::TooLong { prompt_len, max_new_tokens, max_len: decoder.max_len });
-        }
-        if rows * row_len > decoder.kv_tokens {
-            return Err(JobError::TooManyPositions { rows, row_len, kv_tokens: decoder.kv_tokens });
-        }
-        let deadline = deadline.unwrap_or_else(|| Instant::now() + limits.timeout);
-        Ok(PreparedJob { picture: picture.clone(), input_ids, task, warnings, deadline })
-    }
-
     fn answer_to(
         &self,
         mut job: PreparedJob,
         permit: &Permit,
-        tokens: Option<tokio::sync::mpsc::UnboundedSender<DecidedToken>>,
+        tokens: Option<UnboundedSender<DecidedToken>>,
     ) -> Result<Pending<Answer>, EngineError> {
         let (tokenizer, warnings) = (Arc::clone(&self.shared.tokenizer), std::mem::take(&mut job.warnings));
         self.send(job, permit, tokens, move |Finished { outcome, timings }| match outcome {
@@ -401,7 +319,7 @@ impl Engine {
         &self,
         job: PreparedJob,
         permit: &Permit,
-        tokens: Option<tokio::sync::mpsc::UnboundedSender<DecidedToken>>,
+        tokens: Option<UnboundedSender<DecidedToken>>,
         finish: impl FnOnce(Finished) -> Result<T, EngineError> + Send + 'static,
     ) -> Result<Pending<T>, EngineError> {
         let (reply, answer) = oneshot::channel();

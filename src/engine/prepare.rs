@@ -1,0 +1,96 @@
+//! From a job as asked to one that the model can read: token ids, and a check against what there is room for.
+
+use std::time::Instant;
+
+use super::{Engine, JobError, Picture, PreparedJob, RankJob, ScoreJob, Shared};
+use crate::generation::Task;
+use crate::text::{PromptWarning, diagnose};
+
+/// Candidates of a ranking at most: each is a text from outside.
+const MAX_CANDIDATES: usize = 256;
+
+impl Engine {
+    /// Turns a job into what the model reads: token ids, checked against what there is room for.
+    ///
+    /// # Errors
+    /// [`JobError`] when it cannot be run. The fault is the caller's.
+    pub fn prepare(&self, job: &ScoreJob) -> Result<PreparedJob, JobError> {
+        let (input_ids, mut warnings) = self.encode(&job.text)?;
+        let seed = job.params.seed.unwrap_or_else(rand::random);
+        let task = Task::generate(self.prompt(&input_ids), job.params.clone(), seed);
+        let (rows, slots) = (task.rows(), self.shared.decoder.slots);
+        if rows > slots {
+            return Err(JobError::TooManyRows { rows, slots });
+        }
+        warnings.extend(job.params.warnings.iter().cloned());
+        self.prepared(&job.picture, input_ids, task, warnings, job.deadline)
+    }
+
+    pub(super) fn prepare_ranking(&self, job: &RankJob) -> Result<PreparedJob, JobError> {
+        let (input_ids, warnings) = self.encode(&job.text)?;
+        // Half of the slots, so that a ranking need not wait until all others are gone.
+        let rows = self.shared.decoder.slots.div_ceil(2);
+        let task = Task::rank(self.candidates(job)?, rows);
+        self.prepared(&job.picture, input_ids, task, warnings, job.deadline)
+    }
+
+    /// The ids of a prompt, and what the caller should know about it.
+    fn encode(&self, text: &str) -> Result<(Vec<i64>, Vec<String>), JobError> {
+        let room = self.shared.decoder.max_len - self.shared.decoder.prefix_len;
+        let encoded = self.shared.tokenizer.encode(text, room)?;
+        let special = encoded.special_text.into_iter().map(|special| PromptWarning::SpecialText { special });
+        let warnings = special.chain(diagnose(text, encoded.input_ids.len())).map(|warning| warning.to_string());
+        Ok((encoded.input_ids, warnings.collect()))
+    }
+
+    /// The tokens of a ranking's candidates.
+    fn candidates(&self, job: &RankJob) -> Result<Vec<Vec<u32>>, JobError> {
+        let count = job.candidates.len();
+        if !(1..=MAX_CANDIDATES).contains(&count) {
+            return Err(JobError::Candidates(format!("{count} were given; give 1 to {MAX_CANDIDATES}")));
+        }
+        let follows_a_word = job.text.chars().next_back().is_some_and(|last| !last.is_whitespace());
+        let max_len = self.shared.decoder.max_len;
+        let tokens = |(number, text): (usize, &String)| {
+            if text.trim().is_empty() {
+                return Err(JobError::Candidates(format!("number {number} is empty")));
+            }
+            let space = if follows_a_word && !text.starts_with(char::is_whitespace) { " " } else { "" };
+            // As for a prompt, so that the work is bounded; the start token is not part of a candidate.
+            let encoded = self.shared.tokenizer.encode(&format!("{space}{text}"), max_len);
+            let ids = encoded.map_err(|error| JobError::Candidates(format!("number {number}: {error}")))?.input_ids;
+            let end = job.with_end_token.then(|| self.shared.tokenizer.special_ids().eos_token_id);
+            Ok(ids[1..].iter().map(|id| *id as u32).chain(end).collect())
+        };
+        job.candidates.iter().enumerate().map(tokens).collect()
+    }
+
+    /// A prompt as processors see it: one id per image position, then the text.
+    fn prompt(&self, input_ids: &[i64]) -> Vec<u32> {
+        let image = self.shared.tokenizer.special_ids().image_token_id;
+        let image = image.into_iter().flat_map(|id| vec![id; self.shared.decoder.prefix_len]);
+        image.chain(input_ids.iter().map(|id| *id as u32)).collect()
+    }
+
+    fn prepared(
+        &self,
+        picture: &Picture,
+        input_ids: Vec<i64>,
+        task: Task,
+        warnings: Vec<String>,
+        deadline: Option<Instant>,
+    ) -> Result<PreparedJob, JobError> {
+        let Shared { decoder, limits, .. } = &*self.shared;
+        let (rows, max_new_tokens) = (task.rows(), task.max_new_tokens());
+        let prompt_len = decoder.prefix_len + input_ids.len();
+        let row_len = prompt_len.saturating_add(max_new_tokens);
+        if row_len > decoder.max_len {
+            return Err(JobError::TooLong { prompt_len, max_new_tokens, max_len: decoder.max_len });
+        }
+        if rows * row_len > decoder.kv_tokens {
+            return Err(JobError::TooManyPositions { rows, row_len, kv_tokens: decoder.kv_tokens });
+        }
+        let deadline = deadline.unwrap_or_else(|| Instant::now() + limits.timeout);
+        Ok(PreparedJob { picture: picture.clone(), input_ids, task, warnings, deadline })
+    }
+}
