@@ -10,8 +10,9 @@ use serde::Serialize;
 use super::Failure;
 use super::load::load;
 use super::runtime_args::RuntimeArgs;
-use crate::engine::{Answer, AnswerSequence, EngineError, TimingsMs};
+use crate::engine::{Answer, AnswerSequence, Engine, EngineError, RankJob, RankedCandidate, Ranking, TimingsMs};
 use crate::telemetry::{self, LogTarget};
+use crate::text::Prompt;
 
 /// As typed.
 #[derive(Debug, Args)]
@@ -27,9 +28,21 @@ pub(super) struct ScoreArgs {
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     text: String,
 
+    /// Question, set into the template that the model knows: "Question: … Answer:"
+    #[arg(long, value_name = "TEXT", conflicts_with = "text")]
+    question: Option<String>,
+
     /// Generation parameters under transformers' names, e.g. '{"max_new_tokens": 5}'
     #[arg(long, value_name = "JSON", default_value = "{}")]
     params: String,
+
+    /// Answer to rank by its likelihood, instead of generating one; repeat the flag for each
+    #[arg(long = "candidate", value_name = "TEXT", conflicts_with = "params")]
+    candidates: Vec<String>,
+
+    /// Count the end token as the last one of each candidate, so that "cat" is not favoured over "cat food"
+    #[arg(long, requires = "candidates")]
+    with_end_token: bool,
 }
 
 /// The row of output: the best sequence, and all of them when more than one was asked for.
@@ -51,6 +64,22 @@ impl From<Answer> for Row {
     }
 }
 
+/// The output when candidates are ranked.
+#[derive(Serialize)]
+struct RankingRow {
+    candidates: Vec<RankedCandidate>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
+    timings_ms: TimingsMs,
+}
+
+impl From<Ranking> for RankingRow {
+    fn from(ranking: Ranking) -> Self {
+        let Ranking { candidates, warnings, timings } = ranking;
+        Self { candidates, warnings, timings_ms: timings.into() }
+    }
+}
+
 pub(super) fn run(args: &ScoreArgs) -> Result<(), Failure> {
     telemetry::start(LogTarget::Stderr);
     // What was typed is checked before a model is loaded, which may take seconds.
@@ -60,11 +89,23 @@ pub(super) fn run(args: &ScoreArgs) -> Result<(), Failure> {
         .map_err(Failure::usage)?;
     let (_, engine) = load(&args.runtime.settings())?;
     let params = engine.parse_params(&params).map_err(Failure::usage)?;
-    let answer = engine.score(&image, &args.text, params).map_err(|error| match error {
+    let text = args.question.clone().map_or_else(|| args.text.clone(), |question| Prompt::Question(question).text());
+    let row = if args.candidates.is_empty() {
+        engine.score(&image, &text, params).map(|answer| serde_json::to_string(&Row::from(answer)))
+    } else {
+        rank(&engine, &image, text, args).map(|ranking| serde_json::to_string(&RankingRow::from(ranking)))
+    };
+    let row = row.map_err(|error| match error {
         EngineError::Rejected(error) => Failure::usage(anyhow!(error).context(args.image.display().to_string())),
         error => Failure::result(error),
     })?;
-    let row = serde_json::to_string(&Row::from(answer)).map_err(Failure::result)?;
-    println!("{row}");
+    println!("{}", row.map_err(Failure::result)?);
     Ok(())
+}
+
+fn rank(engine: &Engine, image: &[u8], text: String, args: &ScoreArgs) -> Result<Ranking, EngineError> {
+    let permit = engine.reserve(1)?;
+    let picture = engine.open_picture(image)?;
+    let (candidates, with_end_token) = (args.candidates.clone(), args.with_end_token);
+    engine.rank(&RankJob { picture, text, candidates, with_end_token, deadline: None }, &permit)?.wait()
 }

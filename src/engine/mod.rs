@@ -177,13 +177,21 @@ impl Engine {
         Admission::reserve(&self.shared.admission, rows)
     }
 
+    /// The picture in a file, decoded and resized on this thread unless it is known.
+    ///
+    /// # Errors
+    /// [`JobError::Image`] when it is no picture that can be used.
+    pub fn open_picture(&self, file: &[u8]) -> Result<Picture, JobError> {
+        self.shared.pictures.open(file)
+    }
+
     /// The pictures in some files, in their order. Those that are not known yet are decoded and resized in parallel: call it
     /// where blocking is allowed. Equal files give the same picture.
     ///
     /// # Errors
     /// For each file by itself: [`JobError::Image`] when it is no picture that can be used.
     pub fn open_pictures<F: AsRef<[u8]> + Sync>(&self, files: &[F]) -> Vec<Result<Picture, JobError>> {
-        let open = |file: &F| self.shared.pictures.open(file.as_ref());
+        let open = |file: &F| self.open_picture(file.as_ref());
         self.shared.preprocessing.install(|| files.par_iter().map(open).collect())
     }
 
@@ -224,7 +232,7 @@ impl Engine {
     /// [`EngineError`].
     pub fn score(&self, file: &[u8], text: &str, params: GenerationParams) -> Result<Answer, EngineError> {
         let permit = self.reserve(1)?;
-        let picture = self.shared.pictures.open(file)?;
+        let picture = self.open_picture(file)?;
         let job = ScoreJob { picture, text: text.to_owned(), params, deadline: None };
         self.submit(self.prepare(&job)?, &permit)?.wait()
     }

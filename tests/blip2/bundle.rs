@@ -7,7 +7,9 @@ use std::thread;
 use std::time::Duration;
 
 use blip2::bundle::{Bundle, BundleError, Precision};
-use blip2::engine::{Answer, AnswerSequence, Engine, EngineLimits, Frontend, Pending, ScoreJob, replay};
+use blip2::engine::{
+    Answer, AnswerSequence, Engine, EngineLimits, Frontend, Pending, RankJob, ScoreJob, StreamEvent, replay,
+};
 use blip2::image::{ImageLimits, Preprocessor, PreprocessorConfig};
 use blip2::model::{Blip2, CacheSize};
 use blip2::runtime::Runtime;
@@ -26,6 +28,11 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
 });
 
 fn engine(bundle: &Bundle, slots: usize) -> Engine {
+    engine_with_caches(bundle, slots, 1 << 20)
+}
+
+/// An engine that keeps pictures and their keys and values in so many bytes each.
+fn engine_with_caches(bundle: &Bundle, slots: usize, cache_bytes: usize) -> Engine {
     let manifest = bundle.manifest();
     let cache = CacheSize { slots: slots.try_into().unwrap(), max_len: None, kv_tokens: None };
     let model = Blip2::open(&RUNTIME, bundle, cache).unwrap();
@@ -45,8 +52,8 @@ fn engine(bundle: &Bundle, slots: usize) -> Engine {
     let limits = EngineLimits {
         queue_rows: 64,
         prefill_positions: 64,
-        image_cache_bytes: 1 << 16,
-        kv_prefix_cache_bytes: 1 << 20,
+        image_cache_bytes: cache_bytes,
+        kv_prefix_cache_bytes: cache_bytes,
         stored_image_bytes: 1 << 16,
         preprocess_threads: 2,
         timeout: Duration::from_secs(60),
@@ -179,6 +186,80 @@ fn a_known_picture_is_not_encoded_again_and_its_answers_are_the_same_to_the_bit(
         let anew = ask(&self::engine(&bundle, 1), texts[number % 3]);
         assert_eq!(*answer, anew, "{number}");
     }
+}
+
+/// A long prompt is fed in pieces while others come, begin and end, with and without what the caches know.
+#[test]
+fn an_answer_does_not_depend_on_when_it_came_or_what_was_known() {
+    let long = "Question: what color is the star? Answer: yellow. ".repeat(5);
+    for path in BUNDLES {
+        let bundle = open(path);
+        let fresh = engine_with_caches(&bundle, 1, 0);
+        let room = fresh.decoder_limits().max_len;
+        let texts = [long.as_str(), "", "Question: where is the star? Answer:", "a"];
+        let params = json!({"max_new_tokens": 12, "min_new_tokens": 8, "logprobs": true, "top_logprobs": 2});
+        let alone = texts.map(|text| submit(&fresh, &job(&fresh, text, &params)).wait().unwrap().best);
+        assert!(alone[0].token_ids.len() + long.len() / 2 < room, "the long prompt takes many pieces");
+        for cache_bytes in [0, 1 << 20] {
+            let busy = engine_with_caches(&bundle, 3, cache_bytes);
+            for round in 0..3 {
+                let order: Vec<usize> = (0..4).map(|place| (place + round) % 4).collect();
+                let pending: Vec<_> = order
+                    .iter()
+                    .map(|number| {
+                        let pending = submit(&busy, &job(&busy, texts[*number], &params));
+                        thread::sleep(Duration::from_millis(3 * round as u64)); // the others are under way
+                        (*number, pending)
+                    })
+                    .collect();
+                for (number, pending) in pending {
+                    assert_eq!(pending.wait().unwrap().best, alone[number], "{path}: {cache_bytes} {round} {number}");
+                }
+            }
+        }
+    }
+}
+
+/// Two roads to the same numbers: tokens that the model chose, and the same ones given to it.
+#[test]
+fn the_likelihood_of_a_generated_answer_is_what_it_was_generated_with() {
+    for path in BUNDLES {
+        let engine = engine(&open(path), 4);
+        let question = job(&engine, "Question: where is the star? Answer:", &Value::Null);
+        let answer = submit(&engine, &question).wait().unwrap().best;
+        let candidates = vec!["nowhere at all".to_owned(), answer.text.clone(), "left".to_owned()];
+        let ScoreJob { picture, text, .. } = question;
+        let rank_job = RankJob { picture, text, candidates, with_end_token: true, deadline: None };
+        let ranking = engine.rank(&rank_job, &engine.reserve(1).unwrap()).unwrap().wait().unwrap();
+        let [other, chosen, _] = ranking.candidates.try_into().unwrap();
+        assert_eq!((&chosen.token_ids, &chosen.logprobs), (&answer.token_ids, &answer.logprobs), "{path}");
+        assert!(chosen.probability > 0.9 && chosen.sum > other.sum, "{path}: {chosen:?} {other:?}");
+    }
+}
+
+#[test]
+fn a_streamed_answer_is_the_same_answer_in_pieces() {
+    let engine = engine(&open(BUNDLES[0]), 2);
+    let job = job(&engine, "", &json!({"max_new_tokens": 20}));
+    let whole = submit(&engine, &job).wait().unwrap().best;
+    let mut stream = engine.stream(engine.prepare(&job).unwrap(), &engine.reserve(1).unwrap()).unwrap();
+    actix_web::rt::System::new().block_on(async {
+        let (mut pieces, mut token_ids) = (Vec::new(), Vec::new());
+        while let Some(event) = stream.next().await {
+            match event.unwrap() {
+                StreamEvent::Token { text, token } => {
+                    pieces.push(text);
+                    token_ids.push(token.token_id);
+                }
+                StreamEvent::End { text, answer } => {
+                    pieces.push(text);
+                    assert_eq!(answer.best, whole);
+                }
+            }
+        }
+        assert_eq!((pieces.concat(), token_ids), (whole.text.clone(), whole.token_ids.clone()));
+        assert!(pieces.iter().filter(|piece| !piece.is_empty()).count() > 3, "{pieces:?}");
+    });
 }
 
 /// The cached path (prefill, then single tokens) against one pass over prompt and answer.
