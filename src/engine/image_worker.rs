@@ -3,11 +3,13 @@
 //! Pictures are encoded one after the other, in the order in which they were asked about. Ten jobs about one picture encode
 //! it once: it is done when the second comes up.
 
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 
 use parking_lot::FairMutex;
 use tokio::sync::oneshot;
 
+use super::ahead::Ahead;
 use super::job::Queued;
 use super::picture::{Picture, PictureTable};
 use super::traits::ImageEncoder;
@@ -56,14 +58,19 @@ pub(super) fn run(
     ready: &Sender<Queued>,
     cores: &FairMutex<()>,
 ) {
-    for work in waiting {
+    let ahead = Arc::default();
+    for mut work in waiting {
+        let picture = work.picture().clone();
+        let is_known = picture.prefix().is_some();
+        if !is_known && let ImageWork::Job(job) = &mut work {
+            job.ahead = Some(Ahead::wait(&ahead));
+        }
         if work.is_over() {
             work.fail(EngineError::DeadlineExceeded);
             continue;
         }
-        let picture = work.picture().clone();
         // What is known needs no cores. They are held until the job is handed on, so that the decoder's turn finds it.
-        let _turn = picture.prefix().is_none().then(|| cores.lock());
+        let _turn = (!is_known).then(|| cores.lock());
         let encoded = pictures.encode(&picture, &mut encoder);
         match (work, encoded) {
             (work, Err(error)) => work.fail(error),

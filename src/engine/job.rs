@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::ahead::AheadTicket;
 use super::answer::Timings;
 use super::picture::{ImageTimings, Picture};
 use super::{EngineError, Permit};
@@ -67,6 +68,8 @@ pub(super) struct Queued {
     tokens: Option<mpsc::UnboundedSender<DecidedToken>>,
     published: usize,
     since: Instant,
+    /// Held from the picture's encoding to the first piece of the prompt.
+    pub(super) ahead: Option<AheadTicket>,
     _permit: Permit,
 }
 
@@ -89,6 +92,7 @@ impl Queued {
             tokens,
             published: 0,
             since: Instant::now(),
+            ahead: None,
             _permit: permit,
         }
     }
@@ -105,6 +109,7 @@ impl Queued {
 
     /// Ends the wait for a slot.
     pub(super) fn picked_up(&mut self) {
+        self.ahead = None;
         self.timings.queue += self.since.elapsed();
     }
 

@@ -8,6 +8,7 @@
 //! Runtime. It knows no HTTP.
 
 mod admission;
+mod ahead;
 mod answer;
 mod byte_cache;
 mod decoder_worker;
