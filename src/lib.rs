@@ -17,6 +17,7 @@ pub mod engine;
 pub mod generation;
 pub mod image;
 mod json;
+pub mod memory;
 pub mod model;
 pub mod runtime;
 pub mod server;

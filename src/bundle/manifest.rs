@@ -198,6 +198,15 @@ pub enum KvDtype {
     Float16,
 }
 
+impl KvDtype {
+    fn bytes(self) -> usize {
+        match self {
+            Self::Float32 => 4,
+            Self::Float16 => 2,
+        }
+    }
+}
+
 impl fmt::Display for KvDtype {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -292,6 +301,12 @@ impl DecoderManifest {
     pub fn present_name(&self, layer: usize, kind: KvKind) -> String {
         fill(&self.present, layer, kind)
     }
+
+    /// Bytes of cache that one position of a row takes, in all layers.
+    #[must_use]
+    pub fn position_bytes(&self) -> usize {
+        self.num_layers * KvKind::ALL.len() * self.num_heads * self.head_dim * self.kv_dtype.bytes()
+    }
 }
 
 fn fill(template: &str, layer: usize, kind: KvKind) -> String {
@@ -330,6 +345,12 @@ pub struct FileEntry {
 }
 
 impl Manifest {
+    /// Bytes of all files.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.files.values().map(|file| file.bytes).sum()
+    }
+
     /// Checks what the types cannot: versions, paths, and numbers that must fit together. The error is a clause.
     pub(super) fn check(&self) -> Result<(), String> {
         if self.schema_version != SCHEMA_VERSION {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use crate::bundle::{Bundle, BundleError, Manifest};
 use crate::engine::{Engine, Frontend, GoldenError, replay};
 use crate::image::{ImageError, Preprocessor, PreprocessorConfig};
+use crate::memory::{MemoryNeeds, MemoryPlan, MemoryShortage, available_bytes};
 use crate::model::{Blip2, CacheSize};
 use crate::runtime::{Runtime, RuntimeError};
 use crate::settings::RuntimeSettings;
@@ -22,6 +23,8 @@ pub(super) enum LoadError {
     Image(#[from] ImageError),
     #[error("the bundle's tokenizer cannot be used: {0}")]
     Text(#[from] TextError),
+    #[error(transparent)]
+    Memory(#[from] MemoryShortage),
     #[error("cannot start a worker thread: {0}")]
     Thread(#[from] std::io::Error),
     #[error("{0}; this machine does not answer as the reference does, so it must not serve this bundle")]
@@ -34,18 +37,17 @@ pub(super) fn load(settings: &RuntimeSettings) -> Result<(Bundle, Engine), LoadE
     let bundle = Bundle::open(&settings.model)?;
     let manifest = bundle.manifest();
     Blip2::check_supported(manifest)?;
+    let plan = plan_memory(settings, manifest)?;
+    tracing::info!("memory: {plan}");
     bundle.check_small_files()?;
     let frontend = frontend(settings, &bundle)?;
     let runtime = Runtime::load(&settings.ort_library, settings.threads)?;
-    let bytes = manifest.files.values().map(|file| file.bytes).sum::<u64>();
+    let bytes = manifest.bytes();
     tracing::info!(bundle = %manifest.name, bytes, "small files are whole; opening the graphs and hashing their weights");
 
     let data_check = bundle.check_data_files_in_background()?;
-    let cache = CacheSize {
-        slots: settings.slots.unwrap_or(NonZeroUsize::new(8).expect("not zero")),
-        max_len: settings.max_len,
-        kv_tokens: settings.kv_tokens,
-    };
+    let cache =
+        CacheSize { slots: plan.slots, max_len: settings.max_len, kv_tokens: NonZeroUsize::new(plan.kv_tokens) };
     let model = Blip2::open(&runtime, &bundle, cache);
     // First the check: when a file is damaged, its hash says it better than ONNX Runtime, which may have failed too.
     let checked = data_check.join()?;
@@ -53,22 +55,45 @@ pub(super) fn load(settings: &RuntimeSettings) -> Result<(Bundle, Engine), LoadE
     let engine = Engine::start(frontend, model.image, model.decoder, settings.engine)?;
 
     let limits = engine.decoder_limits();
-    let cache_mib = (limits.slots * limits.max_len * limits.position_bytes) >> 20;
     tracing::info!(
         bundle = %manifest.name,
         precision = %manifest.precision.decoder,
         provider = %settings.provider,
         threads = settings.threads,
         slots = limits.slots,
+        kv_tokens = limits.kv_tokens,
         max_len = limits.max_len,
-        kv_cache_mib_at_most = cache_mib,
         queue_rows = settings.engine.queue_rows,
+        timeout_s = settings.engine.timeout.as_secs_f64(),
         bytes,
         check_ms = checked.as_millis(),
         load_ms = started.elapsed().as_millis(),
         "model loaded"
     );
     Ok((bundle, engine))
+}
+
+/// Shares out the memory that there is before anything is loaded.
+pub(super) fn plan_memory(settings: &RuntimeSettings, manifest: &Manifest) -> Result<MemoryPlan, MemoryShortage> {
+    let (decoder, engine) = (&manifest.decoder, &settings.engine);
+    let limit = NonZeroUsize::new(decoder.max_positions).unwrap_or(NonZeroUsize::MIN);
+    let slots = settings.slots.map_or(MemoryNeeds::DEFAULT_SLOTS, NonZeroUsize::get);
+    let weights = manifest.bytes();
+    // Logits of a step, as the graph writes them and as processors see them; rearranged weights and buffers of ONNX
+    // Runtime come to a few hundredths of the weights (benches/results).
+    let logits = (slots * decoder.vocab_size * 2 * size_of::<f32>()) as u64;
+    MemoryNeeds {
+        available: available_bytes(),
+        weights,
+        working: logits + weights / 16,
+        encoded_pictures: (engine.image_cache_bytes + engine.stored_image_bytes) as u64,
+        kv_prefix_cache: engine.kv_prefix_cache_bytes as u64,
+        position_bytes: decoder.position_bytes() as u64,
+        max_len: settings.max_len.map_or(limit, |asked| asked.min(limit)),
+        slots: settings.slots,
+        kv_tokens: settings.kv_tokens,
+    }
+    .plan()
 }
 
 /// How many golden answers came out right, of how many that the bundle holds.

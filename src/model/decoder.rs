@@ -43,7 +43,8 @@ impl Decoder {
         })?;
         let limit = manifest.max_positions;
         let max_len = size.max_len.map_or(limit, |asked| asked.get().min(limit));
-        let cache = KvCache::new(names, size.slots.get(), manifest.num_heads, max_len, manifest.head_dim);
+        let cache = KvCache::new(names, size.slots.get(), manifest.num_heads, max_len, manifest.head_dim)
+            .map_err(|source| RuntimeError::CacheMemory { slots: size.slots.get(), max_len, source })?;
         let prefix_len = bundle.manifest().qformer.num_query_tokens;
         let kv_tokens = size.kv_tokens.map_or(usize::MAX, NonZeroUsize::get).min(size.slots.get() * max_len);
         Ok(Self { session, cache, manifest, prefix_len, kv_tokens })
@@ -138,12 +139,11 @@ impl StepDecoder for Decoder {
     }
 
     fn release(&mut self, slot: usize, from: usize) {
-        let _ = (slot, from); // TODO(kv)
+        self.cache.release(slot, from);
     }
 
     fn held(&self, slot: usize) -> usize {
-        let _ = slot;
-        0
+        self.cache.held(slot)
     }
 }
 

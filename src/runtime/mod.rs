@@ -6,6 +6,7 @@ mod environment;
 mod kv_binding;
 mod session;
 
+use std::io;
 use std::path::PathBuf;
 
 pub use self::environment::{Provider, Runtime};
@@ -50,6 +51,18 @@ pub enum RuntimeError {
         path: PathBuf,
         /// The first difference.
         detail: String,
+    },
+    /// The system does not grant the KV cache's memory.
+    #[error(
+        "cannot map a KV cache of {slots} slots with {max_len} positions each: {source}; lower --slots or --max-len"
+    )]
+    CacheMemory {
+        /// Rows decoded together.
+        slots: usize,
+        /// Positions of a row.
+        max_len: usize,
+        /// The system's reason.
+        source: io::Error,
     },
     /// The bundle asks for what this build cannot do.
     #[error("{what}; export the bundle again for target cpu")]
