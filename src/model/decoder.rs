@@ -89,7 +89,7 @@ impl Decoder {
         binding.input(&names.total_sequence_length, total)?;
         let last = Tensor::<i64>::from_array(([count, 1], vec![gained as i64 - 1; count]))?;
         binding.input(&names.logits_index, last)?;
-        Ok(Logits::new(vocab, binding.run(session)?.to_vec()))
+        Ok(Logits::new(vocab, binding.run(session)?))
     }
 }
 

@@ -20,7 +20,7 @@ use std::slice;
 #[cfg(target_os = "linux")]
 use memmap2::{Advice, UncheckedAdvice};
 use memmap2::{MmapMut, MmapOptions};
-use ort::memory::{Allocator, MemoryInfo};
+use ort::memory::MemoryInfo;
 use ort::session::{IoBinding, Session};
 use ort::value::{PrimitiveTensorElementType, Shape, Tensor, TensorRefMut};
 use ort::{AsPointer, Error};
@@ -195,7 +195,8 @@ impl KvBuffer {
 /// One decoder run over the slots `rows`, which stay borrowed while ONNX Runtime may write into them.
 pub(crate) struct KvBinding<'kv> {
     binding: IoBinding,
-    logits: Tensor<f32>,
+    /// Written by the run.
+    logits: Vec<f32>,
     kv: PhantomData<&'kv mut KvBuffer>,
 }
 
@@ -227,10 +228,13 @@ impl<'kv> KvBinding<'kv> {
         }
         let (name, shape) = logits;
         let name = CString::new(name).map_err(|_| Error::new("the name of the logits holds a zero byte"))?;
-        let logits = Tensor::<f32>::new(&Allocator::default(), shape)?; // memory owned by the OrtValue itself
+        let mut logits = vec![0.0_f32; shape.iter().product()];
+        let shape = Shape::new(shape.map(|n| n as i64));
+        // SAFETY: the elements of `logits` stay where they are and unborrowed while the binding that holds them lives.
+        let view = unsafe { TensorRefMut::<f32>::from_raw(MemoryInfo::default(), logits.as_mut_ptr().cast(), shape)? };
         // SAFETY: all pointers are live; ONNX Runtime takes its own reference to the OrtValue.
         unsafe {
-            Error::result_from_status((ort::api().BindOutput)(binding.ptr_mut(), name.as_ptr(), logits.ptr()))?;
+            Error::result_from_status((ort::api().BindOutput)(binding.ptr_mut(), name.as_ptr(), view.ptr()))?;
         }
         Ok(Self { binding, logits, kv: PhantomData })
     }
@@ -244,9 +248,9 @@ impl<'kv> KvBinding<'kv> {
     }
 
     /// Runs the graph: the cache grows in place, the logits are handed back.
-    pub(crate) fn run(&mut self, session: &mut Session) -> ort::Result<&[f32]> {
+    pub(crate) fn run(self, session: &mut Session) -> ort::Result<Vec<f32>> {
         session.run_binding(&self.binding)?; // returns no outputs: all of them are bound raw
-        Ok(self.logits.extract_tensor().1)
+        Ok(self.logits)
     }
 }
 
