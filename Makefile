@@ -17,7 +17,13 @@ ASK = curl -s http://127.0.0.1:$(PORT)/score -H "Content-Type: application/json"
 # The assembler in the JPEG decoder needs nasm at build time; without it the pixels are the same, the decoding is slower.
 FEATURES := $(if $(shell command -v nasm),--features jpeg-simd)
 
-.PHONY: help setup build run test test-rust test-python check fmt bench verify train clean
+# The reference's goldens lie beside the repository. Exporting the model behind them takes seconds, and is done again when the
+# exporter has changed.
+SHARED := ../shared/data
+GOLDEN := $(SHARED)/golden
+EXPORTER := $(wildcard export/blip2_export/*.py export/blip2_export/*/*.py)
+
+.PHONY: help setup build run test test-rust test-python goldens check fmt bench verify train clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -31,13 +37,16 @@ run: build ## Serve the tiny bundle on 127.0.0.1:5001
 	@printf '\nAsk it about tests/fixtures/scene.png, from another shell in this folder:\n\n  %s\n\n' '$(ASK)'
 	@ORT_DYLIB_PATH=.ort/libonnxruntime.so exec target/release/blip2 serve --model $(MODEL) --host $(HOST) --port $(PORT)
 
-test: test-rust test-python ## Run every test
+test: test-rust test-python $(if $(wildcard $(GOLDEN)),goldens) ## Run every test, `goldens` too where ../shared/data/golden lies
 
 test-rust: setup
 	cargo test --locked $(FEATURES)
 
 test-python: $(BIN)/pytest
 	cd export && ../$(BIN)/pytest
+
+goldens: setup .goldens/bundle/manifest.json ## Compare the runtime with the reference's answers in ../shared/data/golden
+	BLIP2_REFERENCE_BUNDLE=.goldens/bundle cargo test --locked $(FEATURES) --test blip2 goldens:: -- --nocapture
 
 check: setup $(BIN)/pytest ## Run the linters
 	cargo fmt --check
@@ -63,7 +72,7 @@ train: $(BIN)/reference ## Train the tiny model anew into onnx/new-checkpoint (a
 	    ../$(BIN)/python -m blip2_export train-shapes --output ../onnx/new-checkpoint
 
 clean: ## Remove what was built and installed
-	rm -rf target .ort $(VENV)
+	rm -rf target .ort .goldens $(VENV)
 
 # The library comes out of the wheel, pinned by hash. All its files lie in one folder, because ONNX Runtime looks for its
 # providers beside itself.
@@ -75,6 +84,13 @@ clean: ## Remove what was built and installed
 	cp .ort/unpacked/onnxruntime/capi/libonnxruntime*.so* .ort/
 	cd .ort && cp libonnxruntime.so.$(ORT_VERSION) libonnxruntime.so && rm -rf wheel unpacked
 	touch $@
+
+.goldens/bundle/manifest.json: $(GOLDEN)/make_reference.py $(GOLDEN)/reference_model.json $(EXPORTER) | $(BIN)/pytest
+	rm -rf .goldens
+	$(BIN)/python $(GOLDEN)/make_reference.py checkpoint --spec $(GOLDEN)/reference_model.json \
+	    --vocab $(SHARED)/opt-tokenizer --output .goldens/checkpoint
+	cd export && ../$(BIN)/python -m blip2_export export --checkpoint ../.goldens/checkpoint --output ../.goldens/bundle \
+	    --precision fp32
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

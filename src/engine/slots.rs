@@ -144,7 +144,7 @@ impl SlotTable {
                 prompt.job.fail(model_error("prefill", Arc::new(source)));
             }
             Ok(logits) => {
-                if piece.start == 0 {
+                if piece.contains(&self.limits.prefix_len) {
                     self.remember(decoder, &prompt);
                 }
                 if prompt.done == prompt.prompt_len {
@@ -179,10 +179,19 @@ impl SlotTable {
 
     fn activate(&mut self, decoder: &mut impl StepDecoder, prompt: Prefilling, logits: &Logits) {
         let Prefilling { job, slot: from, prompt_len, .. } = prompt;
-        let (number, row_len) = (self.next_job, self.row_len(&job));
+        let (number, slot) = (self.next_job, self.rows.len());
         self.next_job += 1;
-        let slot = self.claim(decoder, from, row_len);
+        // Another prompt may be fed where this row belongs. Then they change places, as there may be no third one.
+        let other = self.prefilling.iter_mut().find(|other| other.slot == slot);
+        let saved = other.map(|other| {
+            other.slot = from;
+            decoder.save_row(slot, other.done)
+        });
         decoder.copy_row(from, slot, 0..prompt_len);
+        if let Some(saved) = saved {
+            decoder.restore_row(from, &saved, saved.len);
+        }
+        decoder.release(slot, self.row_len(&job));
         self.rows.push(ActiveRow { job: number, token: 0, fed: Vec::new() });
         self.jobs.insert(number, Running { job, slots: vec![slot], prompt_len });
         self.give_back_idle(decoder);
@@ -190,29 +199,20 @@ impl SlotTable {
         self.advance(decoder, number, &rows);
     }
 
-    /// The slot behind the active rows, for a row of so many positions. A prompt that is being fed there makes way, but not
-    /// into the slot `kept`.
-    fn claim(&mut self, decoder: &mut impl StepDecoder, kept: usize, row_len: usize) -> usize {
-        let slot = self.rows.len();
-        if slot != kept {
-            if let Some(index) = self.prefilling.iter().position(|prompt| prompt.slot == slot) {
-                let free = self.last_free_but(kept);
-                let prompt = &mut self.prefilling[index];
-                decoder.copy_row(slot, free, 0..prompt.done);
-                prompt.slot = free;
-            }
-            decoder.release(slot, row_len);
+    /// The slot behind the active rows, for a row of so many positions. A prompt that is being fed there makes way.
+    fn claim(&mut self, decoder: &mut impl StepDecoder, row_len: usize) -> usize {
+        let (slot, free) = (self.rows.len(), self.last_free());
+        if let Some(prompt) = self.prefilling.iter_mut().find(|prompt| prompt.slot == slot) {
+            decoder.copy_row(slot, free, 0..prompt.done);
+            prompt.slot = free;
         }
+        decoder.release(slot, row_len);
         slot
     }
 
+    /// The last slot without a prompt. Whoever asks has booked a row, so there is one.
     fn last_free(&self) -> usize {
-        self.last_free_but(self.limits.slots)
-    }
-
-    /// The last slot without a prompt. As every job has booked its rows, those it will claim lie before it.
-    fn last_free_but(&self, kept: usize) -> usize {
-        let is_free = |slot: &usize| *slot != kept && self.prefilling.iter().all(|prompt| prompt.slot != *slot);
+        let is_free = |slot: &usize| self.prefilling.iter().all(|prompt| prompt.slot != *slot);
         (self.rows.len()..self.limits.slots).rev().find(is_free).unwrap_or(self.rows.len())
     }
 
@@ -332,7 +332,7 @@ impl SlotTable {
                 let (slot, same) = match free.pop() {
                     Some(slot) => (slot, prompt_len + common_prefix(&self.rows[slot].fed, &keep)),
                     None => {
-                        let slot = self.claim(decoder, self.limits.slots, row_len);
+                        let slot = self.claim(decoder, row_len);
                         self.rows.push(ActiveRow { job: number, token: 0, fed: Vec::new() });
                         (slot, 0)
                     }

@@ -54,7 +54,7 @@ impl Decoder {
     /// small, and a block of one position by another kernel, with other bits. In runs of one block that happens to nobody.
     fn piece(&self) -> usize {
         const FITS_EVERY_CACHE: usize = 64;
-        (2 * self.manifest.head_dim).min(FITS_EVERY_CACHE).max(self.prefix_len + 2)
+        (2 * self.manifest.head_dim).clamp(4, FITS_EVERY_CACHE)
     }
 
     fn step(&mut self, step: Step<'_>) -> Result<Logits, RuntimeError> {

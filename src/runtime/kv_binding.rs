@@ -151,6 +151,9 @@ impl KvBuffer {
 
     /// Writes the first `len` of `saved_len` saved positions into a slot.
     pub(crate) fn restore_row(&mut self, slot: usize, saved: &[f32], saved_len: usize, len: usize) {
+        if len == 0 {
+            return;
+        }
         let (head, used) = (self.max_len * self.head_dim, len * self.head_dim);
         let start = slot * self.heads * head;
         let places = (start..start + self.heads * head).step_by(head);

@@ -5,6 +5,7 @@ mod architecture;
 mod bundle;
 mod command_line;
 mod formats;
+mod goldens;
 mod helpers;
 mod probes;
 mod score_api;
