@@ -149,7 +149,7 @@ impl MemoryNeeds {
         let mut items = vec![
             ("weights", self.weights, None),
             ("working memory", self.working, several_slots.then_some("--slots")),
-            ("encoded pictures", self.encoded_pictures, Some("--image-cache-mib")),
+            ("encoded pictures", self.encoded_pictures, Some("--image-cache-mib, --stored-images-mib")),
             ("KV prefix cache", self.kv_prefix_cache, Some("--kv-prefix-cache-mib")),
             (&kv_cache, self.kv_bytes(kv_tokens), self.kv_tokens.map(|_| "--kv-tokens")),
         ];
@@ -270,7 +270,7 @@ mod tests {
             asked(769).plan().unwrap_err().to_string(),
             "5001 MiB of memory are needed, 5000 MiB may be taken of 5000 MiB available: weights 3900 MiB, KV cache of 769 \
              positions 481 MiB, working memory 300 MiB, KV prefix cache 256 MiB, encoded pictures 64 MiB; lower --kv-tokens, \
-             --slots, --kv-prefix-cache-mib, --image-cache-mib, or use a bundle of lower precision"
+             --slots, --kv-prefix-cache-mib, --image-cache-mib, --stored-images-mib, or use a bundle of lower precision"
         );
     }
 
