@@ -11,9 +11,9 @@ use super::traits::StepDecoder;
 
 /// The decoder, its slots, and the jobs that wait for one.
 pub(super) struct DecoderWorker<D> {
-    decoder: D,
-    slots: SlotTable,
-    waiting: VecDeque<Queued>,
+    pub(super) decoder: D,
+    pub(super) slots: SlotTable,
+    pub(super) waiting: VecDeque<Queued>,
     /// Positions of prompts to feed between two steps.
     prefill_positions: usize,
 }
@@ -48,10 +48,11 @@ impl<D: StepDecoder> DecoderWorker<D> {
     }
 
     /// One iteration: forget who has gone, admit and prefill, decode one step.
-    fn turn(&mut self) {
+    pub(super) fn turn(&mut self) {
         for job in std::mem::take(&mut self.waiting) {
             if job.is_over() { job.abandon() } else { self.waiting.push_back(job) }
         }
+        self.slots.forget_over(&mut self.decoder);
         self.prefill();
         if self.slots.is_decoding() {
             self.slots.step(&mut self.decoder);

@@ -23,6 +23,13 @@ mod prepare;
 mod slots;
 mod traits;
 
+#[cfg(test)]
+mod engine_tests;
+#[cfg(test)]
+mod fake_model;
+#[cfg(test)]
+mod scheduler_tests;
+
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;

@@ -5,6 +5,7 @@
 //! holds it; what the cache throws out stays valid for the jobs that have it.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry as MapEntry;
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -129,7 +130,7 @@ impl PictureTable {
             }
         };
         let mut known = lock(&self.known);
-        known.in_work.remove(&picture.key());
+        known.is_done(picture);
         match encoded {
             Ok(prefix) => {
                 known.cache.put(picture.key(), picture.clone(), size_of_val(prefix.as_slice()));
@@ -141,6 +142,15 @@ impl PictureTable {
 }
 
 impl Known {
+    /// A picture is no longer in work. Of one that failed, another attempt may be by now; that one stays.
+    fn is_done(&mut self, picture: &Picture) {
+        if let MapEntry::Occupied(in_work) = self.in_work.entry(picture.key())
+            && in_work.get().as_ptr() == Arc::as_ptr(&picture.0)
+        {
+            in_work.remove();
+        }
+    }
+
     fn find_or_add(&mut self, key: PictureKey) -> Picture {
         let in_work = self.in_work.get(&key).and_then(Weak::upgrade);
         if let Some(entry) = in_work {

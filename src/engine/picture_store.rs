@@ -59,8 +59,15 @@ pub(super) struct PictureStore {
 struct Stored {
     picture: Picture,
     bytes: usize,
-    expires: Instant,
+    /// `None` for a time to live beyond what the clock can tell.
+    expires: Option<Instant>,
     is_pinned: bool,
+}
+
+impl Stored {
+    fn is_expired(&self, now: Instant) -> bool {
+        self.expires.is_some_and(|expires| expires <= now)
+    }
 }
 
 impl PictureStore {
@@ -85,7 +92,7 @@ impl PictureStore {
         }
         self.make_room(bytes, now);
         let id = PictureId(rand::random());
-        let expires = now.checked_add(options.time_to_live).unwrap_or(now);
+        let expires = now.checked_add(options.time_to_live);
         self.pictures.put(id, Stored { picture, bytes, expires, is_pinned: options.is_pinned });
         self.bytes += bytes;
         Ok(id)
@@ -121,11 +128,11 @@ impl PictureStore {
     }
 
     fn alive(&self, now: Instant) -> impl Iterator<Item = (&PictureId, &Stored)> {
-        self.pictures.iter().filter(move |(_, stored)| stored.expires > now)
+        self.pictures.iter().filter(move |(_, stored)| !stored.is_expired(now))
     }
 
     fn forget_expired(&mut self, now: Instant) {
-        let expired = self.pictures.iter().filter(|(_, stored)| stored.expires <= now).map(|(id, _)| *id);
+        let expired = self.pictures.iter().filter(|(_, stored)| stored.is_expired(now)).map(|(id, _)| *id);
         for id in expired.collect::<Vec<_>>() {
             self.remove(id);
         }

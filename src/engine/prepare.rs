@@ -28,9 +28,13 @@ impl Engine {
 
     pub(super) fn prepare_ranking(&self, job: &RankJob) -> Result<PreparedJob, JobError> {
         let (input_ids, warnings) = self.encode(&job.text)?;
-        // Half of the slots, so that a ranking need not wait until all others are gone.
-        let rows = self.shared.decoder.slots.div_ceil(2);
-        let task = Task::rank(self.candidates(job)?, rows);
+        let candidates = self.candidates(job)?;
+        let decoder = &self.shared.decoder;
+        let longest = candidates.iter().map(Vec::len).max().unwrap_or(0);
+        let row_len = decoder.prefix_len + input_ids.len() + longest;
+        // Half of slots and memory, so that a ranking need not wait until all others are gone. One row always does.
+        let rows = decoder.slots.div_ceil(2).min(decoder.kv_tokens / 2 / row_len);
+        let task = Task::rank(candidates, rows);
         self.prepared(&job.picture, input_ids, task, warnings, job.deadline)
     }
 

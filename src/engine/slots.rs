@@ -100,9 +100,29 @@ impl SlotTable {
         !self.prefilling.is_empty()
     }
 
+    /// Ends the jobs in work that nobody waits for any more, so that they take part in no further run.
+    pub(super) fn forget_over(&mut self, decoder: &mut impl StepDecoder) {
+        for prompt in std::mem::take(&mut self.prefilling) {
+            if prompt.job.is_over() {
+                self.unbook(&prompt.job);
+                prompt.job.abandon();
+            } else {
+                self.prefilling.push_back(prompt);
+            }
+        }
+        let over = self.jobs.iter().filter(|(_, running)| running.job.is_over()).map(|(number, _)| *number);
+        for number in over.collect::<Vec<_>>() {
+            if let Some(job) = self.remove(decoder, number) {
+                job.abandon();
+            }
+        }
+    }
+
     /// Whether a job finds slots and memory now.
     pub(super) fn has_room(&self, job: &Queued) -> bool {
-        self.rows.len() + self.booked_rows() + job.task.rows() <= self.limits.slots
+        // Not the rows that are active: beams may be fewer for a while.
+        let running: usize = self.jobs.values().map(|running| running.job.task.rows()).sum();
+        running + self.booked_rows() + job.task.rows() <= self.limits.slots
             && self.booked + self.positions(job) <= self.limits.kv_tokens
     }
 
@@ -122,11 +142,6 @@ impl SlotTable {
     /// Feeds the next piece of the next prompt, whose row becomes active with the last. How many positions it fed.
     pub(super) fn prefill_piece(&mut self, decoder: &mut impl StepDecoder) -> usize {
         let Some(mut prompt) = self.prefilling.pop_front() else { return 0 };
-        if prompt.job.is_over() {
-            self.unbook(&prompt.job);
-            prompt.job.abandon();
-            return 0;
-        }
         let started = Instant::now();
         if prompt.done == 0 {
             prompt.done = self.restore(decoder, &prompt);
@@ -189,6 +204,7 @@ impl SlotTable {
         });
         decoder.copy_row(from, slot, 0..prompt_len);
         if let Some(saved) = saved {
+            decoder.release(from, 0); // it may hold more than the other has booked
             decoder.restore_row(from, &saved, saved.len);
         }
         decoder.release(slot, self.row_len(&job));
@@ -203,6 +219,7 @@ impl SlotTable {
     fn claim(&mut self, decoder: &mut impl StepDecoder, row_len: usize) -> usize {
         let (slot, free) = (self.rows.len(), self.last_free());
         if let Some(prompt) = self.prefilling.iter_mut().find(|prompt| prompt.slot == slot) {
+            decoder.release(free, 0); // it may hold more than this prompt has booked
             decoder.copy_row(slot, free, 0..prompt.done);
             prompt.slot = free;
         }
@@ -253,7 +270,7 @@ impl SlotTable {
         self.booked -= self.positions(job);
     }
 
-    /// One decode step for all rows, then ended and cancelled rows leave.
+    /// One decode step for all rows, then ended rows leave.
     pub(super) fn step(&mut self, decoder: &mut impl StepDecoder) {
         let tokens: Vec<i64> = self.rows.iter().map(|row| i64::from(row.token)).collect();
         let started = Instant::now();
@@ -279,11 +296,7 @@ impl SlotTable {
     fn settle(&mut self, decoder: &mut impl StepDecoder, number: JobNumber, rows: &[&[f32]], took: Duration) {
         let Some(running) = self.jobs.get_mut(&number) else { return };
         running.job.timings.decode += took;
-        if !running.job.is_over() {
-            self.advance(decoder, number, rows);
-        } else if let Some(job) = self.remove(decoder, number) {
-            job.abandon();
-        }
+        self.advance(decoder, number, rows);
     }
 
     /// Gives a job the logits of its rows, and its rows the slots of what goes on.
@@ -351,6 +364,7 @@ impl SlotTable {
         for slot in free.into_iter().rev() {
             self.free(decoder, slot);
         }
+        self.give_back_idle(decoder);
     }
 
     /// Takes a job out and frees its slots.
@@ -402,4 +416,22 @@ fn common_prefix(left: &[u32], right: &[u32]) -> usize {
 
 fn model_error(stage: &'static str, source: Arc<ModelError>) -> EngineError {
     EngineError::Model { stage, source }
+}
+
+/// What is in work.
+#[cfg(test)]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Usage {
+    pub(super) booked: usize,
+    pub(super) rows: usize,
+    /// The slots of the prompts that are being fed.
+    pub(super) prompts: Vec<usize>,
+}
+
+#[cfg(test)]
+impl SlotTable {
+    pub(super) fn usage(&self) -> Usage {
+        let prompts = self.prefilling.iter().map(|prompt| prompt.slot).collect();
+        Usage { booked: self.booked, rows: self.rows.len(), prompts }
+    }
 }
