@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use crate::bundle::{Bundle, BundleError, Manifest};
-use crate::engine::{Engine, Frontend, GoldenError, replay};
+use crate::engine::{Engine, Frontend, GoldenError, StepDecoder as _, replay};
 use crate::image::{ImageError, Preprocessor, PreprocessorConfig};
 use crate::memory::{MemoryNeeds, MemoryPlan, MemoryShortage, available_bytes};
 use crate::model::{Blip2, CacheSize};
@@ -31,8 +31,24 @@ pub(super) enum LoadError {
     Golden(#[from] Box<GoldenError>),
 }
 
-/// Opens the bundle and starts the engine. No answer comes from a file whose hash was not compared.
+/// What an engine is made of.
+pub(super) struct Opened {
+    pub(super) bundle: Bundle,
+    pub(super) plan: MemoryPlan,
+    pub(super) runtime: Runtime,
+    pub(super) frontend: Frontend,
+    pub(super) model: Blip2,
+}
+
+/// Opens the bundle and starts the engine.
 pub(super) fn load(settings: &RuntimeSettings) -> Result<(Bundle, Engine), LoadError> {
+    let Opened { bundle, frontend, model, .. } = open(settings)?;
+    let engine = Engine::start(frontend, model.image, model.decoder, settings.engine)?;
+    Ok((bundle, engine))
+}
+
+/// Opens the bundle. No answer comes from a file whose hash was not compared.
+pub(super) fn open(settings: &RuntimeSettings) -> Result<Opened, LoadError> {
     let started = Instant::now();
     let bundle = Bundle::open(&settings.model)?;
     let manifest = bundle.manifest();
@@ -52,9 +68,8 @@ pub(super) fn load(settings: &RuntimeSettings) -> Result<(Bundle, Engine), LoadE
     // First the check: when a file is damaged, its hash says it better than ONNX Runtime, which may have failed too.
     let checked = data_check.join()?;
     let model = model?;
-    let engine = Engine::start(frontend, model.image, model.decoder, settings.engine)?;
 
-    let limits = engine.decoder_limits();
+    let limits = model.decoder.limits();
     tracing::info!(
         bundle = %manifest.name,
         precision = %manifest.precision.decoder,
@@ -70,7 +85,7 @@ pub(super) fn load(settings: &RuntimeSettings) -> Result<(Bundle, Engine), LoadE
         load_ms = started.elapsed().as_millis(),
         "model loaded"
     );
-    Ok((bundle, engine))
+    Ok(Opened { bundle, plan, runtime, frontend, model })
 }
 
 /// Shares out the memory that there is before anything is loaded.

@@ -1,5 +1,6 @@
 //! The command line: clap types, one file per command, exit codes. Only here and in `main` is clap named.
 
+mod bench;
 mod load;
 mod runtime_args;
 mod score;
@@ -37,6 +38,8 @@ enum Command {
     Score(score::ScoreArgs),
     /// Check a bundle: file hashes, graph signatures, golden answers
     Verify(verify::VerifyArgs),
+    /// Measure what a bundle gives on this machine
+    Bench(bench::BenchArgs),
 }
 
 impl Cli {
@@ -47,6 +50,7 @@ impl Cli {
             Command::Serve(args) => serve::run(args),
             Command::Score(args) => score::run(&args),
             Command::Verify(args) => verify::run(&args),
+            Command::Bench(args) => bench::run(&args),
         };
         match result {
             Ok(()) => ExitCode::SUCCESS,

@@ -79,6 +79,37 @@ fn score_names_what_was_typed_wrongly_and_exits_with_2() {
 }
 
 #[test]
+fn bench_measures_stages_decode_steps_requests_and_memory() {
+    let short = ["bench", "--json", "--new-tokens", "2", "--repeats", "1", "--rows", "2,1000"];
+    let (code, stdout, stderr) = run(&mut blip2(&short));
+    assert_eq!(code, 0, "{stderr}");
+    let results: Value = serde_json::from_str(&stdout).unwrap();
+    let is_measured = |value: &Value| value.as_f64().is_some_and(|number| number > 0.0);
+    assert!(results["stages_ms"].as_object().unwrap().values().all(is_measured), "{results}");
+    let [fits, does_not_fit] = results["decode_steps"].as_array().unwrap().as_slice() else { panic!("{results}") };
+    for field in ["bare_ms", "in_engine_ms", "ratio", "overhead_ms"] {
+        assert!(is_measured(&fits[field]) && does_not_fit[field].is_null(), "{field}: {results}");
+    }
+    let requests = results["requests"].as_array().unwrap();
+    assert!(requests.iter().all(|case| is_measured(&case["new_tokens_per_s"])), "{results}");
+    assert_eq!(requests.iter().map(|case| &case["requests"]).collect::<Vec<_>>(), [1, 8, 10]);
+    assert!(is_measured(&results["memory"]["resident_bytes"]), "{results}");
+}
+
+#[test]
+fn bench_names_what_cannot_be_measured_and_exits_with_2() {
+    for (flag, value, part) in [
+        ("--rows", "0", "--rows"),
+        ("--queue-rows", "5", "--queue-rows is 5"),
+        ("--new-tokens", "100000", "max_new_tokens is 100000"),
+    ] {
+        let (code, stdout, stderr) = run(&mut blip2(&["bench", flag, value]));
+        assert_eq!((code, stdout.as_str()), (2, ""), "{stderr}");
+        assert!(complaint(&stderr).contains(part), "{stderr}");
+    }
+}
+
+#[test]
 fn verify_tells_what_it_checked() {
     let (code, stdout, stderr) = run(&mut blip2(&["verify"]));
     assert_eq!(code, 0, "{stderr}");
