@@ -8,7 +8,7 @@ use std::hint::black_box;
 use std::path::{Path, PathBuf};
 
 use blip2::bundle::Bundle;
-use blip2::engine::{ImageEncoder as _, ImagePrefix, Logits, StepDecoder as _};
+use blip2::engine::{ImageEncoder as _, ImagePrefix, Logits, PromptPiece, StepDecoder as _};
 use blip2::image::PixelValues;
 use blip2::model::{Blip2, CacheSize, Decoder};
 use blip2::runtime::Runtime;
@@ -35,7 +35,7 @@ fn prompt() -> Vec<i64> {
 fn prefill(decoder: &mut Decoder, slot: usize, prefix: &ImagePrefix) -> Logits {
     let prompt = prompt();
     let len = decoder.limits().prefix_len + prompt.len();
-    decoder.prefill(slot, prefix, &prompt, 0..len).unwrap()
+    decoder.prefill(slot, &[PromptPiece { image: prefix, input_ids: &prompt, positions: 0..len }]).unwrap()
 }
 
 fn fill(decoder: &mut Decoder, prefix: &ImagePrefix, rows: usize) {

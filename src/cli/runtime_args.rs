@@ -66,7 +66,7 @@ pub(super) struct RuntimeArgs {
     queue_rows: NonZeroUsize,
 
     /// Positions of prompts fed between two decode steps, about; more let running answers wait longer
-    #[arg(long, value_name = "N", env = "BLIP2_PREFILL_POSITIONS", default_value = "64")]
+    #[arg(long, value_name = "N", env = "BLIP2_PREFILL_POSITIONS", default_value = "256")]
     prefill_positions: NonZeroUsize,
 
     /// MiB of encoded pictures to keep, so that a picture asked about again is not encoded again; 0 keeps none

@@ -1,12 +1,13 @@
-//! How far the image worker may run ahead of the decoder worker: a picture encoded long before a slot is free for it helps
-//! nobody, and takes the cores from the rows that run.
+//! How far the image worker may run ahead of the decoder worker: as many pictures as one turn of it takes. One encoded long
+//! before a slot is free for it helps nobody, and takes the cores from the rows that run.
 
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
 
-/// Pictures that may be encoded and not yet begun with: the next one, and the one after it.
-const MOST: usize = 2;
+/// Pictures that may be encoded and not yet begun with. Their prompts are fed in one run, and the running rows wait for all
+/// of them: more at a time give more answers a second and let each of them stutter longer (ADR 10).
+const MOST: usize = 4;
 
 /// Counts the jobs between the workers.
 #[derive(Debug, Default)]
@@ -20,6 +21,14 @@ pub(super) struct Ahead {
 pub(super) struct AheadTicket(Arc<Ahead>);
 
 impl Ahead {
+    /// A ticket if a further picture is wanted now.
+    pub(super) fn try_take(ahead: &Arc<Self>) -> Option<AheadTicket> {
+        let mut count = ahead.count.lock();
+        let is_wanted = *count < MOST;
+        *count += usize::from(is_wanted);
+        is_wanted.then(|| AheadTicket(Arc::clone(ahead)))
+    }
+
     /// Waits until a further picture is wanted.
     pub(super) fn wait(ahead: &Arc<Self>) -> AheadTicket {
         let mut count = ahead.count.lock();
@@ -47,12 +56,16 @@ mod tests {
     #[test]
     fn who_comes_too_early_waits_until_another_has_begun() {
         let ahead = Arc::default();
-        let tickets = [Ahead::wait(&ahead), Ahead::wait(&ahead)];
+        let tickets = [(); MOST].map(|()| Ahead::wait(&ahead));
+        assert!(Ahead::try_take(&ahead).is_none());
         let (send, passed) = mpsc::channel();
         let waiting = Arc::clone(&ahead);
-        thread::spawn(move || send.send(Ahead::wait(&waiting)));
+        thread::spawn(move || send.send(Some(Ahead::wait(&waiting))));
         assert!(passed.recv_timeout(Duration::from_millis(30)).is_err());
         drop(tickets);
-        assert!(passed.recv_timeout(Duration::from_secs(20)).is_ok());
+        let ticket = passed.recv_timeout(Duration::from_secs(20)).unwrap().unwrap();
+        let others = [(); MOST - 1].map(|()| Ahead::try_take(&ahead));
+        assert!(others.iter().all(Option::is_some) && Ahead::try_take(&ahead).is_none());
+        drop(ticket);
     }
 }

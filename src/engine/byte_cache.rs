@@ -65,6 +65,11 @@ impl<K: Hash + Eq, V> ByteCache<K, V> {
         found
     }
 
+    /// Whether a value is here; asking counts for nothing.
+    pub(super) fn holds(&self, key: &K) -> bool {
+        self.entries.contains(key)
+    }
+
     /// Counts a value as found that is still being made and not yet here.
     pub(super) fn count_hit(&self) {
         self.counters.hits.fetch_add(1, Ordering::Relaxed);
@@ -80,16 +85,26 @@ impl<K: Hash + Eq, V> ByteCache<K, V> {
         if !self.fits(bytes) {
             return;
         }
-        if let Some((_, replaced)) = self.entries.put(key, (value, bytes)) {
+        if let Some((_, replaced)) = self.entries.pop_entry(&key).map(|(_, replaced)| replaced) {
             self.bytes -= replaced;
         }
+        self.make_room(bytes);
+        self.entries.put(key, (value, bytes));
         self.bytes += bytes;
-        while self.bytes > self.capacity {
-            let Some((_, (_, evicted))) = self.entries.pop_lru() else { break };
+        self.counters.bytes.store(self.bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Throws values out until so many bytes fit. The last one thrown out, whose memory may be of use.
+    pub(super) fn make_room(&mut self, bytes: usize) -> Option<V> {
+        let mut last = None;
+        while self.bytes.saturating_add(bytes) > self.capacity {
+            let Some((_, (value, evicted))) = self.entries.pop_lru() else { break };
             self.bytes -= evicted;
             self.counters.evictions.fetch_add(1, Ordering::Relaxed);
+            last = Some(value);
         }
         self.counters.bytes.store(self.bytes as u64, Ordering::Relaxed);
+        last
     }
 }
 

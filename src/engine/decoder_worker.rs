@@ -64,7 +64,7 @@ impl<D: StepDecoder> DecoderWorker<D> {
     fn prefill(&mut self) {
         let mut spent = 0;
         while spent < self.prefill_positions {
-            if self.waiting.front().is_some_and(|job| self.slots.has_room(job))
+            while self.waiting.front().is_some_and(|job| self.slots.has_room(job))
                 && let Some(job) = self.waiting.pop_front()
             {
                 self.slots.begin(&mut self.decoder, job);
@@ -72,7 +72,7 @@ impl<D: StepDecoder> DecoderWorker<D> {
             if !self.slots.is_prefilling() {
                 return;
             }
-            spent += self.slots.prefill_piece(&mut self.decoder);
+            spent += self.slots.prefill(&mut self.decoder, self.prefill_positions - spent);
         }
     }
 }

@@ -13,7 +13,8 @@ use parking_lot::{Condvar, Mutex};
 
 use super::picture::PictureTable;
 use super::{
-    DecoderLimits, EncodedImage, ImageEncoder, ImagePrefix, Logits, ModelError, Picture, SavedRow, StepDecoder,
+    DecoderLimits, EncodedImage, ImageEncoder, ImagePrefix, Logits, ModelError, Picture, PromptPiece, SavedRow,
+    StepDecoder,
 };
 use crate::generation::{Continuation, GenerationError, Origin, Outcome, Task};
 use crate::image::{ImageLimits, PixelValues, Preprocessor, PreprocessorConfig};
@@ -269,6 +270,22 @@ impl FakeDecoder {
         self.expect(slot < self.rows.len(), || format!("slot {slot} of {}", self.rows.len()))
     }
 
+    fn is_allowed(&self, slot: usize, piece: &PromptPiece<'_>) -> bool {
+        let (prompt, piece) = (positions(piece.image, piece.input_ids), &piece.positions);
+        if !self.is_slot(slot) {
+            return false;
+        }
+        let row = &self.rows[slot];
+        self.expect((2..=self.limits.piece).contains(&piece.len()), || format!("a piece of {piece:?}"))
+            && self.expect(piece.end <= prompt.len(), || format!("{piece:?} of a prompt of {}", prompt.len()))
+            && self.expect(piece.start == 0 || row.len == piece.start, || {
+                format!("slot {slot} holds {} positions and is fed {piece:?}", row.len)
+            })
+            && self.expect(row.cells[..piece.start] == prompt[..piece.start], || {
+                format!("slot {slot} is fed {piece:?} behind another's positions")
+            })
+    }
+
     fn logits(&self, slots: Range<usize>) -> Logits {
         let elements = self.rows[slots].iter().flat_map(|row| self.model.logits(row.as_slice())).collect();
         Logits::new(self.model.vocabulary, elements)
@@ -284,37 +301,35 @@ impl StepDecoder for FakeDecoder {
         self.limits
     }
 
-    fn prefill(
-        &mut self,
-        slot: usize,
-        image: &ImagePrefix,
-        input_ids: &[i64],
-        piece: Range<usize>,
-    ) -> Result<Logits, ModelError> {
-        let prompt = positions(image, input_ids);
-        if !self.is_slot(slot) {
-            return Err(Self::forbidden());
-        }
-        let row = &self.rows[slot];
-        let is_well = self.expect((2..=self.limits.piece).contains(&piece.len()), || format!("a piece of {piece:?}"))
-            && self.expect(piece.end <= prompt.len(), || format!("{piece:?} of a prompt of {}", prompt.len()))
-            && self.expect(piece.start == 0 || row.len == piece.start, || {
-                format!("slot {slot} holds {} positions and is fed {piece:?}", row.len)
-            })
-            && self.expect(row.cells[..piece.start] == prompt[..piece.start], || {
-                format!("slot {slot} is fed {piece:?} behind another's positions")
-            });
+    fn prefill(&mut self, first: usize, pieces: &[PromptPiece<'_>]) -> Result<Logits, ModelError> {
+        let prefix_len = self.limits.prefix_len;
+        let is_well = self.expect(!pieces.is_empty(), || "a run without a piece".into())
+            && pieces.iter().zip(first..).all(|(piece, slot)| self.is_allowed(slot, piece))
+            && self.expect(
+                pieces.len() == 1
+                    || pieces.iter().all(|piece| piece.positions.start == 0 && piece.positions.end > prefix_len),
+                || "several pieces in one run that do not begin a prompt and reach into its text".into(),
+            );
         if !is_well {
             return Err(Self::forbidden());
         }
         let ran = self.controls.prefill.run();
-        self.runs.push(Run::Piece { prompt: input_ids.as_ptr().addr(), positions: piece.clone(), is_ok: ran.is_ok() });
+        for PromptPiece { input_ids, positions, .. } in pieces {
+            let prompt = input_ids.as_ptr().addr();
+            self.runs.push(Run::Piece { prompt, positions: positions.clone(), is_ok: ran.is_ok() });
+        }
         ran?;
-        self.rows[slot].write(piece.start, &prompt[piece]);
-        Ok(self.logits(slot..slot + 1))
+        // What is padded is written too, behind the rows.
+        let longest = pieces.iter().map(|piece| piece.positions.len()).max().unwrap_or(0);
+        for (PromptPiece { image, input_ids, positions: fed }, slot) in pieces.iter().zip(first..) {
+            let row = &mut self.rows[slot];
+            row.write(fed.start, &vec![f32::NAN; longest]);
+            row.write(fed.start, &positions(image, input_ids)[fed.clone()]);
+        }
+        Ok(self.logits(first..first + pieces.len()))
     }
 
-    fn save_row(&self, slot: usize, len: usize) -> SavedRow {
+    fn save_row(&self, slot: usize, len: usize, _: SavedRow) -> SavedRow {
         let elements = if self.is_slot(slot)
             && self.expect(len <= self.rows[slot].len, || format!("{len} positions of slot {slot} are saved"))
         {

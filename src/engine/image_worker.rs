@@ -50,7 +50,8 @@ impl ImageWork {
     }
 }
 
-/// Works until all engine handles are gone. Holds `cores` while it computes.
+/// Works until all engine handles are gone. Holds `cores` while it computes: for one picture after the other, until none is
+/// waiting or the decoder worker has enough to begin with.
 pub(super) fn run(
     mut encoder: impl ImageEncoder,
     pictures: &PictureTable,
@@ -59,21 +60,31 @@ pub(super) fn run(
     cores: &FairMutex<()>,
 ) {
     let ahead = Arc::default();
-    for mut work in waiting {
+    let mut turn = None;
+    loop {
+        let Some(mut work) = next(waiting, &mut turn) else { return };
         let picture = work.picture().clone();
         let is_known = picture.prefix().is_some();
         if !is_known && let ImageWork::Job(job) = &mut work {
-            job.ahead = Some(Ahead::wait(&ahead));
+            job.ahead = Ahead::try_take(&ahead).or_else(|| {
+                turn = None;
+                Some(Ahead::wait(&ahead))
+            });
         }
         if work.is_over() {
             work.fail(EngineError::DeadlineExceeded);
             continue;
         }
-        // What is known needs no cores. They are held until the job is handed on, so that the decoder's turn finds it.
-        let _turn = (!is_known).then(|| cores.lock());
+        // What is known needs no cores.
+        if !is_known {
+            turn.get_or_insert_with(|| cores.lock());
+        }
         let encoded = pictures.encode(&picture, &mut encoder);
         match (work, encoded) {
-            (work, Err(error)) => work.fail(error),
+            (work, Err(error)) => {
+                turn = None; // it counts for nothing with `ahead`, and the running rows are not to wait for many of them
+                work.fail(error);
+            }
             (ImageWork::Job(mut job), Ok(timings)) => {
                 job.encoded(timings);
                 if ready.send(*job).is_err() {
@@ -81,9 +92,18 @@ pub(super) fn run(
                 }
             }
             (ImageWork::Picture { reply, permit, .. }, Ok(_)) => {
+                turn = None; // as above
                 let _ = reply.send(Ok(()));
                 drop(permit);
             }
         }
     }
+}
+
+/// The next picture, for which the turn goes on if it waits already. `None` when no further one can come.
+fn next<T>(waiting: &Receiver<ImageWork>, turn: &mut Option<T>) -> Option<ImageWork> {
+    waiting.try_recv().ok().or_else(|| {
+        *turn = None;
+        waiting.recv().ok()
+    })
 }

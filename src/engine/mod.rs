@@ -52,7 +52,7 @@ pub use self::pending::{AnswerStream, Pending, StreamEvent};
 pub use self::picture::Picture;
 pub use self::picture_store::{PictureId, PictureIdError, StoreError, StoreOptions};
 pub use self::traits::{
-    DecoderLimits, EncodedImage, ImageEncoder, ImagePrefix, Logits, ModelError, SavedRow, StepDecoder,
+    DecoderLimits, EncodedImage, ImageEncoder, ImagePrefix, Logits, ModelError, PromptPiece, SavedRow, StepDecoder,
 };
 
 use self::admission::Admission;

@@ -18,8 +18,12 @@ use super::EngineError;
 use super::byte_cache::{ByteCache, CacheCounters};
 use super::job::Queued;
 use super::picture::PictureKey;
-use super::traits::{DecoderLimits, Logits, ModelError, SavedRow, StepDecoder};
+use super::traits::{DecoderLimits, ModelError, PromptPiece, SavedRow, StepDecoder};
 use crate::generation::{Continuation, Origin};
+
+/// Prompts are fed together if none of them is so many positions shorter than the longest: what is padded costs as much as
+/// what is fed, and a run of its own the time to read the weights (benches/results: about 20 positions on two cores).
+const MOST_PADDING: usize = 16;
 
 /// Jobs are numbered as they come.
 type JobNumber = u64;
@@ -58,6 +62,15 @@ impl Prefilling {
         let left = self.prompt_len - self.done;
         let len = if left <= piece { left } else { piece.min(left - 2) };
         self.done..self.done + len
+    }
+
+    /// `None` while the picture is not encoded.
+    fn piece(&self, positions: Range<usize>) -> Option<PromptPiece<'_>> {
+        Some(PromptPiece { image: self.job.picture.prefix()?, input_ids: &self.job.input_ids, positions })
+    }
+
+    fn picture_key(&self) -> PictureKey {
+        self.job.picture.key()
     }
 }
 
@@ -139,44 +152,89 @@ impl SlotTable {
         self.give_back_idle(decoder);
     }
 
-    /// Feeds the next piece of the next prompt, whose row becomes active with the last. How many positions it fed.
-    pub(super) fn prefill_piece(&mut self, decoder: &mut impl StepDecoder) -> usize {
-        let Some(mut prompt) = self.prefilling.pop_front() else { return 0 };
+    /// Feeds the next piece of the next prompt; in the same run also the first pieces of prompts in the slots beside it, as
+    /// far as `positions` last. A row becomes active with its last piece. How many positions were fed.
+    pub(super) fn prefill(&mut self, decoder: &mut impl StepDecoder, positions: usize) -> usize {
         let started = Instant::now();
-        if prompt.done == 0 {
-            prompt.done = self.restore(decoder, &prompt);
-        }
-        let piece = prompt.next_piece(self.limits.piece);
-        let logits = match prompt.job.picture.prefix() {
-            Some(prefix) => decoder.prefill(prompt.slot, prefix, &prompt.job.input_ids, piece.clone()),
+        let batch = self.next_prompts(decoder, positions);
+        let Some(first) = batch.first().map(|prompt| prompt.slot) else { return 0 };
+        let fed: Vec<Range<usize>> = batch.iter().map(|prompt| prompt.next_piece(self.limits.piece)).collect();
+        let pieces = batch.iter().zip(&fed).map(|(prompt, positions)| prompt.piece(positions.clone()));
+        let logits = match pieces.collect::<Option<Vec<_>>>() {
+            Some(pieces) => decoder.prefill(first, &pieces),
             None => Err(ModelError::new("the picture was not encoded")),
         };
-        prompt.job.timings.prefill += started.elapsed();
-        prompt.done = piece.end;
+        let took = started.elapsed();
         match logits {
             Err(source) => {
-                self.unbook(&prompt.job);
-                prompt.job.fail(model_error("prefill", Arc::new(source)));
+                let source = Arc::new(source);
+                for prompt in batch {
+                    self.unbook(&prompt.job);
+                    prompt.job.fail(model_error("prefill", Arc::clone(&source)));
+                }
             }
             Ok(logits) => {
-                if piece.contains(&self.limits.prefix_len) {
-                    self.remember(decoder, &prompt);
+                // They stay in the table, first, because an active row may have to move a prompt out of its way.
+                for (mut prompt, fed) in batch.into_iter().zip(&fed).rev() {
+                    prompt.job.timings.prefill += took;
+                    prompt.done = fed.end;
+                    self.prefilling.push_front(prompt);
                 }
-                if prompt.done == prompt.prompt_len {
-                    self.activate(decoder, prompt, &logits);
-                } else {
-                    self.prefilling.push_back(prompt);
+                for (fed, logits) in fed.iter().zip(logits.rows()) {
+                    self.settle_prompt(decoder, fed, logits);
                 }
             }
         }
-        piece.len()
+        fed.iter().map(Range::len).sum()
+    }
+
+    /// The prompts to feed in the next run, in the order of their slots: the first in the queue, and if that has just begun,
+    /// those of its neighbours that have just begun too. None of a picture that another makes known.
+    fn next_prompts(&mut self, decoder: &mut impl StepDecoder, positions: usize) -> Vec<Prefilling> {
+        let Some(mut lead) = self.prefilling.pop_front() else { return Vec::new() };
+        if lead.done == 0 {
+            lead.done = self.restore(decoder, &lead);
+        }
+        let piece = lead.next_piece(self.limits.piece);
+        let (mut shortest, mut longest, mut left) = (piece.len(), piece.len(), positions.saturating_sub(piece.len()));
+        let is_alone = lead.done > 0 || piece.end <= self.limits.prefix_len;
+        let mut batch = vec![lead];
+        while !is_alone {
+            let slot = batch[0].slot + batch.len();
+            let Some(place) = self.prefilling.iter().position(|prompt| prompt.slot == slot) else { break };
+            let next = &self.prefilling[place];
+            let (is_new, len) = (next.done == 0, next.next_piece(self.limits.piece).len());
+            (shortest, longest) = (shortest.min(len), longest.max(len));
+            let fits = len <= left && longest - shortest <= MOST_PADDING && len > self.limits.prefix_len;
+            let is_known = self.prefixes.holds(&next.picture_key())
+                || self.keeps_prefixes() && batch.iter().any(|other| other.picture_key() == next.picture_key());
+            if !is_new || !fits || is_known || next.job.picture.prefix().is_none() {
+                break;
+            }
+            left -= len;
+            batch.extend(self.prefilling.remove(place));
+        }
+        batch
+    }
+
+    /// What comes of the first prompt in the queue, now that these positions of it were fed.
+    fn settle_prompt(&mut self, decoder: &mut impl StepDecoder, fed: &Range<usize>, logits: &[f32]) {
+        let Some(prompt) = self.prefilling.pop_front() else { return };
+        if fed.contains(&self.limits.prefix_len) {
+            self.remember(decoder, &prompt);
+        }
+        if prompt.done == prompt.prompt_len {
+            self.activate(decoder, prompt, logits);
+        } else {
+            self.prefilling.push_back(prompt);
+        }
     }
 
     /// Fills a slot with what is known of the job's picture. How many positions that were.
     fn restore(&mut self, decoder: &mut impl StepDecoder, prompt: &Prefilling) -> usize {
         // A run of one position takes another kernel and would give other bits, so at least two are left to feed.
         let most = prompt.prompt_len.saturating_sub(2);
-        self.prefixes.get(&prompt.job.picture.key()).map_or(0, |saved| {
+        self.prefixes.get(&prompt.picture_key()).map_or(0, |saved| {
             let len = saved.len.min(most);
             decoder.restore_row(prompt.slot, saved, len);
             len
@@ -185,14 +243,24 @@ impl SlotTable {
 
     /// Keeps the keys and values of picture and start token, which every further question about it begins with.
     fn remember(&mut self, decoder: &impl StepDecoder, prompt: &Prefilling) {
-        let len = self.limits.prefix_len + 1;
-        let bytes = len * self.limits.position_bytes;
-        if self.prefixes.fits(bytes) {
-            self.prefixes.put(prompt.job.picture.key(), decoder.save_row(prompt.slot, len), bytes);
+        if self.keeps_prefixes() {
+            let bytes = self.saved_len() * self.limits.position_bytes;
+            let unneeded = self.prefixes.make_room(bytes).unwrap_or_default();
+            let saved = decoder.save_row(prompt.slot, self.saved_len(), unneeded);
+            self.prefixes.put(prompt.picture_key(), saved, bytes);
         }
     }
 
-    fn activate(&mut self, decoder: &mut impl StepDecoder, prompt: Prefilling, logits: &Logits) {
+    /// Positions of picture and start token.
+    fn saved_len(&self) -> usize {
+        self.limits.prefix_len + 1
+    }
+
+    fn keeps_prefixes(&self) -> bool {
+        self.prefixes.fits(self.saved_len() * self.limits.position_bytes)
+    }
+
+    fn activate(&mut self, decoder: &mut impl StepDecoder, prompt: Prefilling, logits: &[f32]) {
         let Prefilling { job, slot: from, prompt_len, .. } = prompt;
         let (number, slot) = (self.next_job, self.rows.len());
         self.next_job += 1;
@@ -200,7 +268,7 @@ impl SlotTable {
         let other = self.prefilling.iter_mut().find(|other| other.slot == slot);
         let saved = other.map(|other| {
             other.slot = from;
-            decoder.save_row(slot, other.done)
+            decoder.save_row(slot, other.done, SavedRow::default())
         });
         decoder.copy_row(from, slot, 0..prompt_len);
         if let Some(saved) = saved {
@@ -211,8 +279,7 @@ impl SlotTable {
         self.rows.push(ActiveRow { job: number, token: 0, fed: Vec::new() });
         self.jobs.insert(number, Running { job, slots: vec![slot], prompt_len });
         self.give_back_idle(decoder);
-        let rows: Vec<&[f32]> = logits.rows().collect();
-        self.advance(decoder, number, &rows);
+        self.advance(decoder, number, &[logits]);
     }
 
     /// The slot behind the active rows, for a row of so many positions. A prompt that is being fed there makes way.

@@ -21,21 +21,17 @@ pub trait StepDecoder: Send {
     /// How many rows of which length there is memory for.
     fn limits(&self) -> DecoderLimits;
 
-    /// Feeds `positions` of a prompt, image prefix and then `input_ids`, to the row in `slot`, which holds those before
-    /// already. Logits of the last of them, `[1, vocab]`.
+    /// Feeds a piece of a prompt to each of the slots from `first` on, whose rows hold the positions before it already.
+    /// Several at once only where all of them begin their prompt and reach into its text. Logits of the last position of
+    /// each, `[pieces.len(), vocab]`.
     ///
     /// # Errors
-    /// [`ModelError`] when the run fails; the row then holds what it held before.
-    fn prefill(
-        &mut self,
-        slot: usize,
-        image: &ImagePrefix,
-        input_ids: &[i64],
-        positions: Range<usize>,
-    ) -> Result<Logits, ModelError>;
+    /// [`ModelError`] when the run fails; the rows then hold what they held before.
+    fn prefill(&mut self, first: usize, pieces: &[PromptPiece<'_>]) -> Result<Logits, ModelError>;
 
-    /// A copy of the first `len` positions of the row in `slot`.
-    fn save_row(&self, slot: usize, len: usize) -> SavedRow;
+    /// A copy of the first `len` positions of the row in `slot`, in the memory of one that is not needed any more: fresh
+    /// memory takes far longer to write.
+    fn save_row(&self, slot: usize, len: usize, unneeded: SavedRow) -> SavedRow;
 
     /// Makes the row in `slot` the first `len` positions of a saved one.
     fn restore_row(&mut self, slot: usize, saved: &SavedRow, len: usize);
@@ -57,6 +53,17 @@ pub trait StepDecoder: Send {
     fn held(&self, slot: usize) -> usize;
 }
 
+/// A part of a prompt: of `image` and then `input_ids`, the given positions.
+#[derive(Debug, Clone)]
+pub struct PromptPiece<'a> {
+    /// What precedes the text.
+    pub image: &'a ImagePrefix,
+    /// The text.
+    pub input_ids: &'a [i64],
+    /// The positions to feed, counted from the first of the image.
+    pub positions: Range<usize>,
+}
+
 /// The decoder's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DecoderLimits {
@@ -76,7 +83,7 @@ pub struct DecoderLimits {
 }
 
 /// Keys and values of some positions, in whatever order the decoder keeps them.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct SavedRow {
     /// Positions.
     pub len: usize,

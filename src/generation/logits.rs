@@ -1,10 +1,13 @@
 //! One row of logits as numbers: is it finite, its maximum, its softmax, its best entries.
 //!
 //! These passes over the whole vocabulary are what generation costs, so the loops keep independent lanes, which the
-//! compiler turns into vector instructions.
+//! compiler turns into vector instructions, and `pulp` picks the widest that the processor has. The results are the same to
+//! the bit on all of them.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
+
+use pulp::{Arch, Simd, WithSimd};
 
 /// Logits or scores that no token can be chosen from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -35,45 +38,77 @@ pub(super) fn log_normalizer(scores: &[f32]) -> Option<f32> {
 
 /// The largest score, `None` when one is not finite, or there is none.
 fn finite_maximum(scores: &[f32]) -> Option<f32> {
-    const INFINITY_BITS: i32 = 0x7f80_0000;
-    let mut highest = [f32::NEG_INFINITY; LANES];
-    let mut magnitude = [0_i32; LANES];
-    let chunks = scores.chunks_exact(LANES);
-    let rest = chunks.remainder();
-    for chunk in chunks {
-        for lane in 0..LANES {
-            highest[lane] = if chunk[lane] > highest[lane] { chunk[lane] } else { highest[lane] };
-            // Without its sign a float's bits grow with its size; infinity and NaN are the largest.
-            let bits = chunk[lane].abs().to_bits() as i32;
-            magnitude[lane] = if bits > magnitude[lane] { bits } else { magnitude[lane] };
+    Arch::new().dispatch(FiniteMaximum(scores))
+}
+
+struct FiniteMaximum<'a>(&'a [f32]);
+
+impl WithSimd for FiniteMaximum<'_> {
+    type Output = Option<f32>;
+
+    #[inline(always)] // or it would be compiled for the oldest processor
+    fn with_simd<S: Simd>(self, _: S) -> Option<f32> {
+        const INFINITY_BITS: i32 = 0x7f80_0000;
+        let mut highest = [f32::NEG_INFINITY; LANES];
+        let mut magnitude = [0_i32; LANES];
+        let chunks = self.0.chunks_exact(LANES);
+        let rest = chunks.remainder();
+        for chunk in chunks {
+            for lane in 0..LANES {
+                highest[lane] = if chunk[lane] > highest[lane] { chunk[lane] } else { highest[lane] };
+                // Without its sign a float's bits grow with its size; infinity and NaN are the largest.
+                let bits = chunk[lane].abs().to_bits() as i32;
+                magnitude[lane] = if bits > magnitude[lane] { bits } else { magnitude[lane] };
+            }
         }
+        let is_finite =
+            magnitude.iter().all(|bits| *bits < INFINITY_BITS) && rest.iter().all(|score| score.is_finite());
+        let highest = highest.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
+        (is_finite && highest > f32::NEG_INFINITY).then_some(highest)
     }
-    let is_finite = magnitude.iter().all(|bits| *bits < INFINITY_BITS) && rest.iter().all(|score| score.is_finite());
-    let highest = highest.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
-    (is_finite && highest > f32::NEG_INFINITY).then_some(highest)
 }
 
 /// The sum of exp(score − highest). Blocks are added up in f64: 50,000 terms in f32 would cost digits that the goldens have.
 pub(super) fn sum_of_exp(scores: &[f32], highest: f32) -> f64 {
-    const BLOCK: usize = 64 * LANES;
-    let mut total = 0.0;
-    for block in scores.chunks(BLOCK) {
-        let mut sums = [0_f32; LANES];
-        let chunks = block.chunks_exact(LANES);
-        let rest = chunks.remainder();
-        for chunk in chunks {
-            for lane in 0..LANES {
-                sums[lane] += exp(chunk[lane] - highest);
+    Arch::new().dispatch(SumOfExp { scores, highest })
+}
+
+struct SumOfExp<'a> {
+    scores: &'a [f32],
+    highest: f32,
+}
+
+impl WithSimd for SumOfExp<'_> {
+    type Output = f64;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> f64 {
+        const BLOCK: usize = 64 * LANES;
+        let Self { scores, highest } = self;
+        let mut total = 0.0;
+        for block in scores.chunks(BLOCK) {
+            let mut sums = [0_f32; LANES];
+            let chunks = block.chunks_exact(LANES);
+            let rest = chunks.remainder();
+            for chunk in chunks {
+                for lane in 0..LANES {
+                    sums[lane] += exp(chunk[lane] - highest);
+                }
+            }
+            for sum in sums {
+                total += f64::from(sum);
+            }
+            for score in rest {
+                total += f64::from(exp(score - highest));
             }
         }
-        total += sums.iter().map(|sum| f64::from(*sum)).sum::<f64>();
-        total += rest.iter().map(|score| f64::from(exp(score - highest))).sum::<f64>();
+        total
     }
-    total
 }
 
 /// e to the power of `x` ≤ 0, within 2 units in the last place, 0 below −87. The polynomial is that of the Cephes library;
 /// `f32::exp` is a call, which cannot be vectorised.
+#[inline(always)]
 fn exp(x: f32) -> f32 {
     /// Adding it rounds to an integer, which then stands in the low bits.
     const ROUND: f32 = 12_582_912.0;
@@ -92,16 +127,27 @@ fn exp(x: f32) -> f32 {
 
 /// The index of the largest score, the lowest on a tie. `None` when no score is above −∞.
 pub(super) fn argmax(scores: &[f32]) -> Option<usize> {
-    let mut highest = [f32::NEG_INFINITY; LANES];
-    let chunks = scores.chunks_exact(LANES);
-    let rest = chunks.remainder();
-    for chunk in chunks {
-        for lane in 0..LANES {
-            highest[lane] = if chunk[lane] > highest[lane] { chunk[lane] } else { highest[lane] };
-        }
-    }
-    let highest = highest.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max);
+    let highest = Arch::new().dispatch(Maximum(scores));
     (highest > f32::NEG_INFINITY).then(|| scores.iter().position(|score| *score == highest))?
+}
+
+struct Maximum<'a>(&'a [f32]);
+
+impl WithSimd for Maximum<'_> {
+    type Output = f32;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> f32 {
+        let mut highest = [f32::NEG_INFINITY; LANES];
+        let chunks = self.0.chunks_exact(LANES);
+        let rest = chunks.remainder();
+        for chunk in chunks {
+            for lane in 0..LANES {
+                highest[lane] = if chunk[lane] > highest[lane] { chunk[lane] } else { highest[lane] };
+            }
+        }
+        highest.iter().chain(rest).copied().fold(f32::NEG_INFINITY, f32::max)
+    }
 }
 
 /// The tokens above −∞ in the order of their ids, and their softmax as scores.

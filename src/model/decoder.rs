@@ -7,10 +7,13 @@ use ort::value::{Shape, Tensor, TensorElementType};
 
 use super::{CacheSize, KvCache};
 use crate::bundle::{Bundle, DecoderManifest, KvKind};
-use crate::engine::{DecoderLimits, ImagePrefix, Logits, ModelError, SavedRow, StepDecoder};
+use crate::engine::{DecoderLimits, Logits, ModelError, PromptPiece, SavedRow, StepDecoder};
 use crate::runtime::{Expected, GraphSession, KvLayerNames, Runtime, RuntimeError, f32_tensor};
 
 const GRAPH: &str = "decoder";
+
+/// What stands behind a prompt that is shorter than the others of its run. Nothing reads it, so any id does.
+const PADDING: i64 = 0;
 
 /// The session of the decoder, and the cache that it writes.
 #[derive(Debug)]
@@ -22,13 +25,17 @@ pub struct Decoder {
     kv_tokens: usize,
 }
 
-/// What one run feeds: `rows` slots with `seq_len` tokens each, and the image prefix at prefill.
-struct Step<'a> {
+/// What one run feeds to `rows` slots.
+struct Step {
     rows: Range<usize>,
+    /// `[rows, seq_len]`, padded on the right.
     input_ids: Vec<i64>,
-    image_prefix: &'a [f32],
-    /// Positions that each row gains: the prefix and its tokens.
-    gained: usize,
+    seq_len: usize,
+    /// `[rows, prefix_len, hidden]`.
+    image_prefix: Vec<f32>,
+    prefix_len: usize,
+    /// Positions that each row gains: of the prefix and its own tokens.
+    gained: Vec<usize>,
 }
 
 impl Decoder {
@@ -57,38 +64,39 @@ impl Decoder {
         (2 * self.manifest.head_dim).clamp(4, FITS_EVERY_CACHE)
     }
 
-    fn step(&mut self, step: Step<'_>) -> Result<Logits, RuntimeError> {
-        let (rows, gained) = (step.rows.clone(), step.gained);
+    fn step(&mut self, step: Step) -> Result<Logits, RuntimeError> {
+        let (rows, gained) = (step.rows.clone(), step.gained.clone());
         let logits = self.run(step).map_err(|source| RuntimeError::Run { graph: self.session.graph(), source })?;
         // The run wrote these positions, so the rows grow only now. After a failed run the same step can be repeated.
-        self.cache.advance(rows, gained);
+        rows.zip(gained).for_each(|(slot, gained)| self.cache.advance(slot, gained));
         Ok(logits)
     }
 
-    fn run(&mut self, step: Step<'_>) -> ort::Result<Logits> {
-        let Step { rows, input_ids, image_prefix, gained } = step;
+    fn run(&mut self, step: Step) -> ort::Result<Logits> {
+        let Step { rows, input_ids, seq_len, image_prefix, prefix_len, gained } = step;
         let (count, hidden, vocab) = (rows.len(), self.manifest.hidden_size, self.manifest.vocab_size);
         let lens: Vec<usize> = rows.clone().map(|slot| self.cache.len(slot)).collect();
-        let longest = lens.iter().max().map_or(0, |len| len + gained);
+        let written = prefix_len + seq_len; // what is padded is written too
+        let longest = lens.iter().max().map_or(0, |len| len + written);
         // Older kernels do not check this, and the binding's safety rests on it.
         assert!(longest <= self.cache.max_len(), "the engine admits only what fits max_len");
+        rows.clone().zip(&lens).for_each(|(slot, len)| self.cache.will_write(slot, len + written));
 
         let names = &self.manifest.inputs;
         let positions: Vec<i64> =
-            lens.iter().flat_map(|len| (*len..len + gained).map(|position| position as i64)).collect();
-        let seqlens_k: Vec<i32> = lens.iter().map(|len| (len + gained - 1) as i32).collect();
-        let seq_len = input_ids.len() / count;
+            lens.iter().flat_map(|len| (*len..len + written).map(|position| position as i64)).collect();
+        let seqlens_k: Vec<i32> = lens.iter().zip(&gained).map(|(len, gained)| (len + gained - 1) as i32).collect();
+        let last: Vec<i64> = gained.iter().map(|gained| *gained as i64 - 1).collect();
         let session = self.session.session_mut();
         let mut binding = self.cache.bind(session, rows, (&self.manifest.outputs.logits, [count, 1, vocab]))?;
         binding.input(&names.input_ids, Tensor::<i64>::from_array(([count, seq_len], input_ids))?)?;
-        let prefix = f32_tensor([count, gained - seq_len, hidden], image_prefix.to_vec())?;
+        let prefix = f32_tensor([count, prefix_len, hidden], image_prefix)?;
         binding.input(&names.image_prefix, prefix)?;
-        binding.input(&names.position_ids, Tensor::<i64>::from_array(([count, gained], positions))?)?;
+        binding.input(&names.position_ids, Tensor::<i64>::from_array(([count, written], positions))?)?;
         binding.input(&names.seqlens_k, Tensor::<i32>::from_array(([count], seqlens_k))?)?;
         let total = Tensor::<i32>::from_array((Shape::new([]), vec![longest as i32]))?;
         binding.input(&names.total_sequence_length, total)?;
-        let last = Tensor::<i64>::from_array(([count, 1], vec![gained as i64 - 1; count]))?;
-        binding.input(&names.logits_index, last)?;
+        binding.input(&names.logits_index, Tensor::<i64>::from_array(([count, 1], last))?)?;
         Ok(Logits::new(vocab, binding.run(session)?))
     }
 }
@@ -105,24 +113,34 @@ impl StepDecoder for Decoder {
         }
     }
 
-    fn prefill(
-        &mut self,
-        slot: usize,
-        image: &ImagePrefix,
-        input_ids: &[i64],
-        positions: Range<usize>,
-    ) -> Result<Logits, ModelError> {
-        self.cache.set_len(slot, positions.start);
+    fn prefill(&mut self, first: usize, pieces: &[PromptPiece<'_>]) -> Result<Logits, ModelError> {
         let (prefix_len, hidden) = (self.prefix_len, self.manifest.hidden_size);
-        let of_image = |position: usize| position.min(prefix_len) * hidden;
+        let of_image = |position: usize| position.min(prefix_len);
         let of_text = |position: usize| position.saturating_sub(prefix_len);
-        let input_ids = input_ids[of_text(positions.start)..of_text(positions.end)].to_vec();
-        let image_prefix = &image.as_slice()[of_image(positions.start)..of_image(positions.end)];
-        Ok(self.step(Step { rows: slot..slot + 1, input_ids, image_prefix, gained: positions.len() })?)
+        let text_of = |piece: &PromptPiece<'_>| of_text(piece.positions.start)..of_text(piece.positions.end);
+        let image_of = |piece: &PromptPiece<'_>| of_image(piece.positions.start)..of_image(piece.positions.end);
+        let seq_len = pieces.iter().map(|piece| text_of(piece).len()).max().unwrap_or(0);
+
+        let (mut input_ids, mut image_prefix) = (Vec::new(), Vec::new());
+        for (slot, piece) in (first..).zip(pieces) {
+            self.cache.set_len(slot, piece.positions.start);
+            input_ids.extend_from_slice(&piece.input_ids[text_of(piece)]);
+            input_ids.resize(input_ids.len().next_multiple_of(seq_len.max(1)), PADDING);
+            let Range { start, end } = image_of(piece);
+            image_prefix.extend_from_slice(&piece.image.as_slice()[start * hidden..end * hidden]);
+        }
+        Ok(self.step(Step {
+            rows: first..first + pieces.len(),
+            input_ids,
+            seq_len,
+            prefix_len: image_prefix.len() / hidden / pieces.len().max(1),
+            image_prefix,
+            gained: pieces.iter().map(|piece| piece.positions.len()).collect(),
+        })?)
     }
 
-    fn save_row(&self, slot: usize, len: usize) -> SavedRow {
-        self.cache.save_row(slot, len)
+    fn save_row(&self, slot: usize, len: usize, unneeded: SavedRow) -> SavedRow {
+        self.cache.save_row(slot, len, unneeded)
     }
 
     fn restore_row(&mut self, slot: usize, saved: &SavedRow, len: usize) {
@@ -131,7 +149,8 @@ impl StepDecoder for Decoder {
 
     fn decode(&mut self, tokens: &[i64]) -> Result<Logits, ModelError> {
         let rows = 0..tokens.len();
-        Ok(self.step(Step { rows, input_ids: tokens.to_vec(), image_prefix: &[], gained: 1 })?)
+        let (input_ids, gained) = (tokens.to_vec(), vec![1; tokens.len()]);
+        Ok(self.step(Step { rows, input_ids, seq_len: 1, image_prefix: Vec::new(), prefix_len: 0, gained })?)
     }
 
     fn copy_row(&mut self, from: usize, to: usize, positions: Range<usize>) {

@@ -72,9 +72,11 @@ impl KvCache {
         }
     }
 
-    /// A copy of the first `len` positions of a slot.
-    pub(super) fn save_row(&self, slot: usize, len: usize) -> SavedRow {
-        SavedRow { len, elements: self.buffer.save_row(slot, len) }
+    /// A copy of the first `len` positions of a slot, in the memory of an unneeded one.
+    pub(super) fn save_row(&self, slot: usize, len: usize, unneeded: SavedRow) -> SavedRow {
+        let mut elements = unneeded.elements;
+        self.buffer.save_row(slot, len, &mut elements);
+        SavedRow { len, elements }
     }
 
     /// Fills a slot with the first `len` positions of a saved row.
@@ -83,11 +85,14 @@ impl KvCache {
         self.set_len(slot, len);
     }
 
-    /// The run over `rows` wrote `seq_len` positions of each.
-    pub(super) fn advance(&mut self, rows: Range<usize>, seq_len: usize) {
-        for slot in rows {
-            self.set_len(slot, self.lens[slot] + seq_len);
-        }
+    /// A run is about to write positions of a slot up to `end`, its row's or not.
+    pub(super) fn will_write(&mut self, slot: usize, end: usize) {
+        self.held[slot] = self.held[slot].max(end);
+    }
+
+    /// A run wrote `gained` further positions of a row.
+    pub(super) fn advance(&mut self, slot: usize, gained: usize) {
+        self.set_len(slot, self.lens[slot] + gained);
     }
 
     /// Makes row `to` as long as `positions.end`, and copies these positions of row `from` into it.
@@ -121,11 +126,11 @@ mod tests {
     #[test]
     fn a_slot_holds_memory_for_the_longest_row_since_its_release() {
         let mut cache = cache();
-        cache.advance(0..2, 4);
+        [0, 1].iter().for_each(|slot| cache.advance(*slot, 4));
         cache.set_len(0, 1);
         assert_eq!([0, 1, 2].map(|slot| (cache.len(slot), cache.held(slot))), [(1, 4), (4, 4), (0, 0)]);
         cache.copy_row(1, 2, 0..3);
-        let saved = cache.save_row(1, 2);
+        let saved = cache.save_row(1, 2, SavedRow::default());
         cache.restore_row(1, &saved, 2);
         assert_eq!([1, 2].map(|slot| (cache.len(slot), cache.held(slot))), [(2, 4), (3, 3)]);
         cache.release(0, 2);
@@ -140,6 +145,6 @@ mod tests {
         let saved = SavedRow { len: 10, elements: (1..=10).map(|element| element as f32).collect() };
         cache.restore_row(1, &saved, 10);
         cache.release(1, 6);
-        assert_eq!(cache.save_row(1, 6).elements, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        assert_eq!(cache.save_row(1, 6, saved).elements, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
     }
 }

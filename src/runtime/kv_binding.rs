@@ -135,18 +135,18 @@ impl KvBuffer {
         self.tensors.len() * self.heads * self.head_dim * size_of::<f32>()
     }
 
-    /// The first `len` positions of a slot, `[tensors, heads, len, head_dim]`.
-    pub(crate) fn save_row(&self, slot: usize, len: usize) -> Vec<f32> {
+    /// Replaces `saved` by the first `len` positions of a slot, `[tensors, heads, len, head_dim]`.
+    pub(crate) fn save_row(&self, slot: usize, len: usize, saved: &mut Vec<f32>) {
         let (head, used) = (self.max_len * self.head_dim, len * self.head_dim);
         let start = slot * self.heads * head;
-        let mut saved = Vec::with_capacity(self.tensors.len() * self.heads * used);
+        saved.clear();
+        saved.reserve_exact(self.tensors.len() * self.heads * used);
         for tensor in &self.tensors {
             let data = tensor.memory.as_slice();
             for place in (start..start + self.heads * head).step_by(head) {
                 saved.extend_from_slice(&data[place..place + used]);
             }
         }
-        saved
     }
 
     /// Writes the first `len` of `saved_len` saved positions into a slot.
@@ -274,9 +274,15 @@ mod tests {
         }
     }
 
+    fn saved(buffer: &KvBuffer, slot: usize, len: usize) -> Vec<f32> {
+        let mut saved = vec![-1.0; 3];
+        buffer.save_row(slot, len, &mut saved);
+        saved
+    }
+
     /// The elements of a slot that are not zero, over both tensors.
     fn written(buffer: &KvBuffer, slot: usize) -> usize {
-        buffer.save_row(slot, buffer.max_len).iter().filter(|element| **element != 0.0).count()
+        saved(buffer, slot, buffer.max_len).iter().filter(|element| **element != 0.0).count()
     }
 
     #[test]
@@ -285,7 +291,7 @@ mod tests {
         assert_eq!((written(&buffer, 0), written(&buffer, 1)), (0, 0));
         let row: Vec<f32> = (1..=2 * 2 * 2 * 4).map(|element| element as f32).collect();
         buffer.restore_row(1, &row, 2, 2);
-        assert_eq!(buffer.save_row(1, 2), row);
+        assert_eq!(saved(&buffer, 1, 2), row);
         assert_eq!(written(&buffer, 0), 0);
     }
 
@@ -319,7 +325,7 @@ mod tests {
             fill(&mut buffer, 1.0);
             let whole = written(&buffer, 0);
             buffer.release(1, kept);
-            assert!(buffer.save_row(1, kept).iter().all(|element| *element == 1.0), "kept {kept}");
+            assert!(saved(&buffer, 1, kept).iter().all(|element| *element == 1.0), "kept {kept}");
             assert_eq!(written(&buffer, 0), whole);
             let (released, most) = (whole - written(&buffer, 1), 2 * heads * (max_len - kept) * 4);
             assert!(

@@ -7,7 +7,7 @@ use std::time::Duration;
 use blip2::bundle::GenerationDefaults;
 use blip2::engine::{
     DecoderLimits, EncodedImage, Engine, EngineLimits, Frontend, ImageEncoder, ImagePrefix, Logits, ModelError,
-    SavedRow, StepDecoder,
+    PromptPiece, SavedRow, StepDecoder,
 };
 use blip2::image::{ImageLimits, PixelValues, Preprocessor, PreprocessorConfig};
 use blip2::text::{SpecialIds, Tokenizer};
@@ -95,21 +95,18 @@ impl StepDecoder for Echo {
         DecoderLimits { slots, max_len: 128, kv_tokens: slots * 128, prefix_len: 4, position_bytes: 0, piece: 64 }
     }
 
-    fn prefill(
-        &mut self,
-        slot: usize,
-        _: &ImagePrefix,
-        input_ids: &[i64],
-        _: Range<usize>,
-    ) -> Result<Logits, ModelError> {
-        if self.failing_prompt_len == Some(input_ids.len()) {
+    fn prefill(&mut self, first: usize, pieces: &[PromptPiece<'_>]) -> Result<Logits, ModelError> {
+        if pieces.iter().any(|piece| self.failing_prompt_len == Some(piece.input_ids.len())) {
             return Err(ModelError::new("scripted failure with a secret path /etc/passwd"));
         }
-        let mut words: Vec<i64> = input_ids[1..].iter().copied().chain([EOS]).collect();
-        words.reverse();
-        let first = words.pop().unwrap();
-        self.rows[slot] = words;
-        Ok(self.logits([first].into_iter()))
+        let mut next = Vec::new();
+        for (slot, piece) in (first..).zip(pieces) {
+            let mut words: Vec<i64> = piece.input_ids[1..].iter().copied().chain([EOS]).collect();
+            words.reverse();
+            next.extend(words.pop());
+            self.rows[slot] = words;
+        }
+        Ok(self.logits(next.into_iter()))
     }
 
     fn decode(&mut self, tokens: &[i64]) -> Result<Logits, ModelError> {
@@ -117,7 +114,7 @@ impl StepDecoder for Echo {
         Ok(self.logits(next.into_iter()))
     }
 
-    fn save_row(&self, _: usize, len: usize) -> SavedRow {
+    fn save_row(&self, _: usize, len: usize, _: SavedRow) -> SavedRow {
         SavedRow { len, elements: Vec::new() }
     }
 

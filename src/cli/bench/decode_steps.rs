@@ -7,7 +7,7 @@ use super::statistics::{median_ms, thousandths};
 use super::timed_decoder::{Run, TimedDecoder, between, inside};
 use super::{failure, forced_length};
 use crate::cli::Failure;
-use crate::engine::{Engine, EngineError, ModelError, Picture, ScoreJob, StepDecoder};
+use crate::engine::{Engine, EngineError, ModelError, Picture, PromptPiece, ScoreJob, StepDecoder};
 
 /// Steps to measure at a time: few, so that the two sides take turns often and meet the same load of the machine.
 const STEPS: usize = 8;
@@ -71,7 +71,8 @@ impl<D: StepDecoder> Comparison<'_, D> {
         let prompt_len = limits.prefix_len + prompt.input_ids.len();
         for start in (0..prompt_len).step_by(limits.piece) {
             let end = prompt_len.min(start + limits.piece);
-            self.decoder.prefill(0, &prompt.image, &prompt.input_ids, start..end)?;
+            let piece = PromptPiece { image: &prompt.image, input_ids: &prompt.input_ids, positions: start..end };
+            self.decoder.prefill(0, &[piece])?;
         }
         for slot in 1..rows {
             self.decoder.copy_row(0, slot, 0..prompt_len);

@@ -6,7 +6,7 @@ use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::engine::{DecoderLimits, ImagePrefix, Logits, ModelError, SavedRow, StepDecoder};
+use crate::engine::{DecoderLimits, ImagePrefix, Logits, ModelError, PromptPiece, SavedRow, StepDecoder};
 
 /// One run of the decoder.
 #[derive(Debug, Clone, Copy)]
@@ -79,20 +79,16 @@ impl<D: StepDecoder> StepDecoder for TimedDecoder<D> {
         self.lock().decoder.limits()
     }
 
-    fn prefill(
-        &mut self,
-        slot: usize,
-        image: &ImagePrefix,
-        input_ids: &[i64],
-        positions: Range<usize>,
-    ) -> Result<Logits, ModelError> {
+    fn prefill(&mut self, first: usize, pieces: &[PromptPiece<'_>]) -> Result<Logits, ModelError> {
         let mut timed = self.lock();
-        timed.last_prompt = Some(FedPrompt { image: image.clone(), input_ids: input_ids.to_vec() });
-        timed.note(RunKind::Prefill, |decoder| decoder.prefill(slot, image, input_ids, positions))
+        if let Some(PromptPiece { image, input_ids, .. }) = pieces.last() {
+            timed.last_prompt = Some(FedPrompt { image: (*image).clone(), input_ids: input_ids.to_vec() });
+        }
+        timed.note(RunKind::Prefill, |decoder| decoder.prefill(first, pieces))
     }
 
-    fn save_row(&self, slot: usize, len: usize) -> SavedRow {
-        self.lock().decoder.save_row(slot, len)
+    fn save_row(&self, slot: usize, len: usize, unneeded: SavedRow) -> SavedRow {
+        self.lock().decoder.save_row(slot, len, unneeded)
     }
 
     fn restore_row(&mut self, slot: usize, saved: &SavedRow, len: usize) {
