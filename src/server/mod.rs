@@ -11,6 +11,7 @@ mod error;
 mod health;
 mod image_source;
 mod metrics;
+mod openapi;
 mod request_ids;
 mod settings;
 mod state;
@@ -71,6 +72,7 @@ impl Application {
                 .wrap(middleware::from_fn(access::around))
                 .configure(routes)
                 .configure(azure::routes)
+                .configure(openapi::routes)
                 .default_service(web::to(not_found))
         })
         .workers(settings.http_workers.get())
