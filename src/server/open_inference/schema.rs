@@ -1,0 +1,119 @@
+//! The protocol's part of `/openapi.json`.
+
+use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
+use utoipa::openapi::{Object, OpenApi as Document, Required, Type};
+use utoipa::{Modify, OpenApi, ToSchema};
+
+use super::output::Datatype;
+use super::{health, infer, metadata, repository};
+
+/// Its operations, those about a model also with a version in the path.
+#[derive(OpenApi)]
+#[openapi(
+    paths(
+        metadata::server, health::live, health::ready, metadata::model, health::model_ready, metadata::config, infer::post,
+        repository::index,
+    ),
+    tags((name = "Open Inference Protocol", description = "Version 2, as KServe and Triton speak it")),
+    modifiers(&Versions),
+)]
+pub(in crate::server) struct Api;
+
+const MODEL: &str = "/v2/models/{model}";
+
+/// Adds the forms of the paths that name a version.
+struct Versions;
+
+impl Modify for Versions {
+    fn modify(&self, document: &mut Document) {
+        let paths = &mut document.paths.paths;
+        let of_models =
+            paths.iter().filter_map(|(path, item)| Some((path.strip_prefix(MODEL)?.to_owned(), item.clone())));
+        for (rest, mut item) in of_models.collect::<Vec<_>>() {
+            for operation in [&mut item.get, &mut item.post].into_iter().flatten() {
+                let id = operation.operation_id.as_deref().unwrap_or_default();
+                operation.operation_id = Some(format!("{id}_of_version"));
+                operation.parameters.get_or_insert_default().push(version());
+            }
+            paths.insert(format!("{MODEL}/versions/{{version}}{rest}"), item);
+        }
+    }
+}
+
+fn version() -> Parameter {
+    ParameterBuilder::new()
+        .name("version")
+        .parameter_in(ParameterIn::Path)
+        .required(Required::True)
+        .description(Some("The model's version, of which there is one."))
+        .schema(Some(Object::with_type(Type::String)))
+        .example(Some("1".into()))
+        .build()
+}
+
+/// Tensors of pictures and questions. It is read from JSON values, so that a message can name the place of a fault.
+#[derive(ToSchema)]
+#[schema(as = InferRequest, example = json!({
+    "inputs": [
+        {"name": "image", "shape": [1], "datatype": "BYTES", "data": ["iVBORw0KGgoAAAANSUhEUgAAAAgAAAAGCAIAAABxZ0isAAAAFElEQVR4nGPU0NBgwAaYsIrSSQIASXoAhK9MVXgAAAAASUVORK5CYII="]},
+        {"name": "text", "shape": [1], "datatype": "BYTES", "data": ["Question: what is in the picture? Answer:"]},
+    ],
+    "outputs": [{"name": "text"}, {"name": "score"}],
+    "parameters": {"max_new_tokens": 20},
+}))]
+#[expect(dead_code, reason = "it describes and is never made")]
+pub(super) struct InferRequestBody {
+    /// Repeated in the answer.
+    id: Option<String>,
+    /// Parameters of generation under transformers' names; `binary_data_output` for all outputs in binary; `timeout` in
+    /// microseconds; `priority`, which has no effect.
+    #[schema(value_type = Option<Object>)]
+    parameters: Option<()>,
+    /// `image`, and `text` unless captions are asked for.
+    inputs: Vec<InputTensor>,
+    /// The tensors to answer with: `text`, `score`, `mean_probability`, `min_probability`, `stop_reason`, `details`. All, if
+    /// none is named.
+    outputs: Option<Vec<OutputRequest>>,
+}
+
+/// A tensor with one element a row.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes and is never made")]
+struct InputTensor {
+    /// `image` or `text`.
+    name: String,
+    /// [n] or [n, 1].
+    shape: Vec<u64>,
+    /// `BYTES`.
+    datatype: Datatype,
+    /// Of a tensor whose bytes stand behind the JSON object.
+    parameters: Option<InputParameters>,
+    /// Pictures as base64, data URI, http or https URL, or id of a stored picture; texts as they are.
+    data: Option<Vec<String>>,
+}
+
+/// Where the bytes of a tensor end.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes and is never made")]
+struct InputParameters {
+    /// How many bytes are its own.
+    binary_data_size: Option<u64>,
+}
+
+/// A tensor to answer with.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes and is never made")]
+struct OutputRequest {
+    /// Its name.
+    name: String,
+    /// How it is to be sent.
+    parameters: Option<OutputRequestParameters>,
+}
+
+/// How a tensor is to be sent.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it describes and is never made")]
+struct OutputRequestParameters {
+    /// Behind the JSON object.
+    binary_data: Option<bool>,
+}
