@@ -63,6 +63,7 @@ pub(super) async fn ready(state: web::Data<State>) -> Result<HttpResponse, Proto
     params(("model" = String, Path, description = "The model's name.", example = "blip2-shapes")),
     responses(
         (status = 200, description = "It is ready.", body = ModelReady),
+        (status = 401, description = "The API key is missing or wrong."),
         (status = 404, description = "There is no such model or version.", body = ErrorBody),
         (status = 503, description = "It loads, stops, or gives wrong answers.", body = ErrorBody),
     ),

@@ -11,7 +11,7 @@ use super::error::{ErrorBody, ProtocolError};
 use super::infer_request::InferRequest;
 use super::infer_response::InferResponse;
 use super::model::{ModelPath, find};
-use super::schema::InferRequestBody;
+use super::schema::{BinaryBody, InferRequestBody};
 use crate::engine::{Answer, EngineError};
 use crate::server::answering::answer;
 use crate::server::body::{blocking, expect_json, media_type, read};
@@ -27,13 +27,14 @@ use crate::server::{HttpError, State};
         ("model" = String, Path, description = "The model's name.", example = "blip2-shapes"),
         ("Inference-Header-Content-Length" = Option<u64>, Header, description = "How many bytes of the body are JSON."),
     ),
-    request_body(content((InferRequestBody = "application/json"), (Vec<u8> = "application/octet-stream"))),
+    request_body(content((InferRequestBody = "application/json"), (BinaryBody = "application/octet-stream"))),
     responses(
         (status = 200, description = "An answer for every row. If a tensor was asked for in binary, the header \
             `Inference-Header-Content-Length` says how many bytes are JSON.",
-            content((InferResponse = "application/json"), (Vec<u8> = "application/octet-stream"))),
+            content((InferResponse = "application/json"), (BinaryBody = "application/octet-stream"))),
         (status = 400, description = "The request is at fault; the message names the tensor, element or parameter.",
             body = ErrorBody),
+        (status = 401, description = "The API key is missing or wrong."),
         (status = 404, description = "There is no such model, version or stored picture.", body = ErrorBody),
         (status = 408, description = "The body did not arrive in time.", body = ErrorBody),
         (status = 413, description = "The body is too large.", body = ErrorBody),

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use super::binary_data::{HEAD_LENGTH, push_element};
 use super::model::VERSION;
-use super::output::{Data, Datatype, RequestedOutput};
+use super::output::{Data, Datatype, Output, RequestedOutput};
 use crate::engine::Answer;
 
 /// Tensors of answers.
@@ -33,7 +33,7 @@ pub(super) struct InferResponse {
 #[derive(Debug, Serialize, ToSchema)]
 struct OutputTensor {
     /// Its name.
-    #[schema(example = "text")]
+    #[schema(value_type = Output)]
     name: &'static str,
     /// What its elements are.
     datatype: Datatype,

@@ -66,7 +66,10 @@ struct TensorMetadata {
 /// What the service is
 #[utoipa::path(
     get, path = "/v2", operation_id = "v2_server_metadata", tag = "Open Inference Protocol",
-    responses((status = 200, description = "Name, version and extensions.", body = ServerMetadata)),
+    responses(
+        (status = 200, description = "Name, version and extensions.", body = ServerMetadata),
+        (status = 401, description = "The API key is missing or wrong."),
+    ),
 )]
 pub(super) async fn server() -> HttpResponse {
     HttpResponse::Ok().json(ServerMetadata {
@@ -82,6 +85,7 @@ pub(super) async fn server() -> HttpResponse {
     params(("model" = String, Path, description = "The model's name.", example = "blip2-shapes")),
     responses(
         (status = 200, description = "Its tensors.", body = ModelMetadata),
+        (status = 401, description = "The API key is missing or wrong."),
         (status = 404, description = "There is no such model or version.", body = ErrorBody),
         (status = 503, description = "The model loads.", body = ErrorBody),
     ),
@@ -105,6 +109,7 @@ pub(super) async fn model(state: web::Data<State>, path: web::Path<ModelPath>) -
     params(("model" = String, Path, description = "The model's name.", example = "blip2-shapes")),
     responses(
         (status = 200, description = "The configuration.", body = Object),
+        (status = 401, description = "The API key is missing or wrong."),
         (status = 404, description = "There is no such model or version.", body = ErrorBody),
         (status = 503, description = "The model loads.", body = ErrorBody),
     ),

@@ -32,13 +32,20 @@ impl Datatype {
 }
 
 /// A tensor of answers, with one element a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ToSchema)]
+#[schema(as = OutputName, rename_all = "snake_case")]
 pub(super) enum Output {
+    /// BYTES: the answer.
     Text,
+    /// FP32: the score of the search.
     Score,
+    /// FP32: the mean of the tokens' probabilities.
     MeanProbability,
+    /// FP32: the smallest of the tokens' probabilities.
     MinProbability,
+    /// BYTES: `eos`, `stop_string` or `length`.
     StopReason,
+    /// BYTES: everything about the answer as JSON, its tokens, their probabilities, and warnings.
     Details,
 }
 

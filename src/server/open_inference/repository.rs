@@ -38,6 +38,7 @@ pub(super) struct IndexedModel {
     responses(
         (status = 200, description = "At most one.", body = [IndexedModel]),
         (status = 400, description = "The body is at fault.", body = ErrorBody),
+        (status = 401, description = "The API key is missing or wrong."),
         (status = 408, description = "The body did not arrive in time.", body = ErrorBody),
         (status = 413, description = "The body is too large.", body = ErrorBody),
     ),

@@ -4,7 +4,7 @@ use utoipa::openapi::path::{Parameter, ParameterBuilder, ParameterIn};
 use utoipa::openapi::{Object, OpenApi as Document, Required, Type};
 use utoipa::{Modify, OpenApi, ToSchema};
 
-use super::output::Datatype;
+use super::output::Output;
 use super::{health, infer, metadata, repository};
 
 /// Its operations, those about a model also with a version in the path.
@@ -51,7 +51,14 @@ fn version() -> Parameter {
         .build()
 }
 
-/// Tensors of pictures and questions. It is read from JSON values, so that a message can name the place of a fault.
+/// A JSON object, and the bytes of tensors behind it.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary)]
+pub(super) struct BinaryBody(#[expect(dead_code, reason = "it describes and is never made")] Vec<u8>);
+
+// A request is read from JSON values, not into these types, so that a message can name the place of a fault.
+
+/// Tensors of pictures and questions.
 #[derive(ToSchema)]
 #[schema(as = InferRequest, example = json!({
     "inputs": [
@@ -71,8 +78,7 @@ pub(super) struct InferRequestBody {
     parameters: Option<()>,
     /// `image`, and `text` unless captions are asked for.
     inputs: Vec<InputTensor>,
-    /// The tensors to answer with: `text`, `score`, `mean_probability`, `min_probability`, `stop_reason`, `details`. All, if
-    /// none is named.
+    /// The tensors to answer with; all, if none is named.
     outputs: Option<Vec<OutputRequest>>,
 }
 
@@ -80,16 +86,36 @@ pub(super) struct InferRequestBody {
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "it describes and is never made")]
 struct InputTensor {
-    /// `image` or `text`.
-    name: String,
-    /// [n] or [n, 1].
+    /// Its name.
+    name: InputName,
+    /// `[n]` or `[n, 1]`.
     shape: Vec<u64>,
-    /// `BYTES`.
-    datatype: Datatype,
+    /// What its elements are.
+    datatype: InputDatatype,
     /// Of a tensor whose bytes stand behind the JSON object.
     parameters: Option<InputParameters>,
     /// Pictures as base64, data URI, http or https URL, or id of a stored picture; texts as they are.
     data: Option<Vec<String>>,
+}
+
+/// A tensor of a request.
+#[derive(ToSchema)]
+#[schema(rename_all = "snake_case")]
+#[expect(dead_code, reason = "it describes and is never made")]
+enum InputName {
+    /// Pictures.
+    Image,
+    /// Questions; absent for captions.
+    Text,
+}
+
+/// What the elements of a tensor of a request are.
+#[derive(ToSchema)]
+#[schema(rename_all = "UPPERCASE")]
+#[expect(dead_code, reason = "it describes and is never made")]
+enum InputDatatype {
+    /// Strings of bytes.
+    Bytes,
 }
 
 /// Where the bytes of a tensor end.
@@ -105,7 +131,7 @@ struct InputParameters {
 #[expect(dead_code, reason = "it describes and is never made")]
 struct OutputRequest {
     /// Its name.
-    name: String,
+    name: Output,
     /// How it is to be sent.
     parameters: Option<OutputRequestParameters>,
 }
