@@ -1,4 +1,4 @@
-//! Input tensors: `image` and `text`, both BYTES of shape [n] or [n, 1], in JSON or in binary.
+//! Input tensors: `image` and `text`, both BYTES of shape `[n]` or `[n, 1]`, in JSON or in binary.
 
 use actix_web::web::Bytes;
 use serde_json::{Map, Value};
@@ -103,7 +103,7 @@ fn read_tensor(name: &str, mut tensor: Map<String, Value>, binary: &mut BinaryDa
     }
 }
 
-/// [n], or [n, 1].
+/// `[n]`, or `[n, 1]`.
 #[derive(Clone, Copy)]
 struct Shape {
     count: usize,

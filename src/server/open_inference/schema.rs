@@ -143,3 +143,31 @@ struct OutputRequestParameters {
     /// Behind the JSON object.
     binary_data: Option<bool>,
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_path_of_a_model_is_described_with_and_without_a_version() {
+        let document = Api::openapi();
+        let paths = &document.paths.paths;
+        for rest in ["", "/ready", "/config", "/infer"] {
+            let versioned = &paths[&format!("{MODEL}/versions/{{version}}{rest}")];
+            let operation = versioned.get.as_ref().or(versioned.post.as_ref()).unwrap();
+            let parameters = operation.parameters.as_ref().unwrap();
+            assert!(parameters.iter().any(|parameter| parameter.name == "version"), "{rest}");
+            assert!(paths.contains_key(&format!("{MODEL}{rest}")), "{rest}");
+        }
+    }
+
+    #[test]
+    fn operations_have_ids_of_their_own() {
+        let document = Api::openapi();
+        let operations = document.paths.paths.values().flat_map(|item| [&item.get, &item.post]).flatten();
+        let ids: Vec<_> = operations.filter_map(|operation| operation.operation_id.clone()).collect();
+        assert_eq!((ids.len(), ids.iter().collect::<BTreeSet<_>>().len()), (12, 12));
+    }
+}
