@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::EngineError;
+use super::traits::QueryOutput;
 use crate::generation::{Alternative, CandidateLikelihood, Sequence, StopReason};
 use crate::text::Tokenizer;
 
@@ -69,6 +70,15 @@ pub struct RankedCandidate {
     pub mean: f32,
     /// Softmax of `sum` over the candidates: how probable this one is, given that it is one of them.
     pub probability: f32,
+}
+
+/// What the Q-Former sees in a picture.
+#[derive(Debug, Clone)]
+pub struct Embedding {
+    /// The features of each query.
+    pub query_output: QueryOutput,
+    /// Where the time went.
+    pub timings: Timings,
 }
 
 /// Where the time of a job went. `decode` counts the steps of its batch, `queue` all waiting.
