@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::EngineError;
 use super::traits::QueryOutput;
@@ -23,7 +24,7 @@ pub struct Answer {
 }
 
 /// One answer, as SEMANTICS describes a row of output.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct AnswerSequence {
     /// The new tokens as text, stripped.
     pub text: String,
@@ -56,7 +57,7 @@ pub struct Ranking {
 }
 
 /// One given answer behind picture and prompt.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct RankedCandidate {
     /// As it was given.
     pub text: String,
@@ -157,7 +158,7 @@ impl Ranking {
 }
 
 /// Times in milliseconds, as they leave the process.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 pub struct TimingsMs {
     preprocess: f64,
     queue: f64,

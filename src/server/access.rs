@@ -108,7 +108,10 @@ fn allow_origin(
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     headers.append(header::VARY, HeaderValue::from_static("Origin"));
     if let Some(asked_headers) = preflight {
-        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST"));
+        // A route with others says so itself.
+        if !headers.contains_key(header::ACCESS_CONTROL_ALLOW_METHODS) {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST"));
+        }
         if let Some(asked_headers) = asked_headers {
             headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, asked_headers);
         }
