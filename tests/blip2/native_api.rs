@@ -63,8 +63,10 @@ fn get(app: &TestApp, path: &str) -> Reply {
     send(app, "GET", path, "", b"")
 }
 
-/// A form of parts (name, file name or nothing, content).
-fn form(app: &TestApp, path: &str, parts: &[(&str, &str, &[u8])]) -> Reply {
+/// Name, file name or nothing, content.
+type FormPart<'a> = (&'a str, &'a str, &'a [u8]);
+
+fn form(app: &TestApp, path: &str, parts: &[FormPart<'_>]) -> Reply {
     let mut body = Vec::new();
     for (name, file, content) in parts {
         let file = if file.is_empty() { String::new() } else { format!("; filename=\"{file}\"") };
@@ -175,7 +177,7 @@ fn candidates_are_ranked_by_their_likelihood() {
     let without = rank(json!({"image": image, "text": " x", "candidates": ["x"], "with_end_token": false}));
     assert_eq!(without["candidates"][0]["token_ids"].as_array().unwrap().len(), with_end - 1);
     let file = fixture("images/png-rgb.png");
-    let parts: [(&str, &str, &[u8]); 4] =
+    let parts: [FormPart<'_>; 4] =
         [("file", "a", &file), ("text", "", b" x"), ("candidate", "", b"y"), ("candidate", "", b"x")];
     assert_eq!(form(&app, "/v1/rank", &parts).ok()["best"], "x");
 }
@@ -212,7 +214,7 @@ fn a_stored_picture_is_asked_about_described_pinned_and_deleted() {
 fn a_picture_is_stored_from_a_form_and_as_the_whole_body() {
     let app = app();
     let file = fixture("images/png-rgb.png");
-    let parts: [(&str, &str, &[u8]); 3] = [("file", "a.png", &file), ("ttl_s", "", b"7"), ("pin", "", b"true")];
+    let parts: [FormPart<'_>; 3] = [("file", "a.png", &file), ("ttl_s", "", b"7"), ("pin", "", b"true")];
     for reply in [
         form(&app, "/v1/images", &parts),
         send(&app, "POST", "/v1/images?ttl_s=7&pin=true", "image/png", &file),
@@ -255,7 +257,7 @@ fn embeddings_are_pooled_and_normalized_as_asked() {
     let column: f64 = (0..QUERIES).map(|row| values[0][row][0].as_f64().unwrap()).sum();
     assert!((column / QUERIES as f64 - mean["embeddings"][0]["values"][0].as_f64().unwrap()).abs() < 1e-6);
     let file = fixture("images/png-rgb.png");
-    let parts: [(&str, &str, &[u8]); 3] = [("file", "a", &file), ("file", "b", &file), ("normalize", "", b"true")];
+    let parts: [FormPart<'_>; 3] = [("file", "a", &file), ("file", "b", &file), ("normalize", "", b"true")];
     let normalized = form(&app, "/v1/embeddings", &parts).ok();
     assert_eq!(normalized["embeddings"].as_array().unwrap().len(), 2);
     assert!((length(&normalized["embeddings"][1]["values"]) - 1.0).abs() < 1e-6);
@@ -343,7 +345,7 @@ fn a_form_at_fault_is_told_as_such() {
     let file = fixture("images/png-rgb.png");
     let long = [b'x'; (64 << 10) + 1];
     let many = vec![("question", "", b"a?".as_slice()); 301];
-    let cases: [(&[(&str, &str, &[u8])], &str); 8] = [
+    let cases: [(&[FormPart<'_>], &str); 8] = [
         (&[("photo", "a.png", &file)], "unknown part \"photo\"; known are file, image, question, template, params"),
         (&[("file", "a.png", b"")], "file is empty"),
         (&[("file", "a.png", &file), ("file", "b.png", &file)], "send one picture"),
