@@ -24,7 +24,7 @@ pub struct Answer {
 }
 
 /// One answer, as SEMANTICS describes a row of output.
-#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AnswerSequence {
     /// The new tokens as text, stripped.
     pub text: String,

@@ -323,7 +323,7 @@ fn a_fault_is_told_in_our_own_form_with_its_place() {
         ("/v1/images", json!({"image": image, "ttl_s": "long"}), "ttl_s: invalid type: string \"long\""),
         ("/v1/images", json!({"image": image, "pin": 1}), "pin: invalid type: integer `1`, expected a boolean"),
         ("/v1/embeddings", json!({"image": []}), "image is missing"),
-        ("/v1/embeddings", json!({"image": 7}), "image must be a string or a list of strings"),
+        ("/v1/embeddings", json!({"image": 7}), "image: must be a string or a list of strings"),
         ("/v1/embeddings", json!({"image": [image, "QUJDR"]}), "image[1]: image is not base64"),
         ("/v1/embeddings", json!({"image": [image, "QUJD"]}), "picture 1: "),
         ("/v1/embeddings", json!({"image": image, "pooling": "max"}), "pooling: unknown variant `max`"),

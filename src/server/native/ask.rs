@@ -11,10 +11,11 @@ use super::error::{Faults, NativeError};
 use super::form::{Form, Kind, Part};
 use super::input::{Input, picture, read};
 use crate::engine::{Answer, AnswerSequence, Engine, Permit, Picture, TimingsMs};
-use crate::generation::GenerationParams;
+use crate::generation::{Alternative, GenerationParams, StopReason};
 use crate::server::answering::{answers, open_pictures, prepare_jobs};
 use crate::server::body::blocking;
 use crate::server::image_source::ImageSource;
+use crate::server::openapi::EXAMPLE_IMAGE;
 use crate::server::{HttpError, State};
 use crate::text::{Prompt, Turn};
 
@@ -32,7 +33,7 @@ const FORM: Form = Form(&[
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({
-    "image": "https://example.org/photo.jpg",
+    "image": EXAMPLE_IMAGE,
     "questions": ["what is in the picture?", "what color is it?"],
     "params": {"max_new_tokens": 20},
 }))]
@@ -106,17 +107,46 @@ pub(super) struct QuestionAnswer {
     timings_ms: TimingsMs,
 }
 
-/// An answer: all there is to tell of it with `"logprobs": true` in `params`, else its text.
+/// An answer: its text, and all else there is to tell of it with `"logprobs": true` in `params`.
 #[derive(Debug, Serialize, ToSchema)]
-#[serde(untagged)]
-enum Words {
-    Detailed(AnswerSequence),
-    Text { text: String },
+struct Words {
+    /// The new tokens as text, stripped.
+    text: String,
+    /// The new tokens, the end token included if it came.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_ids: Option<Vec<u32>>,
+    /// Natural log of each new token's probability.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logprobs: Option<Vec<f32>>,
+    /// The likeliest tokens at each place, if `top_logprobs` was asked for.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    top_logprobs: Vec<Vec<Alternative>>,
+    /// Beams: the final score of the search. Otherwise the sum of `logprobs` over length to the power of `length_penalty`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    score: Option<f32>,
+    /// Mean of the tokens' probabilities.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mean_probability: Option<f32>,
+    /// The smallest of the tokens' probabilities.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    min_probability: Option<f32>,
+    /// Why generation ended.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stop_reason: Option<StopReason>,
 }
 
 impl Words {
     fn new(sequence: AnswerSequence, is_detailed: bool) -> Self {
-        if is_detailed { Self::Detailed(sequence) } else { Self::Text { text: sequence.text } }
+        Self {
+            text: sequence.text,
+            token_ids: is_detailed.then_some(sequence.token_ids),
+            logprobs: is_detailed.then_some(sequence.logprobs),
+            top_logprobs: sequence.top_logprobs, // empty without logprobs
+            score: is_detailed.then_some(sequence.score),
+            mean_probability: is_detailed.then_some(sequence.mean_probability),
+            min_probability: is_detailed.then_some(sequence.min_probability),
+            stop_reason: is_detailed.then_some(sequence.stop_reason),
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use super::input::{Input, pictures, read};
 use crate::engine::{DecodedPicture, Embedding, Engine, QueryOutput, TimingsMs};
 use crate::server::answering::{Located, locate_all};
 use crate::server::body::blocking;
+use crate::server::openapi::EXAMPLE_IMAGE;
 use crate::server::{HttpError, State};
 
 const FORM: Form =
@@ -23,7 +24,7 @@ const FORM: Form =
 /// Pictures to embed.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(example = json!({"image": ["https://example.org/a.jpg", "https://example.org/b.jpg"], "normalize": true}))]
+#[schema(example = json!({"image": [EXAMPLE_IMAGE], "normalize": true}))]
 pub(super) struct EmbeddingsRequest {
     #[schema(required = true, value_type = Images)]
     image: Option<Images>,
@@ -35,7 +36,7 @@ pub(super) struct EmbeddingsRequest {
 
 /// A picture or a list of them: base64, a data URI, or a URL.
 #[derive(Debug, Deserialize, ToSchema)]
-#[serde(untagged, expecting = "image must be a string or a list of strings")]
+#[serde(untagged, expecting = "must be a string or a list of strings")]
 enum Images {
     One(String),
     Many(Vec<String>),

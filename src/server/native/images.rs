@@ -15,6 +15,7 @@ use super::input::{Input, picture, read, read_json};
 use crate::engine::{Engine, EngineError, PictureId, StoreOptions, StoredPicture};
 use crate::server::answering::open_pictures;
 use crate::server::body::blocking;
+use crate::server::openapi::EXAMPLE_IMAGE;
 use crate::server::{HttpError, State};
 
 const DEFAULT_TTL_S: u64 = 3600;
@@ -26,7 +27,7 @@ const FORM: Form =
 /// A picture to store.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(example = json!({"image": "https://example.org/photo.jpg", "ttl_s": 600, "pin": false}))]
+#[schema(example = json!({"image": EXAMPLE_IMAGE, "ttl_s": 600, "pin": false}))]
 pub(super) struct StoreRequest {
     /// A picture: base64, a data URI, a URL, or the id of a stored one, which is stored once more.
     #[schema(required = true, value_type = String)]

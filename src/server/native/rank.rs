@@ -11,6 +11,7 @@ use crate::engine::{RankJob, RankedCandidate, Ranking, TimingsMs};
 use crate::server::State;
 use crate::server::answering::open_pictures;
 use crate::server::body::blocking;
+use crate::server::openapi::EXAMPLE_IMAGE;
 
 const FORM: Form = Form(&[
     Part::new("image", Kind::Image),
@@ -23,7 +24,7 @@ const FORM: Form = Form(&[
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({
-    "image": "https://example.org/photo.jpg",
+    "image": EXAMPLE_IMAGE,
     "text": "Question: what color is the star? Answer:",
     "candidates": ["red", "yellow"],
 }))]
