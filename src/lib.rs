@@ -14,6 +14,7 @@
 pub mod bundle;
 pub mod cli;
 pub mod engine;
+pub mod fetch;
 pub mod generation;
 pub mod image;
 mod json;
