@@ -95,6 +95,10 @@ fn is_plain(headers: &HeaderMap) -> bool {
 fn unsent(host: &str, settings: &FetchSettings, error: reqwest::Error) -> FetchError {
     let host = host.to_owned();
     let error = error.without_url();
+    if error.is_builder() {
+        // The few hosts that URLs may have and requests may not, such as `a"b`.
+        return FetchError::Url;
+    }
     match cause::<Unresolved>(&error) {
         Some(Unresolved::Refused) => return FetchError::Address { host },
         Some(Unresolved::Unknown(source)) => {
@@ -121,15 +125,17 @@ fn protocol(host: &str, error: reqwest::Error) -> FetchError {
     FetchError::Protocol { host: host.to_owned(), source: Box::new(error.without_url()) }
 }
 
-/// The first cause of type `E`. An `io::Error` names as its source what lies below its content, so that is looked at too.
+/// The first cause of type `E`. An `io::Error` skips its content when it names a source, so that is looked into.
 fn cause<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
     let mut next = Some(error);
     while let Some(error) = next {
-        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
-        if let Some(found) = error.downcast_ref().or_else(|| wrapped.and_then(|inner| inner.downcast_ref())) {
+        if let Some(found) = error.downcast_ref() {
             return Some(found);
         }
-        next = error.source();
+        next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(content) => Some(content),
+            None => error.source(),
+        };
     }
     None
 }

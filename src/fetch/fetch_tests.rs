@@ -1,11 +1,12 @@
 //! The fetcher against servers that misbehave, all of them on the own machine.
 
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustls::RootCertStore;
 use tokio::time::timeout;
@@ -24,12 +25,16 @@ fn local_is_public(address: IpAddr) -> bool {
 }
 
 fn settings() -> FetchSettings {
+    FetchSettings { max_bytes: 64 << 10, ..FetchSettings::default() }
+}
+
+/// Times for tests that let them run out. The others keep the defaults, so that a busy machine does not fail them.
+fn hasty() -> FetchSettings {
     FetchSettings {
-        max_bytes: 64 << 10,
-        connect_timeout: Duration::from_millis(200),
-        first_byte_timeout: Duration::from_millis(300),
-        timeout: Duration::from_millis(600),
-        ..FetchSettings::default()
+        connect_timeout: Duration::from_millis(100),
+        first_byte_timeout: Duration::from_millis(150),
+        timeout: Duration::from_millis(300),
+        ..settings()
     }
 }
 
@@ -48,7 +53,7 @@ fn names() -> Arc<FakeNames> {
     FakeNames::new(&[("picture.test", &[&["127.0.0.1"]]), ("other.test", &[&["127.0.0.1"]])])
 }
 
-/// The fetch fails in time, and its message keeps the secrets of the URL.
+/// The fetch fails long before the default times are over, and its message keeps the secrets of the URL.
 async fn refused(fetcher: &Fetcher, url: &str) -> FetchError {
     let error = timeout(Duration::from_secs(2), fetcher.fetch(url)).await.expect("refused in time").unwrap_err();
     let message = error.to_string();
@@ -78,6 +83,20 @@ async fn a_picture_is_fetched_with_a_bare_request() {
     }
     for name in ["cookie", "referer", "authorization", "range"] {
         assert!(!head.contains(&format!("\r\n{name}:")), "{head}");
+    }
+}
+
+#[tokio::test]
+async fn odd_urls_are_asked_as_they_are_or_called_odd() {
+    let server = TestServer::saying(ok("", PICTURE));
+    let fetcher = fetcher(settings(), &names());
+    let url = format!("http://picture.test:{}/ü a|b^c[d]{{e}}`\"<>?ü|g{{h}}`^'\"\\#\u{202e}", server.port());
+    assert_eq!(fetcher.fetch(&url).await.unwrap(), PICTURE);
+    assert_eq!(fetcher.fetch(&format!("http://picture.test:{}?x\r\nA: b", server.port())).await.unwrap(), PICTURE);
+    assert!(!server.heads()[1].contains("\r\na: b"), "{}", server.heads()[1]);
+    for host in ["a\"b.test", "a`b.test", "a{b.test", "a'b.test", "a_b.test", "-a.test", "a*b.test"] {
+        let error = refused(&fetcher, &server.url("http", host)).await;
+        assert!(matches!(error.reason(), "url" | "dns"), "{host}: {error:?}");
     }
 }
 
@@ -306,10 +325,8 @@ async fn an_announced_size_above_the_limit_is_refused_at_once() {
             wire.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n").as_bytes())?;
             wait_for_hang_up(wire)
         });
-        let started = Instant::now();
         let error = refused(&fetcher(settings(), &names()), &server.url("http", "picture.test")).await;
         assert!(matches!(error.reason(), "too_large" | "protocol"), "{length}: {error:?}");
-        assert!(started.elapsed() < Duration::from_millis(250), "{length}");
     }
 }
 
@@ -319,10 +336,8 @@ async fn a_slow_body_ends_with_the_time_for_all() {
         wire.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n")?;
         drip(wire, PICTURE)
     });
-    let started = Instant::now();
-    let error = refused(&fetcher(settings(), &names()), &server.url("http", "picture.test")).await;
+    let error = refused(&fetcher(hasty(), &names()), &server.url("http", "picture.test")).await;
     assert!(matches!(error, FetchError::Timeout { wait: Wait::Whole, .. }), "{error:?}");
-    assert!(started.elapsed() < Duration::from_millis(1200));
 }
 
 #[tokio::test]
@@ -342,13 +357,13 @@ async fn slow_heads_silence_and_slow_redirects_end_with_the_time_for_the_first_b
             thread::sleep(Duration::from_millis(10));
         }
     });
-    let fetcher = fetcher(settings(), &names());
+    let fetcher = fetcher(hasty(), &names());
     for server in [&silent, &slow_head, &headless, &continuing] {
         let error = refused(&fetcher, &server.url("http", "picture.test")).await;
         assert!(matches!(error, FetchError::Timeout { wait: Wait::FirstByte, .. }), "{error:?}");
     }
     let slow_redirect = TestServer::start(|_, wire| {
-        thread::sleep(Duration::from_millis(200));
+        thread::sleep(Duration::from_millis(100));
         wire.write_all(redirect(302, "/secret").as_bytes())
     });
     let error = refused(&fetcher, &slow_redirect.url("http", "picture.test")).await;
@@ -357,7 +372,7 @@ async fn slow_heads_silence_and_slow_redirects_end_with_the_time_for_the_first_b
 
 #[tokio::test]
 async fn a_silent_name_server_ends_with_the_time_to_connect() {
-    let error = refused(&fetcher(settings(), &names()), "http://silent.test/secret").await;
+    let error = refused(&fetcher(hasty(), &names()), "http://silent.test/secret").await;
     assert!(matches!(error, FetchError::Timeout { wait: Wait::Connect, .. }), "{error:?}");
 }
 
@@ -375,10 +390,8 @@ async fn what_is_no_picture_is_refused_without_the_rest() {
         wire.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nContent-Length: 60000\r\n\r\n<!DOCTYPE html>")?;
         wait_for_hang_up(wire)
     });
-    let started = Instant::now();
     let error = refused(&fetcher(settings(), &names()), &server.url("http", "picture.test")).await;
     assert!(matches!(error, FetchError::NotAnImage { .. }), "{error:?}");
-    assert!(started.elapsed() < Duration::from_millis(250));
 }
 
 #[tokio::test]
@@ -426,7 +439,7 @@ async fn no_more_fetches_run_than_there_are_places() {
         running_there.fetch_sub(1, Ordering::SeqCst);
         wire.write_all(&ok("", PICTURE))
     });
-    let settings = FetchSettings { max_concurrent: 3, timeout: Duration::from_secs(2), ..settings() };
+    let settings = FetchSettings { max_concurrent: 3, ..settings() };
     let fetcher = fetcher(settings, &names());
     let fetches: Vec<_> = (0..12)
         .map(|_| {
@@ -444,7 +457,7 @@ async fn no_more_fetches_run_than_there_are_places() {
 async fn waiting_for_a_place_is_part_of_the_time_and_a_dropped_fetch_frees_its_place() {
     let silent = TestServer::start(|_, wire| wait_for_hang_up(wire));
     let server = TestServer::saying(ok("", PICTURE));
-    let fetcher = fetcher(FetchSettings { max_concurrent: 1, ..settings() }, &names());
+    let fetcher = fetcher(FetchSettings { max_concurrent: 1, timeout: Duration::from_secs(1), ..settings() }, &names());
     let held = fetcher.shared.places.acquire().await.unwrap();
     assert_eq!(refused(&fetcher, &server.url("http", "picture.test")).await.reason(), "busy");
     drop(held);
@@ -472,9 +485,11 @@ async fn https_needs_a_certificate_for_the_name_from_a_known_authority() {
     let error = refused(&fetcher, &server.url("https", "picture.test")).await;
     assert!(matches!(error, FetchError::Tls { .. }), "another authority: {error:?}");
 
-    let plain = TestServer::start(|_, wire| wire.write_all(&ok("", PICTURE)));
-    let error = refused(&fetcher, &plain.url("https", "picture.test")).await;
-    assert!(matches!(error.reason(), "tls" | "timeout"), "no TLS at all: {error:?}");
+    let plain = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = plain.local_addr().unwrap().port();
+    thread::spawn(move || plain.accept().unwrap().0.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n"));
+    let error = refused(&fetcher, &format!("https://picture.test:{port}/secret")).await;
+    assert!(matches!(error, FetchError::Tls { .. }), "no TLS at all: {error:?}");
 
     let fetcher = trusting(RootCertStore::empty(), settings(), &names());
     let error = refused(&fetcher, &server.url("https", "picture.test")).await;

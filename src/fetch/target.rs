@@ -45,7 +45,7 @@ impl Target {
         Ok(next)
     }
 
-    fn from_url(url: Url) -> Result<Self, FetchError> {
+    fn from_url(mut url: Url) -> Result<Self, FetchError> {
         // Joining and escaping make a URL longer than what was sent.
         check_length(url.as_str())?;
         if !matches!(url.scheme(), "http" | "https") {
@@ -54,14 +54,15 @@ impl Target {
         if !url.username().is_empty() || url.password().is_some() {
             return Err(FetchError::Credentials);
         }
-        let host = match url.host().ok_or(FetchError::Url)? {
-            // The final dot of a name says that it is complete; the name is the same.
-            Host::Domain(name) => name.strip_suffix('.').unwrap_or(name).to_owned(),
-            address => address.to_string(),
-        };
-        if host.is_empty() || host.len() > MAX_HOST_BYTES {
-            return Err(FetchError::Url);
+        if let Some(Host::Domain(name)) = url.host() {
+            // The final dot of a name says that it is complete; without it there is one spelling for lists, TLS, messages.
+            let name = name.strip_suffix('.').unwrap_or(name).to_owned();
+            if name.len() > MAX_HOST_BYTES || name.split('.').any(str::is_empty) {
+                return Err(FetchError::Url);
+            }
+            url.set_host(Some(&name)).map_err(|_| FetchError::Url)?;
         }
+        let host = url.host().ok_or(FetchError::Url)?.to_string();
         Ok(Self { url, host })
     }
 
@@ -146,7 +147,8 @@ mod tests {
         for text in
             ["https://Example.ORG/x", "https://example.org./x", "https://example.org:443/x", "HTTPS://ｅxample.org/x"]
         {
-            assert_eq!(Target::parse(text).unwrap().host(), "example.org", "{text}");
+            let target = Target::parse(text).unwrap();
+            assert_eq!((target.host(), target.url().as_str()), ("example.org", "https://example.org/x"), "{text}");
         }
     }
 
@@ -183,6 +185,9 @@ mod tests {
             "example.org/x.png",
             "http://",
             "http://./",
+            "http://example.org../",
+            "http://.example.org/",
+            "http://127.0.0.1../",
             "http://[::1",
             "http://256.256.256.256/",
             "http://a b/",
