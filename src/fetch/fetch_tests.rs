@@ -194,7 +194,11 @@ async fn a_name_with_one_private_address_is_refused_without_a_connection() {
 
 #[tokio::test]
 async fn a_name_that_changes_is_asked_at_the_address_that_was_checked() {
-    let server = TestServer::saying(ok("", PICTURE));
+    // Keeps the connection open, in case somebody wants to use it again.
+    let server = TestServer::start(|_, wire| {
+        wire.write_all(&ok("", PICTURE))?;
+        wait_for_hang_up(wire)
+    });
     let names = FakeNames::new(&[("rebinding.test", &[&["127.0.0.1"], &[FORBIDDEN]])]);
     let fetcher = fetcher(settings(), &names);
     let url = server.url("http", "rebinding.test");
