@@ -5,6 +5,7 @@ mod load;
 mod runtime_args;
 mod score;
 mod serve;
+mod server_args;
 mod verify;
 
 use std::process::ExitCode;
@@ -47,7 +48,7 @@ impl Cli {
     #[must_use]
     pub fn run(self) -> ExitCode {
         let result = match self.command {
-            Command::Serve(args) => serve::run(args),
+            Command::Serve(args) => serve::run(&args),
             Command::Score(args) => score::run(&args),
             Command::Verify(args) => verify::run(&args),
             Command::Bench(args) => bench::run(&args),

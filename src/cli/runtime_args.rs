@@ -123,7 +123,7 @@ impl RuntimeArgs {
 }
 
 /// A positive number of seconds, with or without a fraction; a day at most.
-fn seconds(text: &str) -> Result<Duration, String> {
+pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     let seconds = text.parse::<f64>().ok().filter(|seconds| (0.001..=86_400.0).contains(seconds));
     seconds.map(Duration::from_secs_f64).ok_or_else(|| "must be a number of seconds from 0.001 to 86400".to_owned())
 }

@@ -1,24 +1,24 @@
-//! `blip2 serve`: listens first, loads then, and becomes ready after the golden answers came out right.
+//! `blip2 serve`: listens first, loads then, and becomes ready after the golden answers came out right. On SIGTERM it stops
+//! to be ready, finishes what it has begun, and ends.
 
-use std::env;
-use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use actix_web::rt::System;
+use actix_web::dev::ServerHandle;
+use actix_web::rt::{System, spawn, time};
 use actix_web::web;
 use anyhow::Context as _;
 use clap::Args;
+use serde_json::Value;
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::Failure;
 use super::load::{LoadError, load, replay_goldens};
 use super::runtime_args::RuntimeArgs;
-use crate::engine::Engine;
-use crate::server::{Application, ServerSettings};
+use super::server_args::ServerArgs;
+use crate::bundle::Bundle;
+use crate::server::{Application, ServedModel, ServerSettings, State};
 use crate::settings::RuntimeSettings;
 use crate::telemetry::{self, LogTarget};
-
-/// The port that Azure's containers are asked on.
-const DEFAULT_PORT: u16 = 5001;
 
 /// A tiny model replays all golden answers in this time, a large one its shortest. `blip2 verify` replays all.
 const GOLDEN_BUDGET: Duration = Duration::from_secs(1);
@@ -28,48 +28,33 @@ const GOLDEN_BUDGET: Duration = Duration::from_secs(1);
 pub(super) struct ServeArgs {
     #[command(flatten)]
     runtime: RuntimeArgs,
-
-    /// Address to listen on
-    #[arg(long, env = "BLIP2_HOST", default_value = "0.0.0.0")]
-    host: String,
-
-    /// Port to listen on; 0 for any free one [default: SERVER_PORT, else 5001]
-    #[arg(long, env = "BLIP2_PORT")]
-    port: Option<u16>,
-
-    /// Largest request body in bytes; larger ones are answered 413
-    #[arg(long, value_name = "BYTES", env = "BLIP2_MAX_BODY_BYTES", default_value_t = 100 << 20)]
-    max_body_bytes: usize,
-
-    /// Threads that read requests and write answers
-    #[arg(long, value_name = "N", env = "BLIP2_HTTP_WORKERS", default_value = "2")]
-    http_workers: NonZeroUsize,
+    #[command(flatten)]
+    server: ServerArgs,
 }
 
-pub(super) fn run(args: ServeArgs) -> Result<(), Failure> {
+pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     telemetry::start(LogTarget::Stdout);
-    let server = ServerSettings {
-        host: args.host.clone(),
-        port: port(args.port)?,
-        max_body_bytes: args.max_body_bytes,
-        http_workers: args.http_workers.get(),
-    };
-    System::new().block_on(serve(server, args.runtime.settings()))
+    let runtime = args.runtime.settings();
+    let server = args.server.settings(runtime.image.max_bytes)?;
+    System::new().block_on(serve(server, runtime))
 }
 
 async fn serve(settings: ServerSettings, runtime: RuntimeSettings) -> Result<(), Failure> {
     let address = format!("{}:{}", settings.host, settings.port);
+    let (drain_delay, metrics_port) = (settings.drain_delay, settings.metrics_port);
+    tracing::info!(?settings, "settings");
     let application =
         Application::build(settings).with_context(|| format!("cannot listen on {address}")).map_err(Failure::start)?;
     let (state, port) = (application.state(), application.port().map_err(Failure::start)?);
     let (handle, server) = application.start().map_err(Failure::start)?;
-    tracing::info!(port, "listening; loading the model");
+    spawn(stop_on_signal(handle.clone(), state.clone(), drain_delay));
+    tracing::info!(port, metrics_port, "listening; loading the model");
     let mut server = Box::pin(server);
     let loading = web::block(move || load_and_replay(&runtime));
     tokio::select! {
         ended = &mut server => return ended.map_err(Failure::start),
         loaded = loading => match loaded.map_err(Failure::start)? {
-            Ok(engine) => state.become_ready(engine),
+            Ok(model) => state.become_ready(model),
             Err(error) => {
                 // The server hears it when it runs on; waiting for the handle here would wait for ever.
                 drop(handle.stop(false));
@@ -82,20 +67,49 @@ async fn serve(settings: ServerSettings, runtime: RuntimeSettings) -> Result<(),
     server.await.map_err(Failure::start)
 }
 
-fn load_and_replay(settings: &RuntimeSettings) -> Result<Engine, LoadError> {
+/// SIGTERM and SIGINT: readiness falls, new requests are still taken for a moment, then running ones finish. A second
+/// signal ends the process at once.
+async fn stop_on_signal(handle: ServerHandle, state: State, drain_delay: Duration) {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!("signals cannot be received; the service can only be killed");
+        return;
+    };
+    let name = tokio::select! {
+        _ = terminate.recv() => "SIGTERM",
+        _ = interrupt.recv() => "SIGINT",
+    };
+    state.begin_draining();
+    tracing::info!(signal = name, "stopping: not ready any more; running requests finish");
+    // Nobody balances load over a service that is stopped from the keyboard.
+    if name == "SIGTERM" {
+        time::sleep(drain_delay).await;
+    }
+    spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        tracing::warn!("stopped at once by a second signal");
+        std::process::exit(1);
+    });
+    handle.stop(true).await;
+}
+
+fn load_and_replay(settings: &RuntimeSettings) -> Result<ServedModel, LoadError> {
     let (bundle, engine) = load(settings)?;
     let goldens = replay_goldens(&bundle, &engine, Some(GOLDEN_BUDGET))?;
     tracing::info!(replayed = goldens.right, of = goldens.of, "golden answers came out right");
-    Ok(engine)
+    let (manifest, certificate) = (document(&bundle, "manifest.json"), document(&bundle, "parity.json"));
+    Ok(ServedModel {
+        engine,
+        name: bundle.manifest().name.clone(),
+        manifest: manifest.unwrap_or_default(),
+        certificate,
+    })
 }
 
-/// clap reads one variable per flag; Azure's own comes second.
-fn port(typed: Option<u16>) -> Result<u16, Failure> {
-    match (typed, env::var("SERVER_PORT")) {
-        (Some(port), _) => Ok(port),
-        (None, Ok(port)) => {
-            port.parse().with_context(|| format!("SERVER_PORT is {port:?}, not a port")).map_err(Failure::usage)
-        }
-        (None, Err(_)) => Ok(DEFAULT_PORT),
-    }
+/// A JSON file of a bundle, as it stands.
+fn document(bundle: &Bundle, name: &str) -> Option<Value> {
+    serde_json::from_slice(&std::fs::read(bundle.path(name)).ok()?).ok()
 }

@@ -617,6 +617,32 @@ fn a_picture_that_many_ask_about_at_once_is_encoded_once() {
 }
 
 #[test]
+fn pictures_that_wait_are_encoded_together_but_not_more_than_four_before_their_prompts_are_fed() {
+    for (held_from, is_fed) in [(3, false), (4, true)] {
+        let running = Setup::default().start();
+        running.controls.encode.hold(0);
+        let pending: Vec<_> = (0..6_u8)
+            .map(|number| {
+                let file = [FILES[0], &[number]].concat(); // what follows the end of a PNG is ignored
+                let picture = running.engine.open_picture(&file).unwrap();
+                let params = running.params(&Question::default().params);
+                let job = ScoreJob { picture, text: String::new(), params, deadline: None };
+                running
+                    .engine
+                    .submit(running.engine.prepare(&job).unwrap(), &running.engine.reserve(1).unwrap())
+                    .unwrap()
+            })
+            .collect();
+        running.controls.encode.hold(held_from);
+        running.controls.encode.wait_for(held_from + 1);
+        assert_eq!(running.controls.prefill.runs() > 0, is_fed);
+        running.controls.open();
+        let answers: Vec<_> = pending.into_iter().map(|pending| pending.wait().unwrap()).collect();
+        answers.iter().for_each(|answer| running.check(&about(0, ""), answer));
+    }
+}
+
+#[test]
 fn a_picture_that_failed_is_tried_again_and_then_encoded_once() {
     let running = Setup::default().start();
     running.controls.encode.fail(0..1);

@@ -1,6 +1,7 @@
 //! What can go wrong between a job and its answer: the job's own faults, and everything else.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::picture_store::StoreError;
 use super::traits::ModelError;
@@ -68,9 +69,12 @@ pub enum EngineError {
     /// A stored picture is not there, or cannot be stored.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// No place in the queue now.
-    #[error("the queue is full; try again in a moment")]
-    Overloaded,
+    /// No place in the queue now, or none from which an answer would come in time.
+    #[error("the service is busy, and the answer would not be ready in time; try again in {} s", retry_after.as_secs_f64().ceil())]
+    Overloaded {
+        /// When there may be a place.
+        retry_after: Duration,
+    },
     /// More rows than the queue can ever hold.
     #[error("the request has {rows} rows, but at most {capacity} are taken at once; send fewer rows")]
     TooManyRows {

@@ -182,7 +182,21 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Overloaded`] now, [`EngineError::TooManyRows`] always.
     pub fn reserve(&self, rows: usize) -> Result<Permit, EngineError> {
-        Admission::reserve(&self.shared.admission, rows)
+        self.reserve_until(rows, Instant::now() + self.shared.limits.timeout)
+    }
+
+    /// As [`Engine::reserve`], for a request whose answer is of no use after `deadline`.
+    ///
+    /// # Errors
+    /// [`EngineError::Overloaded`] now, [`EngineError::TooManyRows`] always.
+    pub fn reserve_until(&self, rows: usize, deadline: Instant) -> Result<Permit, EngineError> {
+        Admission::reserve(&self.shared.admission, rows, deadline)
+    }
+
+    /// How long an answer may take that has no deadline of its own.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        self.shared.limits.timeout
     }
 
     /// The picture in a file, decoded and resized on this thread unless it is known.

@@ -334,7 +334,7 @@ impl<'a> Table<'a> {
             decided: Vec::new(),
             answer: None,
         });
-        let permit = Admission::reserve(&self.admission, 1).unwrap();
+        let permit = Admission::reserve(&self.admission, 1, Instant::now() + HOUR).unwrap();
         self.worker.waiting.push_back(Queued::new(job, permit, reply, Some(send)));
     }
 
@@ -568,6 +568,55 @@ fn a_prompt_that_makes_way_holds_no_more_than_it_booked() {
     let samples = Asked { arrival: 12, method: Method::Samples(2), ..greedy(4, 0) };
     let jobs = vec![short(0, 9), short(1, 13), long, displaced, samples];
     Case { jobs, ..Case::default() }.run();
+}
+
+/// Runs of the prompts of a case, which come at once and are fed in its first turn.
+fn prefill_runs(case: &Case) -> usize {
+    let mut table = Table::new(case);
+    case.jobs.iter().enumerate().for_each(|(number, job)| table.arrive(number, job));
+    table.turn();
+    table.controls.prefill.runs()
+}
+
+#[test]
+fn prompts_of_several_pictures_are_fed_in_one_run() {
+    let about = |picture, number, len| Asked { picture, ..greedy(number, len) };
+    let case = |jobs, cached_pictures| Case {
+        slots: 6,
+        piece: 64,
+        prefill_positions: 99,
+        jobs,
+        cached_pictures,
+        ..Case::default()
+    };
+    let different = vec![about(0, 0, 5), about(1, 1, 9), about(2, 2, 1)];
+    assert_eq!(prefill_runs(&case(different.clone(), 0)), 1);
+    assert_eq!(prefill_runs(&case(different, 9)), 1);
+    let beams_between = vec![about(0, 0, 5), Asked { method: beams(2), ..about(1, 1, 5) }, about(2, 2, 5)];
+    assert_eq!(prefill_runs(&case(beams_between, 0)), 2, "what begins behind the beams lies not beside them");
+    let lengths = vec![about(0, 0, 30), about(1, 1, 2), about(2, 2, 3)];
+    assert_eq!(prefill_runs(&case(lengths, 0)), 2, "a short prompt is not padded to a long one");
+}
+
+#[test]
+fn prompts_of_one_picture_wait_for_its_keys_and_values_if_they_are_kept() {
+    let jobs: Vec<Asked> = (0..3).map(|number| greedy(number, 4)).collect();
+    let case = |cached_pictures| Case {
+        piece: 64,
+        prefill_positions: 99,
+        jobs: jobs.clone(),
+        cached_pictures,
+        ..Case::default()
+    };
+    assert_eq!((prefill_runs(&case(0)), prefill_runs(&case(1))), (1, 3));
+}
+
+#[test]
+fn a_failed_run_over_several_prompts_fails_them_all_and_no_other() {
+    let jobs: Vec<Asked> = (0..4).map(|picture| Asked { picture, ..greedy(picture as i64, 2) }).collect();
+    let case = Case { piece: 64, prefill_positions: 13, jobs, failing_pieces: vec![0], ..Case::default() };
+    let is_failed = |answer: &Option<_>| matches!(answer, Some(Err(EngineError::Model { stage: "prefill", .. })));
+    assert_eq!(case.run().iter().map(is_failed).collect::<Vec<_>>(), [true, true, false, false]);
 }
 
 #[test]

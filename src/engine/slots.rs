@@ -197,10 +197,12 @@ impl SlotTable {
         }
         let piece = lead.next_piece(self.limits.piece);
         let (mut shortest, mut longest, mut left) = (piece.len(), piece.len(), positions.saturating_sub(piece.len()));
-        let is_alone = lead.done > 0 || piece.end <= self.limits.prefix_len;
+        let (is_alone, first) = (lead.done > 0 || piece.end <= self.limits.prefix_len, lead.slot);
         let mut batch = vec![lead];
-        while !is_alone {
-            let slot = batch[0].slot + batch.len();
+        if is_alone {
+            return batch;
+        }
+        for slot in first + 1..self.limits.slots {
             let Some(place) = self.prefilling.iter().position(|prompt| prompt.slot == slot) else { break };
             let next = &self.prefilling[place];
             let (is_new, len) = (next.done == 0, next.next_piece(self.limits.piece).len());

@@ -25,14 +25,18 @@ pub enum FetchError {
     #[error("the image URL holds a user name or a password; send it without, or send the picture as base64")]
     Credentials,
     /// Not on the list of hosts.
-    #[error("images are not fetched from {host}, which is not among the allowed hosts; send the picture as base64")]
+    #[error(
+        "images are not fetched from {host}; send the picture as base64, or start the service with {host} among its \
+         --image-url-hosts"
+    )]
     HostNotAllowed {
         /// Host that was to be asked.
         host: String,
     },
     /// An address that is not global, or a name with such an address.
     #[error(
-        "{host} is not at a public address, and others are not asked; use a public host or send the picture as base64"
+        "{host} is not at a public address; use a public host, send the picture as base64, or start the service with \
+         --allow-private-image-urls"
     )]
     Address {
         /// Host that was to be asked.
@@ -179,6 +183,7 @@ impl fmt::Display for Wait {
 
 impl FetchError {
     /// A short label for a metric, out of a small set.
+    #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Url | Self::UrlTooLong { .. } => "url",

@@ -24,6 +24,7 @@ mod target;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -77,7 +78,7 @@ impl Fetcher {
     ///
     /// # Errors
     /// [`FetchError`], whose text is meant for whoever sent the URL.
-    pub async fn fetch(&self, url: &str) -> Result<Vec<u8>, FetchError> {
+    pub async fn fetch(&self, url: &str) -> Result<Bytes, FetchError> {
         let shared = &*self.shared;
         let started = Instant::now();
         let total = shared.settings.timeout;
@@ -88,9 +89,11 @@ impl Fetcher {
             return Err(FetchError::Busy);
         };
         let _place = place.expect("nobody closes the semaphore");
-        timeout(total.saturating_sub(started.elapsed()), shared.follow(target))
-            .await
-            .unwrap_or(Err(FetchError::Timeout { host, wait: Wait::Whole, limit: total }))
+        let left = total.saturating_sub(started.elapsed());
+        match timeout(left, shared.follow(target)).await {
+            Ok(picture) => picture.map(Bytes::from),
+            Err(_) => Err(FetchError::Timeout { host, wait: Wait::Whole, limit: total }),
+        }
     }
 }
 

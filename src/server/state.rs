@@ -1,28 +1,131 @@
-//! What all HTTP workers share: the engine, once it is there.
+//! What all HTTP workers share: settings, the engine once it is there, and whether the service is ready.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
-use super::HttpError;
-use crate::engine::Engine;
+use serde_json::Value;
+
+use super::metrics::Metrics;
+use super::{HttpError, ServerSettings};
+use crate::engine::{Engine, EngineError};
+use crate::fetch::{FetchError, Fetcher};
 
 /// A handle to the state of the service; clones share it.
-#[derive(Clone, Default)]
-pub struct State {
-    engine: Arc<OnceLock<Engine>>,
+#[derive(Clone)]
+pub struct State(Arc<Shared>);
+
+struct Shared {
+    settings: ServerSettings,
+    fetcher: Option<Fetcher>,
+    metrics: Metrics,
+    model: OnceLock<ServedModel>,
+    /// The last replay of golden answers went wrong.
+    is_wrong: AtomicBool,
+    /// SIGTERM came.
+    is_draining: AtomicBool,
+}
+
+/// A model that is served, and what may be told of it.
+pub struct ServedModel {
+    /// Answers.
+    pub engine: Engine,
+    /// The bundle's name, which protocols use as the model's.
+    pub name: String,
+    /// The bundle's manifest.
+    pub manifest: Value,
+    /// Its parity certificate, if it has one.
+    pub certificate: Option<Value>,
+}
+
+/// Why the service is not ready.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unready {
+    /// The model is loading, or its golden answers are being replayed.
+    Loading,
+    /// The golden answers did not come out right the last time.
+    Wrong,
+    /// The service is stopping.
+    Draining,
 }
 
 impl State {
-    /// From now on the service scores. The engine's golden answers have come out right.
-    pub fn become_ready(&self, engine: Engine) {
-        // A second engine would be a mistake of ours; the first stays.
-        let _ = self.engine.set(engine);
+    pub(super) fn new(settings: ServerSettings) -> Result<Self, FetchError> {
+        let fetcher = settings.fetch.clone().map(Fetcher::new).transpose()?;
+        Ok(Self(Arc::new(Shared {
+            settings,
+            fetcher,
+            metrics: Metrics::default(),
+            model: OnceLock::new(),
+            is_wrong: AtomicBool::new(false),
+            is_draining: AtomicBool::new(false),
+        })))
     }
 
-    /// The engine.
-    ///
-    /// # Errors
-    /// [`HttpError::NotReady`] before there is one.
-    pub fn engine(&self) -> Result<&Engine, HttpError> {
-        self.engine.get().ok_or(HttpError::NotReady)
+    /// From now on the service scores. The engine's golden answers have come out right.
+    pub fn become_ready(&self, model: ServedModel) {
+        // A second engine would be a mistake of ours; the first stays.
+        let _ = self.0.model.set(model);
+    }
+
+    /// Notes how the last replay of golden answers went. While they are wrong the service is not ready; it still answers,
+    /// so that whoever takes it out of the rotation loses no request.
+    pub fn note_goldens(&self, are_right: bool) {
+        self.0.is_wrong.store(!are_right, Ordering::Relaxed);
+    }
+
+    /// The service is about to stop: it is not ready any more.
+    pub fn begin_draining(&self) {
+        self.0.is_draining.store(true, Ordering::Relaxed);
+    }
+
+    /// `None` when the service is ready.
+    #[must_use]
+    pub fn unready(&self) -> Option<Unready> {
+        if self.0.is_draining.load(Ordering::Relaxed) {
+            Some(Unready::Draining)
+        } else if self.0.model.get().is_none() {
+            Some(Unready::Loading)
+        } else {
+            self.0.is_wrong.load(Ordering::Relaxed).then_some(Unready::Wrong)
+        }
+    }
+
+    /// What is served.
+    pub(super) fn model(&self) -> Result<&ServedModel, HttpError> {
+        self.0.model.get().ok_or(HttpError::NotReady)
+    }
+
+    /// The engine, for a new request.
+    pub(super) fn engine(&self) -> Result<&Engine, HttpError> {
+        Ok(&self.model()?.engine)
+    }
+
+    pub(super) fn settings(&self) -> &ServerSettings {
+        &self.0.settings
+    }
+
+    pub(super) fn fetcher(&self) -> Option<&Fetcher> {
+        self.0.fetcher.as_ref()
+    }
+
+    pub(super) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    /// When an answer to a request that comes now is of no use any more.
+    pub(super) fn deadline(&self, engine: &Engine) -> Instant {
+        let limits = [Some(engine.timeout()), self.settings().scoring_timeout];
+        Instant::now() + limits.into_iter().flatten().min().unwrap_or(Duration::MAX)
+    }
+
+    /// An engine's error; one about time in the words of Azure's server, if that limit was the nearer one.
+    pub(super) fn timed_out(&self, engine: &Engine, error: EngineError) -> HttpError {
+        match (error, self.settings().scoring_timeout) {
+            (EngineError::DeadlineExceeded, Some(limit)) if limit < engine.timeout() => {
+                HttpError::ScoringTimeout { limit_ms: limit.as_millis() as u64 }
+            }
+            (error, _) => error.into(),
+        }
     }
 }

@@ -92,7 +92,7 @@ impl Client<'_> {
         let permit = loop {
             match self.engine.reserve(1) {
                 Ok(permit) => break permit,
-                Err(EngineError::Overloaded) => thread::yield_now(),
+                Err(EngineError::Overloaded { .. }) => thread::yield_now(),
                 Err(error) => panic!("{error}"),
             }
         };

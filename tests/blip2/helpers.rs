@@ -6,7 +6,7 @@ use std::thread;
 
 use base64::Engine as _;
 use blip2::engine::Engine;
-use blip2::server::{Application, ServerSettings, State};
+use blip2::server::{Application, ServedModel, ServerSettings, State};
 use serde_json::{Value, json};
 
 /// A path in the repository.
@@ -75,11 +75,35 @@ pub(crate) fn spawn_app(engine: Option<Engine>) -> TestApp {
 }
 
 pub(crate) fn spawn_app_with_limit(engine: Option<Engine>, max_body_bytes: usize) -> TestApp {
-    let settings = ServerSettings { host: "127.0.0.1".into(), port: 0, max_body_bytes, http_workers: 1 };
+    spawn_app_with(engine, ServerSettings { max_body_bytes, ..settings() })
+}
+
+/// Settings of a service on a free port of this machine.
+pub(crate) fn settings() -> ServerSettings {
+    ServerSettings {
+        host: "127.0.0.1".into(),
+        port: 0,
+        max_body_bytes: 1 << 20,
+        http_workers: std::num::NonZeroUsize::MIN,
+        ..ServerSettings::default()
+    }
+}
+
+/// What a test serves.
+pub(crate) fn served(engine: Engine) -> ServedModel {
+    ServedModel {
+        engine,
+        name: "blip2-test".into(),
+        manifest: json!({"name": "blip2-test"}),
+        certificate: Some(json!({"passed": true})),
+    }
+}
+
+pub(crate) fn spawn_app_with(engine: Option<Engine>, settings: ServerSettings) -> TestApp {
     let application = Application::build(settings).unwrap();
     let (port, state) = (application.port().unwrap(), application.state());
     if let Some(engine) = engine {
-        state.become_ready(engine);
+        state.become_ready(served(engine));
     }
     let (started, is_started) = mpsc::channel();
     thread::spawn(move || {
@@ -97,6 +121,10 @@ pub(crate) fn spawn_app_with_limit(engine: Option<Engine>, max_body_bytes: usize
 impl TestApp {
     pub(crate) fn get(&self, path: &str) -> Reply {
         reply(self.agent.get(self.url(path)).call().unwrap())
+    }
+
+    pub(crate) fn delete(&self, path: &str) -> Reply {
+        reply(self.agent.delete(self.url(path)).call().unwrap())
     }
 
     pub(crate) fn score(&self, body: &Value) -> Reply {

@@ -1,6 +1,6 @@
 //! Health routes, unknown routes, and the time before the model is there.
 
-use crate::helpers::{body, picture, spawn_app};
+use crate::helpers::{body, picture, served, spawn_app};
 use crate::scripted_model::{Script, engine};
 
 #[test]
@@ -9,10 +9,10 @@ fn probes_tell_alive_from_ready() {
     assert_eq!((app.get("/").status, app.get("/").body.as_str()), (200, "Healthy"));
     assert_eq!(app.get("/livez").status, 200);
     for reply in [app.get("/readyz"), app.score(&body(&[(&picture(), "")]))] {
-        assert_eq!((reply.status, reply.retry_after.as_deref()), (503, Some("1")));
+        assert_eq!((reply.status, reply.retry_after.as_deref()), (503, Some("2")));
         assert!(reply.message().contains("loading"), "{}", reply.body);
     }
-    app.state.become_ready(engine(Script::default(), 1, 4));
+    app.state.become_ready(served(engine(Script::default(), 1, 4)));
     assert_eq!(app.get("/readyz").status, 200);
     assert_eq!(app.score(&body(&[(&picture(), "hello")])).texts(), ["hello"]);
 }
@@ -24,6 +24,6 @@ fn unknown_paths_and_methods_are_told_apart() {
         let reply = app.get(path);
         assert!(reply.status == 404 && reply.message().starts_with("The requested URL was not found"), "{path}");
     }
-    let reply = app.get("/score");
+    let reply = app.delete("/score");
     assert_eq!((reply.status, reply.message().as_str()), (405, "The method is not allowed for the requested URL."));
 }

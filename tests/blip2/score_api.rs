@@ -79,7 +79,7 @@ fn a_bad_row_is_a_400_that_names_the_row_and_the_reason() {
         ("bm90IGFuIGltYWdl", "", "image"),
         (truncated.as_str(), "", "png"),
         (huge.as_str(), "", "30000"),
-        ("http://127.0.0.1/x.png", "", "URL"),
+        ("http://127.0.0.1/x.png", "", "image"),
         ("", "", "empty"),
         (good.as_str(), long.as_str(), "text"),
         (good.as_str(), fits_alone.as_str(), "max_new_tokens"),
@@ -133,7 +133,7 @@ fn score_returns_429_with_retry_after_when_the_queue_is_full() {
         }
         let refused = app.score(&body(&[(&image, "c")]));
         assert_eq!((refused.status, refused.retry_after.as_deref()), (429, Some("1")));
-        assert!(refused.message().contains("queue is full"));
+        assert!(refused.message().contains("busy"));
         open.send(()).unwrap(); // one picture for both rows
         assert_eq!(waiting.join().unwrap(), ["a", "b"]);
     });

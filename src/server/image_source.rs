@@ -1,5 +1,7 @@
-//! An image as the contract writes it in JSON: base64 in all its spellings, or a data URI around it.
+//! An image as requests name it in a string: base64 in all its spellings, a data URI around it, a URL, or the id of a
+//! stored picture.
 
+use actix_web::web::Bytes;
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
@@ -12,14 +14,31 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-/// Why an image string holds no file. Messages never repeat the string.
+use crate::engine::PictureId;
+
+/// Where a picture is.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum ImageSource {
+    /// Here: a picture file's bytes.
+    File(Bytes),
+    /// Behind an http or https URL, which nobody has checked yet.
+    Url(String),
+    /// In the engine's store.
+    Stored(PictureId),
+}
+
+impl std::fmt::Debug for ImageSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ImageSource") // its content has no place in a log
+    }
+}
+
+/// Why an image string names no picture. Messages never repeat the string.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ImageStringError {
     #[error("image is empty")]
     Empty,
-    #[error("image is a URL; this version does not fetch images, send the picture as base64")]
-    Url,
-    #[error("image is a URL of a scheme that is never opened; send the picture as base64")]
+    #[error("image is a URL of a scheme that is never opened; use http, https or base64")]
     Scheme,
     #[error("image is a data URI without `;base64,`")]
     DataUri,
@@ -31,18 +50,23 @@ pub(super) enum ImageStringError {
     NoData,
 }
 
-/// The bytes of the file.
-pub(super) fn decode(text: &str) -> Result<Vec<u8>, ImageStringError> {
-    if text.is_empty() {
-        return Err(ImageStringError::Empty);
+impl ImageSource {
+    /// Reads an image string; base64 is decoded here, so call it where blocking is allowed.
+    pub(super) fn parse(text: &str) -> Result<Self, ImageStringError> {
+        if text.is_empty() {
+            return Err(ImageStringError::Empty);
+        }
+        if let Ok(id) = text.parse() {
+            return Ok(Self::Stored(id));
+        }
+        let base64 = match scheme(text) {
+            Some("http" | "https") => return Ok(Self::Url(text.trim().to_owned())),
+            Some("data") => data_uri_content(text)?,
+            Some(_) if text.contains("://") => return Err(ImageStringError::Scheme),
+            _ => text,
+        };
+        Ok(Self::File(decode_base64(base64)?.into()))
     }
-    match scheme(text) {
-        Some("http" | "https") => return Err(ImageStringError::Url),
-        Some("data") => return decode_base64(data_uri_content(text)?),
-        Some(_) if text.contains("://") => return Err(ImageStringError::Scheme),
-        _ => {}
-    }
-    decode_base64(text)
 }
 
 /// The scheme of a URL in lower case, if the text begins with one that could be meant as such.
@@ -116,22 +140,20 @@ mod tests {
             "data:image/png;name=a.png;base64,++//ABA=",
             "!++//ABA=",
         ] {
-            assert_eq!(decode(text), Ok(bytes.to_vec()), "{text}");
+            assert_eq!(ImageSource::parse(text), Ok(ImageSource::File(bytes.to_vec().into())), "{text}");
         }
     }
 
     #[test]
     fn what_follows_complete_padding_is_ignored() {
-        assert_eq!(decode("QQ==QUFB"), Ok(b"A".to_vec()));
-        assert_eq!(decode("QQ=QUFB").map(|bytes| bytes.len()), Ok(4), "incomplete padding is dropped");
+        assert_eq!(decode_base64("QQ==QUFB"), Ok(b"A".to_vec()));
+        assert_eq!(decode_base64("QQ=QUFB").map(|bytes| bytes.len()), Ok(4), "incomplete padding is dropped");
     }
 
     #[test]
     fn what_is_no_image_string_is_told_apart() {
         let cases = [
             ("", ImageStringError::Empty),
-            ("http://example.org/x.png", ImageStringError::Url),
-            ("HTTPS://example.org/x.png", ImageStringError::Url),
             ("ftp://example.org/x.png", ImageStringError::Scheme),
             ("file:///etc/passwd", ImageStringError::Scheme),
             ("data:image/png,abc", ImageStringError::DataUri),
@@ -142,7 +164,16 @@ mod tests {
             ("!!!", ImageStringError::NoData),
         ];
         for (text, error) in cases {
-            assert_eq!(decode(text), Err(error), "{text}");
+            assert_eq!(ImageSource::parse(text), Err(error), "{text}");
         }
+    }
+
+    #[test]
+    fn urls_and_ids_of_stored_pictures_are_told_from_base64() {
+        for url in ["http://example.org/x.png", "HTTPS://example.org/x.png", " http://127.0.0.1"] {
+            assert_eq!(ImageSource::parse(url), Ok(ImageSource::Url(url.trim().into())));
+        }
+        let id = format!("image-{}", "0a".repeat(16));
+        assert_eq!(ImageSource::parse(&id), Ok(ImageSource::Stored(id.parse().unwrap())));
     }
 }

@@ -5,29 +5,20 @@
 
 use serde_json::{Map, Value};
 
-use super::HttpError;
-use super::image_string;
 use crate::generation::{GenerationParams, ParamError};
 use crate::json::json_type;
-
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+use crate::server::HttpError;
+use crate::server::answering::Row;
+use crate::server::body::parse_object;
+use crate::server::image_source::ImageSource;
 
 /// What is asked for.
 #[derive(Debug)]
 pub(super) struct ScoreRequest {
     /// The rows, in order; at least one.
-    pub rows: Vec<ScoreRow>,
+    pub rows: Vec<Row>,
     /// The parameters that all rows share.
     pub params: GenerationParams,
-}
-
-/// A picture file and what is asked about it.
-#[derive(Debug)]
-pub(super) struct ScoreRow {
-    /// The picture file's bytes.
-    pub image: Vec<u8>,
-    /// The prompt; empty for a caption.
-    pub text: String,
 }
 
 impl ScoreRequest {
@@ -36,18 +27,29 @@ impl ScoreRequest {
         body: &[u8],
         parse_params: impl Fn(&Value) -> Result<GenerationParams, ParamError>,
     ) -> Result<Self, HttpError> {
-        let body = parse_json(body)?;
+        Self::read(&parse_object(body)?, parse_params)
+    }
+
+    /// Reads the fields of a body, or of a query.
+    pub(super) fn read(
+        body: &Map<String, Value>,
+        parse_params: impl Fn(&Value) -> Result<GenerationParams, ParamError>,
+    ) -> Result<Self, HttpError> {
         let Some(input_data) = body.get("input_data") else {
             return Err(bad("A value is not provided for the 'input_data' parameter."));
         };
-        let params = parse_params(params_value(&body)?).map_err(|error| bad(error.to_string()))?;
-        let table = Table::parse(input_data)?;
-        let rows = (0..table.rows.len()).map(|row| table.row(row)).collect::<Result<_, _>>()?;
-        Ok(Self { rows, params })
+        let params = parse_params(params_value(body)?).map_err(|error| bad(error.to_string()))?;
+        Ok(Self { rows: rows_of_table("input_data", input_data)?, params })
     }
 }
 
-/// `input_data`, its columns found.
+/// The rows of a table in pandas' split form; `name` is what messages call it.
+pub(in crate::server) fn rows_of_table(name: &'static str, table: &Value) -> Result<Vec<Row>, HttpError> {
+    let table = Table::parse(name, table)?;
+    (0..table.rows.len()).map(|row| table.row(row)).collect()
+}
+
+/// A table, its columns found.
 struct Table<'a> {
     columns: usize,
     image: usize,
@@ -57,43 +59,35 @@ struct Table<'a> {
 }
 
 impl<'a> Table<'a> {
-    fn parse(input_data: &'a Value) -> Result<Self, HttpError> {
-        let Value::Object(fields) = input_data else {
-            return Err(bad("input_data must be an object with columns and data"));
+    fn parse(name: &'static str, table: &'a Value) -> Result<Self, HttpError> {
+        let Value::Object(fields) = table else {
+            return Err(bad(format!("{name} must be an object with columns and data")));
         };
         if let Some(key) = fields.keys().find(|key| !["columns", "index", "data"].contains(&key.as_str())) {
-            return Err(bad(format!("input_data: unknown key {:?}; known are columns, index and data", shorten(key))));
+            return Err(bad(format!("{name}: unknown key {:?}; known are columns, index and data", shorten(key))));
         }
-        let columns = column_names(fields)?;
-        let rows = list(fields, "data")?;
+        let columns = list(name, fields, "columns")?.iter().map(Value::as_str).collect::<Option<Vec<_>>>();
+        let columns = columns.ok_or_else(|| bad(format!("{name}: columns must be a list of strings")))?;
+        let rows = list(name, fields, "data")?;
         if rows.is_empty() {
-            return Err(bad("input_data: data is empty; send at least one row"));
+            return Err(bad(format!("{name}: data is empty; send at least one row")));
         }
-        check_index(fields, rows.len())?;
-        let find = |name: &str| columns.iter().position(|column| *column == name);
-        let Some(image) = find("image") else {
-            return Err(bad("input_data: columns holds no \"image\""));
-        };
+        check_index(name, fields, rows.len())?;
+        let find = |wanted: &str| columns.iter().position(|column| *column == wanted);
+        let image = find("image").ok_or_else(|| HttpError::MissingColumn { table: name, column: "image" })?;
         let text = find("text");
         // A misspelt column must not turn a question into a caption.
         if text.is_none() && columns.len() > 1 {
-            return Err(bad("input_data: columns holds no \"text\"; for captions send \"image\" as the only column"));
+            return Err(HttpError::MissingColumn { table: name, column: "text" });
         }
         Ok(Self { columns: columns.len(), image, text, rows })
     }
 
-    fn row(&self, row: usize) -> Result<ScoreRow, HttpError> {
+    fn row(&self, row: usize) -> Result<Row, HttpError> {
         let bad_row = |reason: String| bad(format!("row {row}: {reason}"));
-        let image = match self.cell(row, self.image).map_err(bad_row)? {
-            Value::String(image) => image_string::decode(image).map_err(|error| bad_row(error.to_string()))?,
-            other => return Err(bad_row(format!("image must be a string, not {}", json_type(other)))),
-        };
-        let text = match self.text.map(|column| self.cell(row, column)).transpose().map_err(bad_row)? {
-            None => String::new(),
-            Some(Value::String(text)) => text.clone(),
-            Some(other) => return Err(bad_row(format!("text must be a string, not {}", json_type(other)))),
-        };
-        Ok(ScoreRow { image, text })
+        let image = self.cell(row, self.image).map_err(bad_row)?;
+        let text = self.text.map(|column| self.cell(row, column)).transpose().map_err(bad_row)?;
+        row_of_values(image, text).map_err(bad_row)
     }
 
     fn cell(&self, row: usize, column: usize) -> Result<&'a Value, String> {
@@ -106,18 +100,6 @@ impl<'a> Table<'a> {
     }
 }
 
-fn parse_json(body: &[u8]) -> Result<Map<String, Value>, HttpError> {
-    let body = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
-    if body.is_empty() {
-        return Err(bad("POST body is empty. Expecting a JSON dictionary."));
-    }
-    match serde_json::from_slice(body) {
-        Ok(Value::Object(fields)) => Ok(fields),
-        Ok(_) => Err(bad("POST body should be a JSON dictionary.")),
-        Err(error) => Err(bad(format!("POST body could not be decoded as JSON: {error}"))),
-    }
-}
-
 fn params_value(body: &Map<String, Value>) -> Result<&Value, HttpError> {
     match (body.get("params"), body.get("parameters")) {
         (Some(Value::Null) | None, other) => Ok(other.unwrap_or(&Value::Null)),
@@ -126,28 +108,37 @@ fn params_value(body: &Map<String, Value>) -> Result<&Value, HttpError> {
     }
 }
 
-fn column_names(fields: &Map<String, Value>) -> Result<Vec<&str>, HttpError> {
-    let names = list(fields, "columns")?.iter().map(Value::as_str).collect::<Option<Vec<_>>>();
-    names.ok_or_else(|| bad("input_data: columns must be a list of strings"))
+/// A row of an image string and a text, which is absent for captions. The error is a reason without a place.
+pub(in crate::server) fn row_of_values(image: &Value, text: Option<&Value>) -> Result<Row, String> {
+    let image = match image {
+        Value::String(image) => ImageSource::parse(image).map_err(|error| error.to_string())?,
+        other => return Err(format!("image must be a string, not {}", json_type(other))),
+    };
+    let text = match text {
+        None => String::new(),
+        Some(Value::String(text)) => text.clone(),
+        Some(other) => return Err(format!("text must be a string, not {}", json_type(other))),
+    };
+    Ok(Row { image, text })
 }
 
-fn list<'a>(fields: &'a Map<String, Value>, key: &str) -> Result<&'a [Value], HttpError> {
+fn list<'a>(name: &str, fields: &'a Map<String, Value>, key: &str) -> Result<&'a [Value], HttpError> {
     match fields.get(key) {
         Some(Value::Array(items)) => Ok(items),
-        Some(other) => Err(bad(format!("input_data: {key} must be a list, not {}", json_type(other)))),
-        None => Err(bad(format!("input_data: {key} is missing"))),
+        Some(other) => Err(bad(format!("{name}: {key} must be a list, not {}", json_type(other)))),
+        None => Err(bad(format!("{name}: {key} is missing"))),
     }
 }
 
 /// The index is never echoed, but one of another length means that rows were lost on the way.
-fn check_index(fields: &Map<String, Value>, rows: usize) -> Result<(), HttpError> {
+fn check_index(name: &str, fields: &Map<String, Value>, rows: usize) -> Result<(), HttpError> {
     match fields.get("index") {
         None | Some(Value::Null) => Ok(()),
         Some(Value::Array(index)) if index.len() == rows => Ok(()),
         Some(Value::Array(index)) => {
-            Err(bad(format!("input_data: index has {} entries for {rows} rows of data", index.len())))
+            Err(bad(format!("{name}: index has {} entries for {rows} rows of data", index.len())))
         }
-        Some(other) => Err(bad(format!("input_data: index must be a list, not {}", json_type(other)))),
+        Some(other) => Err(bad(format!("{name}: index must be a list, not {}", json_type(other)))),
     }
 }
 
@@ -184,10 +175,8 @@ mod tests {
     fn columns_are_found_by_name_and_the_first_counts() {
         let columns = json!(["extra", "text", "image", "text"]);
         let request = parse(&input(&columns, &json!([[1, "a question", "QUJD", "another"]]))).unwrap();
-        assert_eq!(
-            (request.rows[0].image.as_slice(), request.rows[0].text.as_str()),
-            (b"ABC".as_slice(), "a question")
-        );
+        let abc = ImageSource::File(b"ABC".as_slice().into());
+        assert_eq!((&request.rows[0].image, request.rows[0].text.as_str()), (&abc, "a question"));
     }
 
     #[test]
@@ -253,7 +242,8 @@ mod tests {
 
     #[test]
     fn a_byte_order_mark_is_no_fault() {
-        let body = [BYTE_ORDER_MARK, br#"{"input_data": {"columns": ["image"], "data": ["QUJD"]}}"#].concat();
+        let body =
+            [b"\xef\xbb\xbf".as_slice(), br#"{"input_data": {"columns": ["image"], "data": ["QUJD"]}}"#].concat();
         assert!(ScoreRequest::parse(&body, parse_params).is_ok());
     }
 }

@@ -1,0 +1,116 @@
+//! What happens around every request: ids are read and written, the key is compared, cross-origin headers set, and one line
+//! logged. Never a query, a header or a body.
+
+use std::time::Instant;
+
+use actix_web::body::{EitherBody, MessageBody};
+use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::{Method, StatusCode};
+use actix_web::middleware::Next;
+use actix_web::{HttpMessage as _, ResponseError as _, web};
+
+use super::error::{ErrorCode, ScoringFailed};
+use super::request_ids::RequestIds;
+use super::{HttpError, State};
+
+const SERVER_VERSION: HeaderName = HeaderName::from_static("x-ms-server-version");
+const RUN_FUNCTION_FAILED: HeaderName = HeaderName::from_static("x-ms-run-function-failed");
+const API_KEY: HeaderName = HeaderName::from_static("api-key");
+
+/// Probes are asked every few seconds, by those who have no key.
+const PROBES: [&str; 3] = ["/", "/livez", "/readyz"];
+
+/// Health of the protocols, which their probes ask without a key.
+const PROTOCOL_PROBES: [&str; 5] = ["/ping", "/health", "/version", "/v2/health/live", "/v2/health/ready"];
+
+/// The outermost layer of every request.
+pub(super) async fn around<B: MessageBody + 'static>(
+    request: ServiceRequest,
+    next: Next<B>,
+) -> Result<ServiceResponse<EitherBody<B>>, actix_web::Error> {
+    let started = Instant::now();
+    let state = request.app_data::<web::Data<State>>().cloned();
+    let (method, path) = (request.method().clone(), request.path().to_owned());
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    let asked_headers = request.headers().get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
+    let (ids, checked) = RequestIds::read(request.headers());
+    request.extensions_mut().insert(ids.clone());
+
+    let state_ref = state.as_deref().map(AsRef::as_ref);
+    let admitted = checked.and_then(|()| state_ref.map_or(Ok(()), |state| check_key(&request, state)));
+    let mut response = match admitted {
+        Ok(()) => next.call(request).await?.map_into_left_body(),
+        Err(error) => request.into_response(error.error_response()).map_into_right_body(),
+    };
+
+    let code = response.response().extensions().get::<ErrorCode>().map(|code| code.0);
+    let has_failed = response.response().extensions().get::<ScoringFailed>().is_some();
+    let status = response.status();
+    let headers = response.headers_mut();
+    ids.write(headers);
+    if headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json") || method == Method::OPTIONS {
+        let failed = if has_failed { "True" } else { "False" };
+        headers.insert(RUN_FUNCTION_FAILED, HeaderValue::from_static(failed));
+    }
+    if let Some(state) = state_ref {
+        if state.settings().show_server_version {
+            let version = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
+            headers.insert(SERVER_VERSION, HeaderValue::from_static(version));
+        }
+        allow_origin(
+            headers,
+            &state.settings().cors_origins,
+            origin,
+            (method == Method::OPTIONS).then_some(asked_headers),
+        );
+        state.metrics().observe_response(&path, status, code, started.elapsed());
+    }
+    if !PROBES.contains(&path.as_str()) || status != StatusCode::OK {
+        let ms = (started.elapsed().as_secs_f64() * 1e4).round() / 10.0;
+        let (id, client_id) = (ids.request(), ids.client_request());
+        tracing::info!(%method, path, status = status.as_u16(), ms, request_id = id, client_request_id = client_id, "request");
+    }
+    Ok(response)
+}
+
+/// Every path but probes asks for the key, if there is one.
+fn check_key(request: &ServiceRequest, state: &State) -> Result<(), HttpError> {
+    let Some(key) = &state.settings().api_key else { return Ok(()) };
+    let path = request.path();
+    if PROBES.contains(&path) || PROTOCOL_PROBES.contains(&path) {
+        return Ok(());
+    }
+    // A preflight cannot carry it.
+    if request.method() == Method::OPTIONS && request.headers().contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {
+        return Ok(());
+    }
+    let text = |name: &HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let bearer = text(&header::AUTHORIZATION).and_then(|value| {
+        let (scheme, token) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then_some(token.trim())
+    });
+    let is_right = bearer.or_else(|| text(&API_KEY)).is_some_and(|given| key.is(given));
+    if is_right { Ok(()) } else { Err(HttpError::Unauthorized) }
+}
+
+/// Lets the pages of a listed origin read the answer; `preflight` holds the headers that one asks for.
+fn allow_origin(
+    headers: &mut HeaderMap,
+    origins: &[String],
+    origin: Option<HeaderValue>,
+    preflight: Option<Option<HeaderValue>>,
+) {
+    let Some(origin) = origin else { return };
+    if !origins.iter().any(|listed| listed == "*" || listed.as_bytes() == origin.as_bytes()) {
+        return;
+    }
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.append(header::VARY, HeaderValue::from_static("Origin"));
+    if let Some(asked_headers) = preflight {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST"));
+        if let Some(asked_headers) = asked_headers {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, asked_headers);
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! `/score`: rows in, one answer a row, in order. All rows are answered, or none is.
+
+use std::time::Instant;
+
+use actix_web::http::header::HeaderName;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde::Serialize;
+use serde_json::{Map, Value};
+
+use super::score_request::ScoreRequest;
+use crate::engine::{Answer, AnswerSequence};
+use crate::server::answering::{answer, row};
+use crate::server::body::{blocking, expect_json, read};
+use crate::server::{HttpError, State};
+
+/// How long scoring took, as Azure's server writes it.
+const EXEC_MS: HeaderName = HeaderName::from_static("x-ms-run-fn-exec-ms");
+
+/// One row of the answer. Everything but the text is sent only when `params` has `"logprobs": true`, and the sequences
+/// when more than one was asked for.
+#[derive(Serialize)]
+#[serde(untagged)]
+pub(in crate::server) enum ScoreResponse {
+    Text {
+        text: String,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        sequences: Vec<TextOnly>,
+    },
+    Detailed {
+        #[serde(flatten)]
+        best: AnswerSequence,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        sequences: Vec<AnswerSequence>,
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        warnings: Vec<String>,
+    },
+}
+
+#[derive(Serialize)]
+pub(in crate::server) struct TextOnly {
+    text: String,
+}
+
+impl ScoreResponse {
+    pub(in crate::server) fn new(answer: Answer, is_detailed: bool) -> Self {
+        let Answer { best, sequences, warnings, timings: _ } = answer;
+        if is_detailed {
+            return Self::Detailed { best, sequences, warnings };
+        }
+        let sequences = sequences.into_iter().map(|sequence| TextOnly { text: sequence.text }).collect();
+        Self::Text { text: best.text, sequences }
+    }
+}
+
+/// `POST /score`.
+pub(super) async fn post(
+    request: HttpRequest,
+    state: web::Data<State>,
+    payload: web::Payload,
+) -> Result<HttpResponse, HttpError> {
+    expect_json(&request)?;
+    let body = read(&request, &state, payload).await?;
+    let parsing = state.engine()?.clone();
+    let parse = move || ScoreRequest::parse(&body, |params| parsing.parse_params(params));
+    respond(&state, blocking(parse).await?).await
+}
+
+/// `GET /score?input_data=…`: the fields of the body as JSON in the query.
+pub(super) async fn get(request: HttpRequest, state: web::Data<State>) -> Result<HttpResponse, HttpError> {
+    let query = request.query_string().to_owned();
+    let parsing = state.engine()?.clone();
+    let parse = move || ScoreRequest::read(&fields_of_query(&query), |params| parsing.parse_params(params));
+    respond(&state, blocking(parse).await?).await
+}
+
+/// `OPTIONS /score`.
+pub(super) async fn options() -> HttpResponse {
+    HttpResponse::Ok().finish()
+}
+
+async fn respond(state: &State, request: ScoreRequest) -> Result<HttpResponse, HttpError> {
+    let started = Instant::now();
+    let ScoreRequest { rows, params } = request;
+    let is_detailed = params.logprobs;
+    let answers = answer(state, rows, params, row).await?;
+    let answers: Vec<_> = answers.into_iter().map(|answer| ScoreResponse::new(answer, is_detailed)).collect();
+    let ms = format!("{:.3}", started.elapsed().as_secs_f64() * 1e3);
+    Ok(HttpResponse::Ok().insert_header((EXEC_MS, ms)).json(answers))
+}
+
+/// Values that are not JSON are strings, and a repeated parameter is a list, as in Azure's server.
+fn fields_of_query(query: &str) -> Map<String, Value> {
+    let mut fields = Map::new();
+    for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
+        let value = serde_json::from_str(&value).unwrap_or_else(|_| Value::String(value.into_owned()));
+        match fields.get_mut(key.as_ref()) {
+            None => drop(fields.insert(key.into_owned(), value)),
+            Some(Value::Array(values)) => values.push(value),
+            Some(first) => *first = Value::Array(vec![first.take(), value]),
+        }
+    }
+    fields
+}
