@@ -8,7 +8,11 @@ use actix_web::{HttpResponse, web};
 use utoipa::OpenApi;
 use utoipa_swagger_ui::Config;
 
-use super::{HttpError, open_inference, resource};
+use super::{HttpError, resource};
+
+/// A picture of 8 × 6 pixels, so that the example works when it is posted back.
+pub(super) const EXAMPLE_IMAGE: &str =
+    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAGCAIAAABxZ0isAAAAFElEQVR4nGPU0NBgwAaYsIrSSQIASXoAhK9MVXgAAAAASUVORK5CYII=";
 
 /// Every protocol describes itself beside its handlers; here they are put together.
 #[derive(OpenApi)]
@@ -22,7 +26,8 @@ struct Api;
 
 pub(super) fn document() -> utoipa::openapi::OpenApi {
     let mut document = Api::openapi();
-    document.merge(open_inference::Api::openapi());
+    document.merge(super::native::Api::openapi());
+    document.merge(super::open_inference::Api::openapi());
     document
 }
 
