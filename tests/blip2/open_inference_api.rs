@@ -253,7 +253,7 @@ fn a_fault_is_a_400_that_names_the_element() {
     let long = "word ".repeat(500);
     for (body, part) in [
         (rows(&["fine", &long]), "image[1]: the text"),
-        (json!({"inputs": [tensor("image", &["http://127.0.0.1/x.png"])]}), "image[0]: image"),
+        (json!({"inputs": [tensor("image", &["http://127.0.0.1/x.png"])]}), "image[0]: 127.0.0.1"),
         (json!({"inputs": [tensor("image", &["bm90IGFuIGltYWdl"])]}), "image[0]: "),
         (json!({"inputs": [tensor("question", &["x"])]}), "there is no input \"question\""),
         (json!({"inputs": rows(&["x"])["inputs"], "parameters": {"foo": 1}}), "unknown parameter \"foo\""),
