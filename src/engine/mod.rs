@@ -326,6 +326,12 @@ impl Engine {
         self.shared.admission.taken()
     }
 
+    /// The tokenizer that answers are made with.
+    #[must_use]
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.shared.tokenizer
+    }
+
     /// The decoder's slots, lengths and cache.
     #[must_use]
     pub fn decoder_limits(&self) -> DecoderLimits {

@@ -21,7 +21,9 @@ use super::{HttpError, resource};
 struct Api;
 
 pub(super) fn document() -> utoipa::openapi::OpenApi {
-    Api::openapi()
+    let mut document = Api::openapi();
+    document.merge(super::openai::Api::openapi());
+    document
 }
 
 /// `GET /openapi.json`.
