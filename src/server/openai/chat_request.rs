@@ -308,3 +308,182 @@ fn param_error(error: ParamError, sent: &Map<String, Value>) -> OpenAiError {
 fn shorten(text: &str) -> String {
     text.chars().take(40).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bundle::GenerationDefaults;
+    use crate::generation::letters;
+
+    fn parse(mut fields: Value) -> Result<ChatRequest, (String, String)> {
+        let picture = json!({"type": "image_url", "image_url": {"url": "QUJD"}});
+        if fields.get("messages").is_none() {
+            fields["messages"] = json!([{"role": "user", "content": [picture]}]);
+        }
+        let names = ModelNames { name: "served".into(), checkpoint: Some("some/checkpoint".into()) };
+        let parse_params =
+            |params: &Value| GenerationParams::parse(params, GenerationDefaults { max_new_tokens: 20 }, &letters());
+        ChatRequest::parse(fields.to_string().as_bytes(), &names, parse_params).map_err(|error| {
+            let body = error.body();
+            let field = |name: &str| body["error"][name].as_str().unwrap_or_default().to_owned();
+            (field("param"), field("message"))
+        })
+    }
+
+    fn params(fields: Value) -> GenerationParams {
+        parse(fields).unwrap().params
+    }
+
+    #[test]
+    fn answers_are_greedy_unless_a_request_asks_for_samples() {
+        for greedy in [
+            json!({}),
+            json!({"temperature": 0, "top_p": 0.5, "seed": 3}),
+            json!({"top_p": 1, "n": 1}),
+            json!({"temperature": 0.7, "do_sample": false}),
+            json!({"temperature": null, "n": null}),
+        ] {
+            let params = params(greedy.clone());
+            assert!(!params.do_sample && params.num_beams == 1, "{greedy}");
+            assert!(params.warnings.is_empty(), "{greedy}: {:?}", params.warnings);
+        }
+        for sampled in [
+            json!({"temperature": 0.7}),
+            json!({"top_p": 0.9}),
+            json!({"n": 2}),
+            json!({"do_sample": true, "num_return_sequences": 2}),
+        ] {
+            let params = params(sampled.clone());
+            assert!(params.do_sample && params.num_beams == 1, "{sampled}");
+            assert_eq!(
+                params.num_return_sequences == 2,
+                sampled.as_object().unwrap().keys().any(|key| key.starts_with('n'))
+            );
+        }
+    }
+
+    #[test]
+    fn several_choices_at_temperature_0_are_the_best_beams() {
+        for beams in [
+            json!({"n": 3, "temperature": 0}),
+            json!({"n": 3, "num_beams": 3}),
+            json!({"n": 3, "num_beams": 3, "temperature": 0}),
+        ] {
+            let params = params(beams.clone());
+            assert_eq!((params.do_sample, params.num_beams, params.num_return_sequences), (false, 3, 3), "{beams}");
+        }
+        let params = params(json!({"num_beams": 3, "temperature": 1}));
+        assert_eq!((params.do_sample, params.num_beams), (true, 3), "beams that are sampled");
+    }
+
+    #[test]
+    fn lengths_go_by_three_names() {
+        for name in LENGTHS {
+            assert_eq!(params(json!({name: 7})).max_new_tokens, 7);
+        }
+        assert_eq!(params(json!({"max_tokens": 7, "max_completion_tokens": 7})).max_new_tokens, 7);
+        assert_eq!(params(json!({})).max_new_tokens, 20);
+    }
+
+    #[test]
+    fn a_seed_may_be_negative() {
+        let seed = |seed: Value| params(json!({"temperature": 1, "seed": seed})).seed;
+        assert_eq!((seed(json!(7)), seed(json!(-1)), seed(json!(u64::MAX))), (Some(7), Some(u64::MAX), Some(u64::MAX)));
+    }
+
+    #[test]
+    fn stop_strings_are_one_or_up_to_four() {
+        let stops = |stop: Value| parse(json!({"stop": stop})).unwrap().stops;
+        assert_eq!(stops(json!("ab")), [b"ab"]);
+        assert_eq!(stops(json!(["ab", "c"])), [b"ab".to_vec(), b"c".to_vec()]);
+        assert!(stops(json!(null)).is_empty() && stops(json!([])).is_empty());
+    }
+
+    #[test]
+    fn usage_is_streamed_when_it_is_asked_for() {
+        let stream = |fields: Value| parse(fields).unwrap().stream.map(|options| options.include_usage);
+        assert_eq!(stream(json!({"stream": false, "stream_options": null})), None);
+        assert_eq!(stream(json!({"stream": true})), Some(false));
+        let options = json!({"include_usage": true, "include_obfuscation": false});
+        assert_eq!(stream(json!({"stream": true, "stream_options": options})), Some(true));
+    }
+
+    #[test]
+    fn what_asks_for_nothing_is_taken() {
+        let fields = json!({
+            "model": "some/checkpoint", "user": "me", "store": true, "metadata": {"a": "b"}, "service_tier": "auto",
+            "tools": [], "tool_choice": "none", "functions": null, "response_format": {"type": "text"}, "logit_bias": {},
+            "frequency_penalty": 0, "presence_penalty": 0.0, "modalities": ["text"], "parallel_tool_calls": true,
+            "logprobs": false, "top_logprobs": null, "verbosity": "medium",
+        });
+        assert!(params(fields).warnings.is_empty());
+    }
+
+    #[test]
+    fn what_the_engine_knows_is_passed_on() {
+        let params = params(json!({"num_beams": 4, "length_penalty": -1, "early_stopping": true, "min_new_tokens": 2}));
+        assert_eq!((params.num_beams, params.length_penalty), (4, -1.0));
+        assert_eq!(params.early_stopping, crate::generation::EarlyStopping::Yes);
+    }
+
+    #[test]
+    fn a_fault_is_named_as_the_request_calls_it() {
+        let cases = [
+            (json!({"model": "gpt-4o"}), "model", "The model `gpt-4o` does not exist"),
+            (json!({"model": ""}), "model", "does not exist"),
+            (json!({"model": 1}), "model", "model is 1, but must be a string"),
+            (json!({"messages": null}), "messages", "messages is missing"),
+            (json!({"max_tokens": 0}), "max_tokens", "max_tokens is 0, but must be an integer of at least 1"),
+            (json!({"max_completion_tokens": "x"}), "max_completion_tokens", "max_completion_tokens is \"x\""),
+            (json!({"max_tokens": 5, "max_completion_tokens": 6}), "max_tokens", "mean the same"),
+            (json!({"temperature": -0.1}), "temperature", "a number from 0 to 2"),
+            (json!({"temperature": "warm"}), "temperature", "temperature is \"warm\""),
+            (json!({"temperature": 0, "do_sample": true}), "temperature", "above 0"),
+            (json!({"top_p": 1.1}), "top_p", "a number from 0 to 1"),
+            (json!({"n": 0}), "n", "an integer from 1 to 128"),
+            (json!({"n": 129}), "n", "an integer from 1 to 128"),
+            (json!({"n": 3, "num_beams": 2}), "n", "at most num_beams, which is 2"),
+            (json!({"n": 2, "num_return_sequences": 3}), "num_return_sequences", "mean the same"),
+            (json!({"seed": 0.5}), "seed", "an integer of 64 bits"),
+            (json!({"stop": ""}), "stop", "at most 4"),
+            (json!({"stop": [1]}), "stop", "stop is a list, but must be"),
+            (json!({"stop": ["a", "b", "c", "d", "e"]}), "stop", "at most 4"),
+            (json!({"stop": "a", "stop_strings": "b"}), "stop_strings", "send one of them"),
+            (json!({"logprobs": 5}), "logprobs", "true or false"),
+            (json!({"top_logprobs": 5}), "top_logprobs", "0 unless logprobs is true"),
+            (json!({"logprobs": true, "top_logprobs": 21}), "top_logprobs", "at most 20"),
+            (json!({"stream": "yes"}), "stream", "true or false"),
+            (json!({"stream_options": {}}), "stream_options", "only for answers with stream"),
+            (json!({"stream": true, "stream_options": 1}), "stream_options", "an object"),
+            (json!({"stream": true, "stream_options": {"x": 1}}), "stream_options.x", "unknown parameter \"x\""),
+            (json!({"frequency_penalty": 0.5}), "frequency_penalty", "not supported"),
+            (json!({"presence_penalty": "0"}), "presence_penalty", "not supported"),
+            (json!({"response_format": {"type": "json_object"}}), "response_format", "plain text"),
+            (json!({"response_format": "text"}), "response_format", "plain text"),
+            (json!({"tools": [{}]}), "tools", "uses no tools"),
+            (json!({"tool_choice": "required"}), "tool_choice", "uses no tools"),
+            (json!({"functions": [{}]}), "functions", "calls no functions"),
+            (json!({"logit_bias": {"5": 1}}), "logit_bias", "bad_words"),
+            (json!({"num_beam": 3}), "num_beam", "unknown parameter \"num_beam\""),
+            (json!({"num_beams": 0}), "num_beams", "num_beams is 0"),
+        ];
+        for (fields, param, part) in cases {
+            let (found, message) = parse(fields.clone()).unwrap_err();
+            assert_eq!(found, param, "{fields}: {message}");
+            assert!(message.contains(part) && message.len() < 300, "{fields}: {message}");
+        }
+    }
+
+    #[test]
+    fn every_parameter_of_the_description_is_known_and_its_example_is_taken() {
+        use utoipa::PartialSchema as _;
+
+        let schema = json!(super::super::schema::ChatCompletionRequest::schema());
+        for name in schema["properties"].as_object().unwrap().keys().filter(|name| *name != "messages") {
+            assert!(parse(json!({name: null})).is_ok(), "{name}");
+        }
+        let mut example = schema["example"].clone();
+        example["model"] = json!("served");
+        assert!(parse(example).is_ok());
+    }
+}

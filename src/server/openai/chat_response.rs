@@ -271,6 +271,11 @@ impl From<StopReason> for FinishReason {
 }
 
 impl TokenLogprob {
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.token.bytes
+    }
+
     pub(super) fn new(tokenizer: &Tokenizer, decided: &DecidedToken) -> Self {
         let DecidedToken { token_id, logprob, top_logprobs } = decided;
         let alternative =

@@ -305,3 +305,168 @@ fn unwrapped(text: &str, place: &str) -> Result<String, OpenAiError> {
     }
     Ok(inner.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn picture() -> Value {
+        json!({"type": "image_url", "image_url": {"url": "QUJD"}})
+    }
+
+    fn parse(messages: &Value) -> Result<Conversation, (String, String)> {
+        Conversation::parse(Some(messages)).map_err(|error| {
+            let body = error.body();
+            let field = |name: &str| body["error"][name].as_str().unwrap_or_default().to_owned();
+            (field("param"), field("message"))
+        })
+    }
+
+    /// The prompt of messages of role and text, of which the user's first shows the picture.
+    fn prompt_of(messages: &[(&str, &str)]) -> String {
+        let mut image = Some(picture());
+        let message = |(role, text): &(&str, &str)| {
+            let image = if *role == "user" { image.take() } else { None };
+            let parts: Vec<Value> = image.into_iter().chain([json!({"type": "text", "text": text})]).collect();
+            json!({"role": role, "content": parts})
+        };
+        parse(&messages.iter().map(message).collect()).unwrap().text
+    }
+
+    #[test]
+    fn a_question_gets_the_template_and_a_text_that_has_it_stays() {
+        assert_eq!(prompt_of(&[("user", "which city? ")]), "Question: which city? Answer:");
+        for text in
+            ["Question: which city? Answer:", "Question: a? Short answer: ", " question: a\nAnswer: b. Question:"]
+        {
+            assert_eq!(prompt_of(&[("user", text)]), text);
+        }
+    }
+
+    #[test]
+    fn no_text_asks_for_a_caption() {
+        for text in ["", " \n"] {
+            assert_eq!(prompt_of(&[("user", text)]), "");
+        }
+        assert_eq!(parse(&json!([{"role": "user", "content": [picture()]}])).unwrap().text, "");
+    }
+
+    #[test]
+    fn earlier_turns_stand_in_front_without_a_template_of_their_own() {
+        let chat = "Question: a? Answer: b. Question: c? Answer:";
+        assert_eq!(prompt_of(&[("user", "a?"), ("assistant", "b"), ("user", "c?")]), chat);
+        let templates = [("user", "Question: a? Answer:"), ("assistant", " b. "), ("user", " Question: c? Answer: ")];
+        assert_eq!(prompt_of(&templates), chat);
+    }
+
+    #[test]
+    fn a_caption_that_opens_a_chat_stands_in_front_of_its_questions() {
+        let messages = [("user", ""), ("assistant", "a dog"), ("user", "which?")];
+        assert_eq!(prompt_of(&messages), "a dog. Question: which? Answer:");
+    }
+
+    #[test]
+    fn the_text_of_the_system_stands_in_front_of_all() {
+        let messages =
+            [("system", "In Paris."), ("user", "a?"), ("assistant", "b"), ("developer", "Rain."), ("user", "c?")];
+        assert_eq!(prompt_of(&messages), "In Paris. Rain. Question: a? Answer: b. Question: c? Answer:");
+        assert_eq!(prompt_of(&[("system", "a photo of"), ("user", "")]), "a photo of", "a caption's beginning");
+        assert_eq!(prompt_of(&[("system", " "), ("user", "a?")]), "Question: a? Answer:");
+    }
+
+    #[test]
+    fn an_assistant_who_speaks_last_has_begun_the_answer() {
+        assert_eq!(prompt_of(&[("user", "a?"), ("assistant", "it is ")]), "Question: a? Answer: it is");
+        assert_eq!(prompt_of(&[("user", ""), ("assistant", "a photo of")]), "a photo of");
+    }
+
+    #[test]
+    fn messages_of_one_role_and_parts_of_a_message_are_joined_by_spaces() {
+        let messages = json!([
+            {"role": "user", "content": [picture()]},
+            {"role": "user", "content": [{"type": "text", "text": "which "}, {"type": "text", "text": " city?"}]},
+        ]);
+        assert_eq!(parse(&messages).unwrap().text, "Question: which city? Answer:");
+    }
+
+    #[test]
+    fn the_picture_may_come_again_in_any_spelling_and_stand_in_any_turn() {
+        let again = json!({"type": "image_url", "image_url": "data:image/png;base64,QUJD"});
+        let messages = json!([
+            {"role": "user", "content": "a?"},
+            {"role": "assistant", "content": "b", "refusal": null, "tool_calls": [], "annotations": []},
+            {"role": "user", "name": "me", "content": [picture(), again, picture(), {"type": "text", "text": "c?"}]},
+        ]);
+        let conversation = parse(&messages).unwrap();
+        assert_eq!(conversation.image, ImageSource::File(b"ABC".as_slice().into()));
+        assert_eq!(conversation.image_place, "messages[2].content[0].image_url");
+    }
+
+    #[test]
+    fn a_fault_is_named_with_its_place() {
+        let user = |content: Value| json!([{"role": "user", "content": content}]);
+        let other = json!({"type": "image_url", "image_url": {"url": "QUJE"}});
+        let cases = [
+            (json!("hello"), "messages", "messages must be a list, not a string"),
+            (json!([]), "messages", "0 entries"),
+            (json!(vec![0; 257]), "messages", "257 entries"),
+            (json!([1]), "messages[0]", "must be an object, not a number"),
+            (json!([{"content": ""}]), "messages[0].role", "has no role"),
+            (json!([{"role": 1}]), "messages[0].role", "must be a string"),
+            (json!([{"role": "robot", "content": ""}]), "messages[0].role", "is \"robot\", but must be"),
+            (json!([{"role": "tool", "content": ""}]), "messages[0].role", "uses no tools"),
+            (json!([{"role": "user"}]), "messages[0].content", "must be a string or a list of parts, not null"),
+            (user(json!(vec![0; 65])), "messages[0].content", "65 parts"),
+            (user(json!([1])), "messages[0].content[0]", "must be an object"),
+            (user(json!([{"text": "a"}])), "messages[0].content[0].type", "has no type"),
+            (user(json!([{"type": "text"}])), "messages[0].content[0].text", "has no text"),
+            (user(json!([{"type": "text", "text": 1}])), "messages[0].content[0].text", "must be a string"),
+            (user(json!([{"type": "input_audio"}])), "messages[0].content[0]", "\"input_audio\" are not read"),
+            (user(json!([{"type": "image_url"}])), "messages[0].content[0].image_url.url", "has no url"),
+            (
+                user(json!([{"type": "image_url", "image_url": {"url": 1}}])),
+                "messages[0].content[0].image_url",
+                "a url",
+            ),
+            (
+                user(json!([{"type": "image_url", "image_url": {"url": "ftp://x"}}])),
+                "messages[0].content[0].image_url",
+                "scheme",
+            ),
+            (user(json!([picture(), other])), "messages[0].content[1].image_url", "another picture than messages[0]"),
+            (user(json!("a?")), "messages", "no picture"),
+            (json!([{"role": "system", "content": [picture()]}]), "messages[0].content[0]", "message of the user"),
+            (
+                json!([{"role": "user", "content": [picture()], "tool_calls": [1]}]),
+                "messages[0].tool_calls",
+                "no tools",
+            ),
+            (json!([{"role": "user", "content": [picture()], "contents": ""}]), "messages[0].contents", "unknown key"),
+            (json!([{"role": "system", "content": "a"}]), "messages", "none of the user"),
+            (
+                json!([{"role": "assistant", "content": "a"}, {"role": "user", "content": [picture()]}]),
+                "messages[0]",
+                "the first to speak",
+            ),
+            (
+                json!([{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b"},
+                       {"role": "user", "content": [picture()]}]),
+                "messages[2]",
+                "has no text",
+            ),
+            (
+                json!([{"role": "user", "content": "Question: a? Answer: b. Question: c? Answer:"},
+                       {"role": "assistant", "content": "d"}, {"role": "user", "content": "e?"}]),
+                "messages[0]",
+                "stands alone",
+            ),
+        ];
+        for (messages, param, part) in cases {
+            let (found, message) = parse(&messages).unwrap_err();
+            assert_eq!(found, param, "{messages}: {message}");
+            assert!(message.contains(part) && message.len() < 300, "{messages}: {message}");
+        }
+    }
+}

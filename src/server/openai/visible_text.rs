@@ -75,14 +75,12 @@ impl VisibleText {
             self.waiting.push_back((place, TokenLogprob::new(tokenizer, token)));
         }
         self.held.extend_from_slice(tokenizer.token_bytes(token.token_id));
-        match first_stop(&self.held, &self.stops) {
-            Some(start) => {
-                let piece = self.release(start);
-                self.is_cut = true;
-                piece
-            }
-            None => self.release(self.held.len() - longest_beginning(&self.held, &self.stops)),
-        }
+        let start = first_stop(&self.held, &self.stops);
+        self.is_cut = start.is_some();
+        let certain = start.unwrap_or(self.held.len() - longest_beginning(&self.held, &self.stops));
+        // A token of which nothing but its leading space stands before the string is no part of the text: that is stripped.
+        let is_all = certain == self.held.len();
+        self.release(if is_all { certain } else { self.held[..certain].trim_ascii_end().len() })
     }
 
     /// What the end of the answer makes certain.
@@ -125,4 +123,84 @@ fn longest_beginning(bytes: &[u8], stops: &[Vec<u8>]) -> usize {
         (1..stop.len().min(bytes.len() + 1)).rev().find(|len| bytes.ends_with(&stop[..*len])).unwrap_or(0)
     };
     stops.iter().map(beginning).max().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::SpecialIds;
+
+    /// A tokenizer of bytes and some pairs of them, with "\n" as its end token.
+    fn tokenizer() -> Tokenizer {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/tokenizer/tokenizer.json");
+        let ids = SpecialIds { bos_token_id: 2, eos_token_id: 202, pad_token_id: 1, image_token_id: Some(410) };
+        Tokenizer::from_bytes(&std::fs::read(path).unwrap(), ids).unwrap()
+    }
+
+    fn token(token_id: u32) -> DecidedToken {
+        DecidedToken { token_id, logprob: -0.5, top_logprobs: Vec::new() }
+    }
+
+    /// The pieces of an answer, one a token and the last.
+    fn pieces(text: &str, stops: &[&str]) -> Vec<Piece> {
+        let tokenizer = tokenizer();
+        let mut visible = VisibleText::new(stops.iter().map(|stop| stop.as_bytes().to_vec()).collect(), true);
+        let ids = tokenizer.encode_plain(text).unwrap();
+        let mut pieces: Vec<Piece> = ids.into_iter().map(|id| visible.push(&tokenizer, &token(id))).collect();
+        pieces.push(visible.finish());
+        pieces
+    }
+
+    /// Text and tokens of all pieces together.
+    fn all(text: &str, stops: &[&str]) -> (String, String) {
+        let mut whole = Piece::default();
+        for piece in pieces(text, stops) {
+            whole.append(piece);
+        }
+        let bytes: Vec<u8> = whole.logprobs.iter().flat_map(|token| token.bytes().to_vec()).collect();
+        (whole.text, String::from_utf8(bytes).unwrap())
+    }
+
+    #[test]
+    fn without_stop_strings_every_token_is_given_out_at_once() {
+        let pieces = pieces(" ab cd", &[]);
+        let (last, before) = pieces.split_last().unwrap();
+        assert!(last.is_empty() && before.iter().all(|piece| piece.logprobs.len() == 1));
+        assert_eq!(all(" ab cd\n", &[]), ("ab cd".into(), " ab cd".into()), "the end token is no part of it");
+    }
+
+    #[test]
+    fn a_stop_string_and_what_follows_is_cut_with_its_tokens() {
+        for (stops, text, tokens) in [
+            (vec!["cd"], "ab", "ab"),
+            (vec![" cd"], "ab", "ab"),
+            (vec!["zz", "ef", "d"], "ab c", "ab c"),
+            (vec!["ab"], "", ""),
+            (vec!["ab cd ef g"], "ab cd ef", "ab cd ef"),
+        ] {
+            assert_eq!(all("ab cd ef", &stops), (text.into(), tokens.into()), "{stops:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_given_out_that_may_begin_a_stop_string() {
+        let pieces = pieces("a b a b c", &["b c"]);
+        let mut seen = String::new();
+        for piece in &pieces {
+            seen.push_str(&piece.text);
+            assert!("a b a".starts_with(&seen), "{seen:?}");
+        }
+        assert_eq!(seen, "a b a");
+    }
+
+    #[test]
+    fn a_stop_string_may_hold_characters_of_several_bytes() {
+        assert_eq!(all("a é b", &["é"]).0, "a");
+        assert_eq!(all("a è b", &["é"]).0, "a è b", "they share their first byte");
+    }
+
+    #[test]
+    fn a_beginning_that_comes_to_nothing_is_given_out_at_the_end() {
+        assert_eq!(all("ab c", &["cc"]), ("ab c".into(), "ab c".into()));
+    }
 }
