@@ -8,6 +8,7 @@ mod engine_load;
 mod formats;
 mod goldens;
 mod helpers;
+mod openai_api;
 mod probes;
 mod score_api;
 mod scripted_model;
