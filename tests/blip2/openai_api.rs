@@ -203,6 +203,24 @@ fn what_is_no_json_is_refused_in_the_same_shape() {
 }
 
 #[test]
+fn a_missing_key_is_a_401_in_the_same_shape_and_a_preflight_needs_none() {
+    let settings = blip2::server::ServerSettings {
+        api_key: Some(blip2::server::ApiKey::new("secret".into())),
+        cors_origins: vec!["https://example.org".into()],
+        ..settings()
+    };
+    let app = spawn_app_with(Some(engine(Script::default(), 1, 4)), settings);
+    for reply in [app.post(PATH, &request("a")), app.get("/v1/models"), app.get("/v1/models/x")] {
+        assert_eq!((reply.status, is_error(&reply.json())), (401, ("invalid_request_error", "invalid_api_key", "")));
+    }
+    assert!(app.get("/score").message().contains("API key"), "other protocols have their own");
+    let agent = ureq::Agent::new_with_defaults();
+    let preflight = agent.options(app.url(PATH)).header("origin", "https://example.org");
+    let preflight = preflight.header("access-control-request-method", "POST").call().unwrap();
+    assert_eq!(preflight.headers()["access-control-allow-origin"], "https://example.org");
+}
+
+#[test]
 fn a_service_without_its_model_says_so() {
     let app = spawn_app(None);
     for reply in [app.post(PATH, &request("a")), app.get("/v1/models"), app.get("/v1/models/x")] {

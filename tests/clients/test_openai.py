@@ -9,9 +9,10 @@ import openai
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from conftest import Service
+    from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 MODEL = "blip2-shapes"
 STAR = "what color is the star?"
@@ -36,9 +37,14 @@ def text(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
 
 
-def ask(client: openai.OpenAI, *parts: dict[str, Any], **params: Any) -> Any:
-    """A conversation of one turn."""
+def ask(client: openai.OpenAI, *parts: dict[str, Any], **params: object) -> ChatCompletion:
+    """The answer to a conversation of one turn."""
     return client.chat.completions.create(**{"model": MODEL, "messages": [{"role": "user", "content": parts}]} | params)
+
+
+def stream(client: openai.OpenAI, *parts: dict[str, Any], **params: object) -> openai.Stream[ChatCompletionChunk]:
+    """As it comes."""
+    return ask(client, *parts, stream=True, **params)
 
 
 @pytest.mark.parametrize("question", [STAR, f"Question: {STAR} Answer:"])
@@ -96,7 +102,7 @@ def test_streamed_pieces_are_the_whole_answer(
 ) -> None:
     """Role first, then text, then why it ended, then what was used."""
     whole = ask(client, picture, **params)
-    chunks = list(ask(client, picture, stream=True, stream_options={"include_usage": True}, **params))
+    chunks = list(stream(client, picture, stream_options={"include_usage": True}, **params))
     assert chunks[0].choices[0].delta.role == "assistant"
     choices = [choice for chunk in chunks for choice in chunk.choices]
     assert "".join(choice.delta.content or "" for choice in choices) == whole.choices[0].message.content
@@ -113,8 +119,8 @@ def test_streamed_pieces_are_the_whole_answer(
 
 def test_a_stream_can_be_left(client: openai.OpenAI, picture: dict[str, Any]) -> None:
     """The next question is answered."""
-    with ask(client, picture, stream=True) as stream:
-        next(iter(stream))
+    with stream(client, picture) as chunks:
+        next(iter(chunks))
     assert ask(client, text(STAR), picture).choices[0].message.content == "yellow"
 
 
@@ -132,14 +138,13 @@ def test_logprobs_name_tokens_and_bytes_of_the_text(client: openai.OpenAI, pictu
 
 def test_several_choices_are_samples_or_the_best_beams(client: openai.OpenAI, picture: dict[str, Any]) -> None:
     """A seed makes samples repeatable; the best beams differ from one another."""
-    for stream in (False, True):
-        answer = ask(client, picture, n=3, temperature=0, stream=stream)
-        texts = {0: "", 1: "", 2: ""}
-        for chunk in answer if stream else [answer]:
-            for choice in chunk.choices:
-                texts[choice.index] += (choice.delta.content or "") if stream else choice.message.content
-        assert texts[0] == CAPTION
-        assert len(set(texts.values())) == 3
+    best = [choice.message.content for choice in ask(client, picture, n=3, temperature=0).choices]
+    assert best[0] == CAPTION
+    assert len(set(best)) == 3
+    texts = {0: "", 1: "", 2: ""}
+    for chunk in stream(client, picture, n=3, temperature=0):
+        texts[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
+    assert list(texts.values()) == best
     sampled = [ask(client, picture, n=4, temperature=1.5, seed=seed) for seed in (7, 7, -8)]
     first, again, other = [[choice.message.content for choice in completion.choices] for completion in sampled]
     assert first == again != other
@@ -148,7 +153,7 @@ def test_several_choices_are_samples_or_the_best_beams(client: openai.OpenAI, pi
 
 @pytest.mark.parametrize(("stop", "expected"), [("yellow", "a purple cross, a"), (["zzz", " cross"], "a purple")])
 def test_the_answer_ends_before_a_stop_string(
-    client: openai.OpenAI, picture: dict[str, Any], stop: Any, expected: str
+    client: openai.OpenAI, picture: dict[str, Any], stop: str | list[str], expected: str
 ) -> None:
     """It is no part of text and tokens."""
     choice = ask(client, picture, stop=stop, logprobs=True).choices[0]
@@ -192,11 +197,11 @@ def test_what_cannot_be_done_is_refused_by_name(
 @pytest.mark.parametrize(
     "url", ["data:image/png;base64,bm90IGFuIGltYWdl", "http://127.0.0.1/x.png", "file:///etc/passwd", "", "QUJDR"]
 )
-@pytest.mark.parametrize("stream", [False, True])
-def test_a_picture_that_is_none_is_a_bad_request(client: openai.OpenAI, url: str, stream: bool) -> None:
+@pytest.mark.parametrize("ask", [ask, stream])
+def test_a_picture_that_is_none_is_a_bad_request(client: openai.OpenAI, url: str, ask: Callable[..., object]) -> None:
     """Streamed or not, and the place is named."""
     with pytest.raises(openai.BadRequestError, match="image") as caught:
-        ask(client, {"type": "image_url", "image_url": {"url": url}}, stream=stream)
+        ask(client, {"type": "image_url", "image_url": {"url": url}})
     assert caught.value.param == "messages[0].content[0].image_url"
 
 

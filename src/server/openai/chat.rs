@@ -43,7 +43,7 @@ pub(super) struct Prepared {
             (Chunk = "text/event-stream"),
         )),
         (status = 400, description = "The request is at fault; `param` says where.", body = ErrorBody),
-        (status = 401, description = "The API key is missing or wrong."),
+        (status = 401, description = "The API key is missing or wrong.", body = ErrorBody),
         (status = 404, description = "The model is not served, or the stored picture is not there.", body = ErrorBody),
         (status = 408, description = "The body did not arrive in time.", body = ErrorBody),
         (status = 413, description = "The body is larger than the limit.", body = ErrorBody),

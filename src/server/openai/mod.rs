@@ -15,7 +15,7 @@ mod streaming;
 mod visible_text;
 
 use actix_web::http::Method;
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpResponse, ResponseError as _, web};
 use utoipa::OpenApi;
 
 use self::error::OpenAiError;
@@ -32,6 +32,16 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
         .service(resource("/v1/models").route(web::get().to(models::list)))
         // A checkpoint's id has a slash in it.
         .service(resource("/v1/models/{model:.+}").route(web::get().to(models::get)));
+}
+
+/// Whether a path is one of this protocol's.
+pub(super) fn owns(path: &str) -> bool {
+    path == "/v1/chat/completions" || path == "/v1/models" || path.starts_with("/v1/models/")
+}
+
+/// An error in the shape of this protocol.
+pub(super) fn error_response(error: HttpError) -> HttpResponse {
+    OpenAiError::from(error).error_response()
 }
 
 /// A path that answers preflights, and other methods than its own in the protocol's way.

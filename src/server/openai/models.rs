@@ -52,7 +52,7 @@ pub(super) fn names(served: &ServedModel) -> ModelNames {
     tag = "OpenAI",
     responses(
         (status = 200, description = "A list of one.", body = ModelList),
-        (status = 401, description = "The API key is missing or wrong."),
+        (status = 401, description = "The API key is missing or wrong.", body = ErrorBody),
         (status = 503, description = "The model is loading.", body = ErrorBody),
     ),
 )]
@@ -68,7 +68,7 @@ pub(super) async fn list(state: web::Data<State>) -> Result<HttpResponse, OpenAi
     params(("model" = String, Path, description = "Its name, with or without its slashes escaped.", example = "blip2-shapes")),
     responses(
         (status = 200, description = "It is served.", body = Model),
-        (status = 401, description = "The API key is missing or wrong."),
+        (status = 401, description = "The API key is missing or wrong.", body = ErrorBody),
         (status = 404, description = "It is not served.", body = ErrorBody),
         (status = 503, description = "The model is loading.", body = ErrorBody),
     ),
