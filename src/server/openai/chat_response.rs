@@ -15,6 +15,7 @@ use crate::text::Tokenizer;
 
 /// What every object of an answer begins with.
 #[derive(Debug, Clone, Serialize, ToSchema)]
+#[schema(as = openai::Head)]
 pub(super) struct Head {
     /// Names the answer.
     #[schema(example = "chatcmpl-8c1f6a0de6d94f0a9a4b0d0c5b1b2f57")]
@@ -32,6 +33,7 @@ pub(super) struct Head {
 
 /// A whole answer.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = openai::ChatCompletion)]
 pub(super) struct ChatCompletion {
     #[serde(flatten)]
     head: Head,
@@ -48,6 +50,7 @@ pub(super) struct ChatCompletion {
 
 /// One of the answers.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = openai::Choice)]
 struct Choice {
     index: usize,
     message: Message,
@@ -58,6 +61,7 @@ struct Choice {
 
 /// What the model said.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = openai::Message)]
 struct Message {
     #[schema(example = "assistant")]
     role: &'static str,
@@ -70,6 +74,7 @@ struct Message {
 
 /// Why an answer ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = openai::FinishReason)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum FinishReason {
     /// The end token or a stop string came.
@@ -80,6 +85,7 @@ pub(super) enum FinishReason {
 
 /// How likely the tokens of an answer were.
 #[derive(Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = openai::Logprobs)]
 pub(super) struct Logprobs {
     /// The tokens of the text, in order.
     content: Vec<TokenLogprob>,
@@ -90,7 +96,7 @@ pub(super) struct Logprobs {
 
 /// A token, and the likeliest ones at its place.
 #[derive(Debug, PartialEq, Serialize, ToSchema)]
-#[schema(no_recursion)]
+#[schema(as = openai::TokenLogprob)]
 pub(super) struct TokenLogprob {
     #[serde(flatten)]
     token: TokenText,
@@ -100,6 +106,7 @@ pub(super) struct TokenLogprob {
 
 /// A token and the log of its probability.
 #[derive(Debug, PartialEq, Serialize, ToSchema)]
+#[schema(as = openai::TokenText)]
 struct TokenText {
     /// Its text; a replacement character stands for bytes that are no character by themselves.
     #[schema(example = " yellow")]
@@ -113,6 +120,7 @@ struct TokenText {
 
 /// Tokens that were read and written.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[schema(as = openai::Usage)]
 pub(super) struct Usage {
     /// Positions of the picture, and tokens of the text.
     #[schema(example = 26)]
@@ -127,6 +135,7 @@ pub(super) struct Usage {
 
 /// A piece of a streamed answer.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = openai::Chunk)]
 pub(super) struct Chunk<'a> {
     #[serde(flatten)]
     head: &'a Head,
@@ -146,6 +155,7 @@ pub(super) struct Chunk<'a> {
 
 /// What a chunk adds to a choice.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = openai::ChunkChoice)]
 pub(super) struct ChunkChoice {
     index: usize,
     delta: Delta,
@@ -157,6 +167,7 @@ pub(super) struct ChunkChoice {
 
 /// What a chunk adds to a message.
 #[derive(Debug, Default, Serialize, ToSchema)]
+#[schema(as = openai::Delta)]
 struct Delta {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]

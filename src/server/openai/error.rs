@@ -23,12 +23,14 @@ pub(super) struct OpenAiError {
 
 /// The body of every error.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = openai::ErrorBody)]
 pub(super) struct ErrorBody {
     error: ErrorDetail,
 }
 
 /// What went wrong.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = openai::ErrorDetail)]
 struct ErrorDetail {
     /// For people.
     #[schema(example = "temperature is 3, but must be a number from 0 to 2")]

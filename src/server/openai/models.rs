@@ -10,6 +10,7 @@ use crate::server::{ServedModel, State};
 
 /// The models of this service.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = openai::ModelList)]
 pub(super) struct ModelList {
     #[schema(example = "list")]
     object: &'static str,
@@ -19,6 +20,7 @@ pub(super) struct ModelList {
 
 /// A model.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = openai::Model)]
 pub(super) struct Model {
     /// The bundle's name.
     #[schema(example = "blip2-shapes")]

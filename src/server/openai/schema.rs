@@ -8,6 +8,7 @@ use utoipa::ToSchema;
 
 /// A conversation about a picture, and how to answer.
 #[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = openai::ChatCompletionRequest)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({
     "model": "blip2-shapes",
@@ -110,6 +111,7 @@ pub(super) struct ChatCompletionRequest {
 
 /// What somebody said. Only the user shows a picture.
 #[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = openai::RequestMessage)]
 struct RequestMessage {
     role: RequestRole,
     content: Content,
@@ -118,6 +120,7 @@ struct RequestMessage {
 /// Who speaks. Text of `system` and `developer` stands in front of the prompt; an `assistant` who speaks last has begun the
 /// answer.
 #[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = openai::RequestRole)]
 #[serde(rename_all = "snake_case")]
 enum RequestRole {
     System,
@@ -128,6 +131,7 @@ enum RequestRole {
 
 /// A text, or parts of which one is a picture.
 #[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = openai::Content)]
 #[serde(untagged)]
 enum Content {
     Text(String),
@@ -136,6 +140,7 @@ enum Content {
 
 /// A part of a message.
 #[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = openai::Part)]
 #[serde(tag = "type", rename_all = "snake_case")]
 enum Part {
     Text { text: String },
@@ -144,6 +149,7 @@ enum Part {
 
 /// Where a picture is.
 #[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = openai::ImageUrl)]
 struct ImageUrl {
     /// An https URL, a data URI, base64, or the id of a stored picture.
     url: String,
@@ -153,6 +159,7 @@ struct ImageUrl {
 
 /// A string or a list of them.
 #[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = openai::Stop)]
 #[serde(untagged)]
 enum Stop {
     One(String),
@@ -161,6 +168,7 @@ enum Stop {
 
 /// How to stream.
 #[derive(Debug, Deserialize, ToSchema)]
+#[schema(as = openai::RequestStreamOptions)]
 struct RequestStreamOptions {
     /// Whether a last chunk without choices tells the tokens that were used.
     include_usage: Option<bool>,
