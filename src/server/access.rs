@@ -44,6 +44,8 @@ pub(super) async fn around<B: MessageBody + 'static>(
         Err(error) => request.into_response(refusal(&path, error)).map_into_right_body(),
     };
 
+    // Whoever reads an id of a stored picture may ask about it, so of such paths the pattern is told.
+    let path = response.request().match_pattern().unwrap_or(path);
     let code = response.response().extensions().get::<ErrorCode>().map(|code| code.0);
     let has_failed = response.response().extensions().get::<ScoringFailed>().is_some();
     let status = response.status();
@@ -113,7 +115,10 @@ fn allow_origin(
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     headers.append(header::VARY, HeaderValue::from_static("Origin"));
     if let Some(asked_headers) = preflight {
-        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST"));
+        // A route with others says so itself.
+        if !headers.contains_key(header::ACCESS_CONTROL_ALLOW_METHODS) {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST"));
+        }
         if let Some(asked_headers) = asked_headers {
             headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, asked_headers);
         }

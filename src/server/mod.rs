@@ -11,6 +11,7 @@ mod error;
 mod health;
 mod image_source;
 mod metrics;
+mod native;
 mod openai;
 mod openapi;
 mod request_ids;
@@ -73,6 +74,7 @@ impl Application {
                 .wrap(middleware::from_fn(access::around))
                 .configure(routes)
                 .configure(azure::routes)
+                .configure(native::routes)
                 .configure(openai::routes)
                 .configure(openapi::routes)
                 .default_service(web::to(not_found))

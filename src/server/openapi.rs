@@ -10,6 +10,10 @@ use utoipa_swagger_ui::Config;
 
 use super::{HttpError, resource};
 
+/// A picture of 8 × 6 pixels, so that the example works when it is posted back.
+pub(super) const EXAMPLE_IMAGE: &str =
+    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAGCAIAAABxZ0isAAAAFElEQVR4nGPU0NBgwAaYsIrSSQIASXoAhK9MVXgAAAAASUVORK5CYII=";
+
 /// Every protocol describes itself beside its handlers; here they are put together.
 #[derive(OpenApi)]
 #[openapi(info(
@@ -22,6 +26,7 @@ struct Api;
 
 pub(super) fn document() -> utoipa::openapi::OpenApi {
     let mut document = Api::openapi();
+    document.merge(super::native::Api::openapi());
     document.merge(super::openai::Api::openapi());
     document
 }

@@ -8,6 +8,7 @@ mod engine_load;
 mod formats;
 mod goldens;
 mod helpers;
+mod native_api;
 mod openai_api;
 mod probes;
 mod score_api;

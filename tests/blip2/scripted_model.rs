@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use blip2::bundle::GenerationDefaults;
 use blip2::engine::{
-    DecoderLimits, EncodedImage, Engine, EngineLimits, Frontend, ImageEncoder, ImagePrefix, Logits, ModelError,
-    PromptPiece, SavedRow, StepDecoder,
+    DecoderLimits, EmbeddedImage, EncodedImage, Engine, EngineLimits, Frontend, ImageEncoder, ImagePrefix, Logits,
+    ModelError, PromptPiece, QueryOutput, SavedRow, StepDecoder,
 };
 use blip2::image::{ImageLimits, PixelValues, Preprocessor, PreprocessorConfig};
 use blip2::text::{SpecialIds, Tokenizer};
@@ -17,6 +17,10 @@ use crate::helpers::fixture;
 const VOCABULARY: usize = 416;
 const EOS: i64 = 202;
 const SIDE: u32 = 16;
+
+/// Features of a picture are its first pixels, as so many rows of such a length.
+pub(crate) const QUERIES: usize = 4;
+pub(crate) const HIDDEN: usize = 3;
 
 /// What the model does besides echoing.
 #[derive(Default)]
@@ -64,6 +68,18 @@ impl ImageEncoder for Gate {
         }
         Ok(EncodedImage {
             prefix: ImagePrefix::new(vec![0.0; 4]),
+            vision_encoder: Duration::ZERO,
+            qformer: Duration::ZERO,
+        })
+    }
+
+    fn embed(&mut self, pixel_values: &PixelValues) -> Result<EmbeddedImage, ModelError> {
+        if let Some(gate) = &self.0 {
+            gate.recv_timeout(Duration::from_secs(20)).map_err(ModelError::new)?;
+        }
+        let elements = pixel_values.iter().take(QUERIES * HIDDEN).copied().collect();
+        Ok(EmbeddedImage {
+            query_output: QueryOutput::new(HIDDEN, elements),
             vision_encoder: Duration::ZERO,
             qformer: Duration::ZERO,
         })

@@ -3,11 +3,8 @@
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::{Value, json};
 
+use crate::server::openapi::EXAMPLE_IMAGE;
 use crate::server::{HttpError, ServiceName, State};
-
-/// A picture of 8 × 6 pixels, so that the example works when it is posted back.
-const EXAMPLE_IMAGE: &str =
-    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAGCAIAAABxZ0isAAAAFElEQVR4nGPU0NBgwAaYsIrSSQIASXoAhK9MVXgAAAAASUVORK5CYII=";
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Version {
