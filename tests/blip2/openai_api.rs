@@ -77,6 +77,10 @@ fn a_chat_is_one_prompt() {
 #[test]
 fn a_stored_picture_can_be_named_and_one_that_is_not_there_is_a_404() {
     let app = spawn_app(Some(engine(Script::default(), 2, 4)));
+    let stored = app.post("/v1/images", &json!({"image": picture()})).json();
+    let mut known = request("a?");
+    known["messages"][0]["content"][0]["image_url"]["url"] = stored["id"].clone();
+    assert_eq!(app.post(PATH, &known).json()["choices"][0]["message"]["content"], "Question: a? Answer:");
     let mut unknown = request("a?");
     unknown["messages"][0]["content"][0]["image_url"]["url"] = json!(format!("image-{}", "0a".repeat(16)));
     let reply = app.post(PATH, &unknown);
