@@ -586,6 +586,7 @@ fn jobs_that_can_never_run_are_refused_with_the_remedy() {
     };
     let cases = [
         (refusal("x", json!({"num_beams": 5})), "--slots"),
+        (refusal("x", json!({"do_sample": true, "num_return_sequences": 1_u64 << 60})), "--slots"),
         (refusal("x", json!({"max_new_tokens": 125})), "max_new_tokens"),
         (refusal("x", json!({"num_beams": 4, "max_new_tokens": 100})), "--kv-tokens"),
         (refusal(&"~".repeat(126), json!({})), "text"),

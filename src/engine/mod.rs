@@ -365,6 +365,12 @@ impl Engine {
         self.shared.admission.taken()
     }
 
+    /// The tokenizer that answers are made with.
+    #[must_use]
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.shared.tokenizer
+    }
+
     /// The bounds that the engine was started with.
     #[must_use]
     pub fn limits(&self) -> EngineLimits {

@@ -13,6 +13,7 @@ mod image_source;
 mod metrics;
 mod native;
 mod open_inference;
+mod openai;
 mod openapi;
 mod request_ids;
 mod settings;
@@ -76,6 +77,7 @@ impl Application {
                 .configure(azure::routes)
                 .configure(native::routes)
                 .configure(open_inference::routes)
+                .configure(openai::routes)
                 .configure(openapi::routes)
                 .default_service(web::to(not_found))
         })

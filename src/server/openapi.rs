@@ -28,6 +28,7 @@ pub(super) fn document() -> utoipa::openapi::OpenApi {
     let mut document = Api::openapi();
     document.merge(super::native::Api::openapi());
     document.merge(super::open_inference::Api::openapi());
+    document.merge(super::openai::Api::openapi());
     document
 }
 

@@ -10,6 +10,7 @@ mod goldens;
 mod helpers;
 mod native_api;
 mod open_inference_api;
+mod openai_api;
 mod probes;
 mod score_api;
 mod scripted_model;

@@ -31,6 +31,8 @@ pub(crate) struct Script {
     pub(crate) failing_prompt_len: Option<usize>,
     /// Logits are NaN.
     pub(crate) broken: bool,
+    /// How long a decode step takes.
+    pub(crate) pace: Duration,
 }
 
 /// An engine over the scripted model: `slots` rows of 128 positions, 4 of them for the image.
@@ -42,8 +44,8 @@ pub(crate) fn engine(script: Script, slots: usize, queue_rows: usize) -> Engine 
         tokenizer: Tokenizer::from_bytes(&fixture("tokenizer/tokenizer.json"), ids).unwrap().into(),
         defaults: GenerationDefaults { max_new_tokens: 40 },
     };
-    let Script { gate, failing_prompt_len, broken } = script;
-    let decoder = Echo { rows: vec![Vec::new(); slots], failing_prompt_len, broken };
+    let Script { gate, failing_prompt_len, broken, pace } = script;
+    let decoder = Echo { rows: vec![Vec::new(); slots], failing_prompt_len, broken, pace };
     let limits = EngineLimits {
         queue_rows,
         prefill_positions: 64,
@@ -89,6 +91,7 @@ struct Echo {
     rows: Vec<Vec<i64>>,
     failing_prompt_len: Option<usize>,
     broken: bool,
+    pace: Duration,
 }
 
 impl Echo {
@@ -126,6 +129,7 @@ impl StepDecoder for Echo {
     }
 
     fn decode(&mut self, tokens: &[i64]) -> Result<Logits, ModelError> {
+        std::thread::sleep(self.pace);
         let next: Vec<i64> = (0..tokens.len()).map(|slot| self.rows[slot].pop().unwrap_or(EOS)).collect();
         Ok(self.logits(next.into_iter()))
     }
