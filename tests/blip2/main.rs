@@ -4,6 +4,7 @@
 mod architecture;
 mod bundle;
 mod command_line;
+mod contract;
 mod engine_load;
 mod formats;
 mod goldens;
