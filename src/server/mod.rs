@@ -11,6 +11,7 @@ mod error;
 mod health;
 mod image_source;
 mod metrics;
+mod mlflow;
 mod openapi;
 mod request_ids;
 mod settings;
@@ -72,6 +73,7 @@ impl Application {
                 .wrap(middleware::from_fn(access::around))
                 .configure(routes)
                 .configure(azure::routes)
+                .configure(mlflow::routes)
                 .configure(openapi::routes)
                 .default_service(web::to(not_found))
         })

@@ -8,7 +8,7 @@ use actix_web::{HttpResponse, web};
 use utoipa::OpenApi;
 use utoipa_swagger_ui::Config;
 
-use super::{HttpError, resource};
+use super::{HttpError, azure, health, mlflow, resource};
 
 /// Every protocol describes itself beside its handlers; here they are put together.
 #[derive(OpenApi)]
@@ -21,7 +21,11 @@ use super::{HttpError, resource};
 struct Api;
 
 pub(super) fn document() -> utoipa::openapi::OpenApi {
-    Api::openapi()
+    let mut document = Api::openapi();
+    document.merge(health::Api::openapi());
+    document.merge(azure::Api::openapi());
+    document.merge(mlflow::Api::openapi());
+    document
 }
 
 /// `GET /openapi.json`.
