@@ -1,7 +1,7 @@
 //! The scoring contract in the words of OpenAPI, for `/openapi.json`. Bodies are read and written by hand, so that faults
 //! can be named; these types describe them and are never made.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use utoipa::{IntoResponses, ToSchema};
 
 /// A picture of 8 × 6 pixels, so that the examples work when they are posted back.
