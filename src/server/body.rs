@@ -14,13 +14,14 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// The whole body.
 ///
 /// # Errors
-/// [`HttpError::BodyTooLarge`] without reading when the head announces too much, [`HttpError::BodyTimeout`], or
-/// [`HttpError::BadRequest`] when it ends early.
+/// Without reading: [`HttpError::NotReady`] while there is no model, [`HttpError::BodyTooLarge`] when the head announces
+/// too much. Else [`HttpError::BodyTimeout`], or [`HttpError::BadRequest`] when it ends early.
 pub(super) async fn read(
     request: &HttpRequest,
     state: &State,
     payload: web::Payload,
 ) -> Result<web::BytesMut, HttpError> {
+    state.engine()?;
     let (limit_bytes, timeout) = (state.settings().max_body_bytes, state.settings().body_timeout);
     let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if announced.is_some_and(|length: u64| length > limit_bytes as u64) {

@@ -8,7 +8,7 @@
 mod case;
 mod check;
 mod image_server;
-mod wire;
+pub(crate) mod wire;
 
 use std::fs;
 use std::path::{Path, PathBuf};

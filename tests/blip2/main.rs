@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 mod architecture;
+mod azure_api;
 mod bundle;
 mod command_line;
 mod contract;
@@ -9,6 +10,7 @@ mod engine_load;
 mod formats;
 mod goldens;
 mod helpers;
+mod mlflow_api;
 mod probes;
 mod score_api;
 mod scripted_model;
