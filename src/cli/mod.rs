@@ -21,7 +21,8 @@ Exit codes:
   2  wrong usage: an unknown flag, a value out of range, a picture that cannot be read
   3  the model cannot be loaded: no bundle, a damaged one, no ONNX Runtime; or the port cannot be bound
 
-Every flag can also be set by the environment variable in brackets. BLIP2_LOG sets the log filter (info, debug, …).";
+Every flag can also be set by the environment variable in brackets. BLIP2_LOG sets the log filter (info, debug, …), or \
+AZUREML_LOG_LEVEL its level.";
 
 /// BLIP-2 on ONNX Runtime: asks pictures questions, on the command line and over HTTP.
 #[derive(Debug, Parser)]

@@ -30,9 +30,9 @@ pub(super) struct ServerArgs {
     #[arg(long, value_name = "PORT", env = "BLIP2_METRICS_PORT")]
     metrics_port: Option<u16>,
 
-    /// Threads that read requests and write answers
-    #[arg(long, value_name = "N", env = "BLIP2_HTTP_WORKERS", default_value = "2")]
-    http_workers: NonZeroUsize,
+    /// Threads that read requests and write answers [default: WORKER_COUNT, else 2]
+    #[arg(long, value_name = "N", env = "BLIP2_HTTP_WORKERS")]
+    http_workers: Option<NonZeroUsize>,
 
     /// Connections that each of these threads keeps open at once
     #[arg(long, value_name = "N", env = "BLIP2_MAX_CONNECTIONS", default_value = "4096")]
@@ -96,11 +96,12 @@ impl ServerArgs {
             ..FetchSettings::default()
         };
         let api_key = self.api_key.clone().filter(|key| !key.is_empty());
+        let default = ServerSettings::default();
         Ok(ServerSettings {
             host: self.host.clone(),
             port: self.port.map_or_else(|| variable("SERVER_PORT", DEFAULT_PORT), Ok)?,
             metrics_port: self.metrics_port,
-            http_workers: self.http_workers,
+            http_workers: self.http_workers.map_or_else(|| variable("WORKER_COUNT", default.http_workers), Ok)?,
             max_connections: self.max_connections,
             max_body_bytes: self.max_body_bytes,
             body_timeout: self.body_timeout_s,

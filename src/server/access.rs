@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use actix_web::body::{EitherBody, MessageBody};
+use actix_web::body::{BodySize, EitherBody, MessageBody};
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
@@ -49,9 +49,14 @@ pub(super) async fn around<B: MessageBody + 'static>(
     let code = response.response().extensions().get::<ErrorCode>().map(|code| code.0);
     let has_failed = response.response().extensions().get::<ScoringFailed>().is_some();
     let status = response.status();
+    let bytes = match response.response().body().size() {
+        BodySize::Sized(bytes) => bytes,
+        BodySize::None | BodySize::Stream => 0,
+    };
+    let is_options_of_score = method == Method::OPTIONS && path == "/score";
     let headers = response.headers_mut();
     ids.write(headers);
-    if headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json") || method == Method::OPTIONS {
+    if headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json") || is_options_of_score {
         let failed = if has_failed { "True" } else { "False" };
         headers.insert(RUN_FUNCTION_FAILED, HeaderValue::from_static(failed));
     }
@@ -71,7 +76,7 @@ pub(super) async fn around<B: MessageBody + 'static>(
     if !PROBES.contains(&path.as_str()) || status != StatusCode::OK {
         let ms = (started.elapsed().as_secs_f64() * 1e4).round() / 10.0;
         let (id, client_id) = (ids.request(), ids.client_request());
-        tracing::info!(%method, path, status = status.as_u16(), ms, request_id = id, client_request_id = client_id, "request");
+        tracing::info!(%method, path, status = status.as_u16(), ms, bytes, request_id = &*id, client_request_id = &*client_id, "request");
     }
     Ok(response)
 }

@@ -11,6 +11,7 @@ mod error;
 mod health;
 mod image_source;
 mod metrics;
+mod mlflow;
 mod native;
 mod open_inference;
 mod openai;
@@ -78,6 +79,7 @@ impl Application {
                 .configure(native::routes)
                 .configure(open_inference::routes)
                 .configure(openai::routes)
+                .configure(mlflow::routes)
                 .configure(openapi::routes)
                 .default_service(web::to(not_found))
         })

@@ -8,7 +8,7 @@ use actix_web::{HttpResponse, web};
 use utoipa::OpenApi;
 use utoipa_swagger_ui::Config;
 
-use super::{HttpError, resource};
+use super::{HttpError, azure, health, mlflow, resource};
 
 /// A picture of 8 × 6 pixels, so that the example works when it is posted back.
 pub(super) const EXAMPLE_IMAGE: &str =
@@ -29,6 +29,9 @@ pub(super) fn document() -> utoipa::openapi::OpenApi {
     document.merge(super::native::Api::openapi());
     document.merge(super::open_inference::Api::openapi());
     document.merge(super::openai::Api::openapi());
+    document.merge(health::Api::openapi());
+    document.merge(azure::Api::openapi());
+    document.merge(mlflow::Api::openapi());
     document
 }
 

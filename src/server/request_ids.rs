@@ -1,5 +1,7 @@
 //! The ids by which a request is found again: read from its headers, checked, and written into its answer and its log lines.
 
+use std::borrow::Cow;
+
 use actix_web::http::header::{HeaderMap, HeaderName, HeaderValue};
 use uuid::Uuid;
 
@@ -46,7 +48,7 @@ impl RequestIds {
             ms_request: ms_request.clone().unwrap_or(of_service),
             ms_client_request: ms_client_request.or(ms_request),
             request,
-            trace: given(&TRACE_ID).filter(|value| value.len() <= MAX_CHARACTERS),
+            trace: given(&TRACE_ID),
         };
         (ids, checked)
     }
@@ -64,13 +66,13 @@ impl RequestIds {
     }
 
     /// `x-request-id`, for the log.
-    pub(super) fn request(&self) -> &str {
-        self.request.to_str().unwrap_or_default()
+    pub(super) fn request(&self) -> Cow<'_, str> {
+        String::from_utf8_lossy(self.request.as_bytes())
     }
 
     /// `x-ms-client-request-id`, for the log; empty when there is none.
-    pub(super) fn client_request(&self) -> &str {
-        self.ms_client_request.as_ref().and_then(|id| id.to_str().ok()).unwrap_or_default()
+    pub(super) fn client_request(&self) -> Cow<'_, str> {
+        self.ms_client_request.as_ref().map(|id| String::from_utf8_lossy(id.as_bytes())).unwrap_or_default()
     }
 }
 

@@ -186,6 +186,30 @@ fn a_model_that_cannot_be_loaded_exits_with_3_and_one_line() {
     }
 }
 
+#[test]
+fn the_model_folder_that_azure_sets_is_searched_and_what_it_holds_is_told() {
+    let mount = tempfile::tempdir().unwrap();
+    let verify = |folder: String| run(blip2(&["verify"]).env("AZUREML_MODEL_DIR", folder));
+    let name = mount.path().display();
+    fs::create_dir_all(mount.path().join("models/blip2/1")).unwrap();
+    fs::write(mount.path().join("models/blip2/1/model.bin"), "").unwrap();
+    let (code, _, stderr) = verify(format!("{name}/models"));
+    assert!(code == 3 && complaint(&stderr).contains("it holds blip2/1/model.bin"), "{stderr}");
+    copy_of_bundle(&mount.path().join("models/blip2/1/bundle"));
+    for folder in ["models/blip2/1", "models//blip2/1/", "models/blip2/1/bundle", "models"] {
+        let (code, stdout, stderr) = verify(format!("{name}/{folder}"));
+        assert!(code == 0 && stdout.contains("blip2-shapes"), "{folder}: {stderr}");
+    }
+}
+
+#[test]
+fn variables_of_azure_that_make_no_sense_exit_with_2_and_their_name() {
+    for (name, value) in [("SERVER_PORT", "http"), ("WORKER_COUNT", "0"), ("SCORING_TIMEOUT_MS", "soon")] {
+        let (code, _, stderr) = run(blip2(&["serve", "--model", "/nowhere"]).env(name, value));
+        assert!(code == 2 && complaint(&stderr).contains(name), "{name}: {stderr}");
+    }
+}
+
 /// Without a library, the only message that can come is one from before it is needed.
 #[test]
 fn a_damaged_graph_is_refused_before_onnx_runtime_is_loaded() {

@@ -148,6 +148,11 @@ impl TestApp {
         reply(self.agent.post(self.url(path)).header("content-type", content_type).send(body).unwrap())
     }
 
+    /// Where it listens on this machine.
+    pub(crate) fn port(&self) -> u16 {
+        self.address.rsplit(':').next().unwrap().parse().unwrap()
+    }
+
     pub(crate) fn url(&self, path: &str) -> String {
         format!("{}{path}", self.address)
     }

@@ -2,12 +2,15 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on should say where")]
 
 mod architecture;
+mod azure_api;
 mod bundle;
 mod command_line;
+mod contract;
 mod engine_load;
 mod formats;
 mod goldens;
 mod helpers;
+mod mlflow_api;
 mod native_api;
 mod open_inference_api;
 mod openai_api;

@@ -1,14 +1,26 @@
 //! Azure's scoring contract: `/score` and `/swagger.json`, as the catalogue model's server answers them.
 
+mod api;
 mod score;
 mod score_request;
 mod swagger;
 
 use actix_web::web;
+use utoipa::OpenApi;
 
+pub(super) use self::api::{ErrorBody, Prediction, Table};
+pub(super) use self::score::ScoreResponse;
 pub(super) use self::score_request::{row_of_values, rows_of_table};
 
 use super::resource;
+
+/// What [`super::openapi`] tells of these routes.
+#[derive(OpenApi)]
+#[openapi(
+    paths(score::post, score::get, score::options, swagger::swagger),
+    tags((name = "Azure", description = "The contract of Azure's catalogue model."))
+)]
+pub(super) struct Api;
 
 pub(super) fn routes(config: &mut web::ServiceConfig) {
     config

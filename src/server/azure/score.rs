@@ -5,8 +5,9 @@ use std::time::Instant;
 use actix_web::http::header::HeaderName;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
+use super::api::{Prediction, ScoreBody, ScoreErrors};
 use super::score_request::ScoreRequest;
 use crate::engine::{Answer, AnswerSequence};
 use crate::server::answering::{answer, row};
@@ -52,7 +53,22 @@ impl ScoreResponse {
     }
 }
 
-/// `POST /score`.
+/// Answers every row: a picture and a text.
+#[utoipa::path(
+    post,
+    path = "/score",
+    tag = "Azure",
+    request_body = ScoreBody,
+    responses(
+        (
+            status = 200,
+            description = "An answer for every row, in their order.",
+            body = Vec<Prediction>,
+            example = json!([{"text": "a stream in the desert"}]),
+        ),
+        ScoreErrors,
+    )
+)]
 pub(super) async fn post(
     request: HttpRequest,
     state: web::Data<State>,
@@ -65,7 +81,30 @@ pub(super) async fn post(
     respond(&state, blocking(parse).await?).await
 }
 
-/// `GET /score?input_data=…`: the fields of the body as JSON in the query.
+/// Answers every row of a table in the query: the fields of the body, as JSON.
+#[utoipa::path(
+    get,
+    path = "/score",
+    tag = "Azure",
+    params(
+        (
+            "input_data" = String,
+            Query,
+            description = "The table.",
+            example = json!(json!({"columns": ["image"], "data": [[crate::server::openapi::EXAMPLE_IMAGE]]}).to_string()),
+        ),
+        ("params" = Option<String>, Query, description = "Generation parameters.", example = "{\"max_new_tokens\": 20}"),
+    ),
+    responses(
+        (
+            status = 200,
+            description = "An answer for every row, in their order.",
+            body = Vec<Prediction>,
+            example = json!([{"text": "a stream in the desert"}]),
+        ),
+        ScoreErrors,
+    )
+)]
 pub(super) async fn get(request: HttpRequest, state: web::Data<State>) -> Result<HttpResponse, HttpError> {
     let query = request.query_string().to_owned();
     let parsing = state.engine()?.clone();
@@ -73,7 +112,17 @@ pub(super) async fn get(request: HttpRequest, state: web::Data<State>) -> Result
     respond(&state, blocking(parse).await?).await
 }
 
-/// `OPTIONS /score`.
+/// What a page asks before it posts from another origin.
+#[utoipa::path(
+    options,
+    path = "/score",
+    tag = "Azure",
+    responses(
+        (status = 200, description = "With the headers that listed origins need."),
+        (status = 401, description = "The API key is missing or wrong.", body = super::ErrorBody),
+        (status = 431, description = "An id is longer than 100 characters.", body = super::ErrorBody),
+    )
+)]
 pub(super) async fn options() -> HttpResponse {
     HttpResponse::Ok().finish()
 }

@@ -3,6 +3,7 @@
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::{Value, json};
 
+use super::api::ErrorBody;
 use crate::server::openapi::EXAMPLE_IMAGE;
 use crate::server::{HttpError, ServiceName, State};
 
@@ -13,7 +14,19 @@ enum Version {
     ThreeOne,
 }
 
-/// `GET /swagger.json[?version=]`.
+/// What Azure's tools read of the service, in the version of Swagger or OpenAPI that they ask for.
+#[utoipa::path(
+    get,
+    path = "/swagger.json",
+    tag = "Azure",
+    params(("version" = Option<String>, Query, description = "`2` (the default), `3` or `3.1`.", example = "3.1")),
+    responses(
+        (status = 200, description = "The document.", body = Object),
+        (status = 401, description = "The API key is missing or wrong.", body = ErrorBody),
+        (status = 404, description = "There is no such version.", body = ErrorBody),
+        (status = 431, description = "An id is longer than 100 characters.", body = ErrorBody),
+    )
+)]
 pub(super) async fn swagger(request: HttpRequest, state: web::Data<State>) -> Result<HttpResponse, HttpError> {
     let mut query = url::form_urlencoded::parse(request.query_string().as_bytes());
     let asked = query.find(|(key, _)| key == "version").map(|(_, version)| version.into_owned());
