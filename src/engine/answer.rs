@@ -3,8 +3,10 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::EngineError;
+use super::traits::QueryOutput;
 use crate::generation::{Alternative, CandidateLikelihood, Sequence, StopReason};
 use crate::text::Tokenizer;
 
@@ -55,7 +57,7 @@ pub struct Ranking {
 }
 
 /// One given answer behind picture and prompt.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct RankedCandidate {
     /// As it was given.
     pub text: String,
@@ -69,6 +71,15 @@ pub struct RankedCandidate {
     pub mean: f32,
     /// Softmax of `sum` over the candidates: how probable this one is, given that it is one of them.
     pub probability: f32,
+}
+
+/// What the Q-Former sees in a picture.
+#[derive(Debug, Clone)]
+pub struct Embedding {
+    /// The features of each query.
+    pub query_output: QueryOutput,
+    /// Where the time went.
+    pub timings: Timings,
 }
 
 /// Where the time of a job went. `decode` counts the steps of its batch, `queue` all waiting.
@@ -147,7 +158,7 @@ impl Ranking {
 }
 
 /// Times in milliseconds, as they leave the process.
-#[derive(Debug, Clone, Copy, Serialize)]
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 pub struct TimingsMs {
     preprocess: f64,
     queue: f64,

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use lru::LruCache;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// How often a cache helped. A snapshot.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct CacheCounts {
     /// Found.
     pub hits: u64,

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::fake_model::{Controls, FILES, FakeDecoder, FakeEncoder, Model, PATIENCE, positions, prefix, preprocessor};
 use super::{
-    Answer, AnswerStream, CacheCounts, DecoderLimits, Engine, EngineError, EngineLimits, Frontend, JobError, Pending,
-    Picture, PictureId, PreparedJob, RankJob, Ranking, ScoreJob, StoreError, StoreOptions, StreamEvent,
+    Answer, AnswerStream, CacheCounts, DecoderLimits, Embedding, Engine, EngineError, EngineLimits, Frontend, JobError,
+    Pending, Picture, PictureId, PreparedJob, RankJob, Ranking, ScoreJob, StoreError, StoreOptions, StreamEvent,
 };
 use crate::bundle::GenerationDefaults;
 use crate::generation::{GenerationParams, Outcome, Sequence, Task};
@@ -586,6 +586,7 @@ fn jobs_that_can_never_run_are_refused_with_the_remedy() {
     };
     let cases = [
         (refusal("x", json!({"num_beams": 5})), "--slots"),
+        (refusal("x", json!({"do_sample": true, "num_return_sequences": 1_u64 << 60})), "--slots"),
         (refusal("x", json!({"max_new_tokens": 125})), "max_new_tokens"),
         (refusal("x", json!({"num_beams": 4, "max_new_tokens": 100})), "--kv-tokens"),
         (refusal(&"~".repeat(126), json!({})), "text"),
@@ -785,4 +786,49 @@ fn a_picture_that_cannot_be_encoded_is_not_stored() {
     assert!(matches!(failed, Err(EngineError::Model { stage: "encoding the image", .. })));
     assert_eq!(running.engine.stored_pictures(), (0, 0));
     running.check_all_is_well();
+}
+
+/// The features of a picture, embedded by a deadline.
+fn embed(running: &Running, file: usize, deadline: Option<Instant>) -> Result<Embedding, EngineError> {
+    let decoded = running.engine.decode_pictures(&[FILES[file]]).remove(0).unwrap();
+    let permit = running.engine.reserve(1).unwrap();
+    block_on(running.engine.embed(decoded, deadline, &permit))
+}
+
+#[test]
+fn features_are_those_of_the_picture_whether_it_is_known_or_not() {
+    let running = Setup::default().start();
+    let first = embed(&running, 0, None).unwrap().query_output;
+    assert_eq!(first.rows().map(<[f32]>::len).collect::<Vec<_>>(), [2; PREFIX_LEN]);
+    running.submit(about(0, "what?")).wait().unwrap();
+    assert_eq!(embed(&running, 0, None).unwrap().query_output, first);
+    assert_ne!(embed(&running, 1, None).unwrap().query_output, first);
+    running.check_all_is_well();
+}
+
+#[test]
+fn a_picture_that_cannot_be_embedded_is_an_error_and_the_engine_goes_on() {
+    let running = Setup::default().start();
+    running.controls.encode.fail(0..1);
+    let error = embed(&running, 0, None).unwrap_err();
+    assert_eq!(error.to_string(), "embedding the image failed");
+    assert!(embed(&running, 0, None).is_ok());
+    let broken = running.engine.decode_pictures(&[b"no picture"]).remove(0);
+    assert!(matches!(broken, Err(JobError::Image(_))));
+    running.check_all_is_well();
+}
+
+#[test]
+fn features_that_nobody_waits_for_are_not_computed() {
+    let running = Setup::default().start();
+    running.controls.encode.hold(0);
+    let job = running.submit(about(1, "what?"));
+    running.controls.encode.wait_for(1);
+    let late = embed(&running, 0, Some(Instant::now() + Duration::from_millis(20)));
+    assert!(matches!(late, Err(EngineError::DeadlineExceeded)));
+    assert_eq!(running.engine.rows_in_work(), 2, "its place is taken until the worker sees it");
+    running.controls.encode.open();
+    job.wait().unwrap();
+    running.wait_for_places();
+    assert_eq!(running.controls.encode.runs(), 1);
 }

@@ -13,8 +13,8 @@ use parking_lot::{Condvar, Mutex};
 
 use super::picture::PictureTable;
 use super::{
-    DecoderLimits, EncodedImage, ImageEncoder, ImagePrefix, Logits, ModelError, Picture, PromptPiece, SavedRow,
-    StepDecoder,
+    DecoderLimits, EmbeddedImage, EncodedImage, ImageEncoder, ImagePrefix, Logits, ModelError, Picture, PromptPiece,
+    QueryOutput, SavedRow, StepDecoder,
 };
 use crate::generation::{Continuation, GenerationError, Origin, Outcome, Task};
 use crate::image::{ImageLimits, PixelValues, Preprocessor, PreprocessorConfig};
@@ -209,6 +209,13 @@ impl ImageEncoder for FakeEncoder {
         self.controls.encode.run()?;
         let prefix = prefix(pixel_values, self.prefix_len);
         Ok(EncodedImage { prefix, vision_encoder: Duration::ZERO, qformer: Duration::ZERO })
+    }
+
+    fn embed(&mut self, pixel_values: &PixelValues) -> Result<EmbeddedImage, ModelError> {
+        self.controls.encode.run()?;
+        let elements = prefix(pixel_values, 2 * self.prefix_len).as_slice().to_vec();
+        let query_output = QueryOutput::new(2, elements);
+        Ok(EmbeddedImage { query_output, vision_encoder: Duration::ZERO, qformer: Duration::ZERO })
     }
 }
 

@@ -5,26 +5,70 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
+use std::time::Instant;
 
 use parking_lot::FairMutex;
 use tokio::sync::oneshot;
 
 use super::ahead::Ahead;
+use super::answer::Timings;
 use super::job::Queued;
-use super::picture::{Picture, PictureTable};
-use super::traits::ImageEncoder;
-use super::{EngineError, Permit};
+use super::picture::{DecodedPicture, Picture, PictureTable};
+use super::traits::{EmbeddedImage, ImageEncoder, ModelError};
+use super::{Embedding, EngineError, Permit};
+
+/// What is asked of the worker.
+#[derive(Debug)]
+pub(super) enum ImageWork {
+    /// A picture to encode.
+    Encode(EncodeWork),
+    /// Pixels to embed.
+    Embed(EmbedWork),
+}
+
+/// Pixels to embed. What comes out is not kept.
+#[derive(Debug)]
+pub(super) struct EmbedWork {
+    pub(super) picture: DecodedPicture,
+    pub(super) deadline: Instant,
+    pub(super) since: Instant,
+    pub(super) reply: oneshot::Sender<Result<Embedding, EngineError>>,
+    pub(super) permit: Permit,
+}
+
+impl EmbedWork {
+    fn is_over(&self) -> bool {
+        self.reply.is_closed() || Instant::now() >= self.deadline
+    }
+
+    fn embed(&self, encoder: &mut impl ImageEncoder) -> Result<Embedding, EngineError> {
+        let queue = self.since.elapsed();
+        let failed = |source| EngineError::Model { stage: "embedding the image", source: Arc::new(source) };
+        let embedded = encoder.embed(&self.picture.pixel_values).map_err(failed)?;
+        let EmbeddedImage { query_output, vision_encoder, qformer } = embedded;
+        if !query_output.is_finite() {
+            return Err(failed(ModelError::new("the features are not all finite")));
+        }
+        let timings = Timings { preprocess: self.picture.took, queue, vision_encoder, qformer, ..Timings::default() };
+        Ok(Embedding { query_output, timings })
+    }
+
+    fn finish(self, result: Result<Embedding, EngineError>) {
+        let _ = self.reply.send(result); // nobody waits: nobody needs to know
+        drop(self.permit);
+    }
+}
 
 /// A picture to encode, and what for.
 #[derive(Debug)]
-pub(super) enum ImageWork {
+pub(super) enum EncodeWork {
     /// For a job about it, which goes on to the decoder worker.
     Job(Box<Queued>),
     /// For itself: to be stored.
     Picture { picture: Picture, reply: oneshot::Sender<Result<(), EngineError>>, permit: Permit },
 }
 
-impl ImageWork {
+impl EncodeWork {
     fn picture(&self) -> &Picture {
         match self {
             Self::Job(job) => &job.picture,
@@ -62,10 +106,24 @@ pub(super) fn run(
     let ahead = Arc::default();
     let mut turn = None;
     loop {
-        let Some(mut work) = next(waiting, &mut turn) else { return };
+        let Some(work) = next(waiting, &mut turn) else { return };
+        let mut work = match work {
+            ImageWork::Encode(work) => work,
+            ImageWork::Embed(work) => {
+                let result = if work.is_over() {
+                    Err(EngineError::DeadlineExceeded)
+                } else {
+                    turn.get_or_insert_with(|| cores.lock());
+                    work.embed(&mut encoder)
+                };
+                turn = None; // as for a picture that fails
+                work.finish(result);
+                continue;
+            }
+        };
         let picture = work.picture().clone();
         let is_known = picture.prefix().is_some();
-        if !is_known && let ImageWork::Job(job) = &mut work {
+        if !is_known && let EncodeWork::Job(job) = &mut work {
             job.ahead = Ahead::try_take(&ahead).or_else(|| {
                 turn = None;
                 Some(Ahead::wait(&ahead))
@@ -85,13 +143,13 @@ pub(super) fn run(
                 turn = None; // it counts for nothing with `ahead`, and the running rows are not to wait for many of them
                 work.fail(error);
             }
-            (ImageWork::Job(mut job), Ok(timings)) => {
+            (EncodeWork::Job(mut job), Ok(timings)) => {
                 job.encoded(timings);
                 if ready.send(*job).is_err() {
                     return; // without a decoder worker nothing can be answered; dropped jobs say so
                 }
             }
-            (ImageWork::Picture { reply, permit, .. }, Ok(_)) => {
+            (EncodeWork::Picture { reply, permit, .. }, Ok(_)) => {
                 turn = None; // as above
                 let _ = reply.send(Ok(()));
                 drop(permit);

@@ -49,6 +49,14 @@ pub struct PreparedJob {
     pub(super) deadline: Instant,
 }
 
+impl PreparedJob {
+    /// Tokens of the text, the start token included. The picture's positions come on top.
+    #[must_use]
+    pub fn text_tokens(&self) -> usize {
+        self.input_ids.len()
+    }
+}
+
 /// What the decoder worker sends back: plain numbers, so that text is made on the caller's thread.
 #[derive(Debug)]
 pub(super) struct Finished {

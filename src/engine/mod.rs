@@ -43,22 +43,23 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
 pub use self::admission::Permit;
-pub use self::answer::{Answer, AnswerSequence, RankedCandidate, Ranking, Timings, TimingsMs};
+pub use self::answer::{Answer, AnswerSequence, Embedding, RankedCandidate, Ranking, Timings, TimingsMs};
 pub use self::byte_cache::CacheCounts;
 pub use self::error::{EngineError, JobError};
 pub use self::golden::{GoldenError, replay};
 pub use self::job::{PreparedJob, RankJob, ScoreJob};
 pub use self::pending::{AnswerStream, Pending, StreamEvent};
-pub use self::picture::Picture;
-pub use self::picture_store::{PictureId, PictureIdError, StoreError, StoreOptions};
+pub use self::picture::{DecodedPicture, Picture};
+pub use self::picture_store::{PictureId, PictureIdError, StoreError, StoreOptions, StoredPicture};
 pub use self::traits::{
-    DecoderLimits, EncodedImage, ImageEncoder, ImagePrefix, Logits, ModelError, PromptPiece, SavedRow, StepDecoder,
+    DecoderLimits, EmbeddedImage, EncodedImage, ImageEncoder, ImagePrefix, Logits, ModelError, PromptPiece,
+    QueryOutput, SavedRow, StepDecoder,
 };
 
 use self::admission::Admission;
 use self::byte_cache::CacheCounters;
 use self::decoder_worker::DecoderWorker;
-use self::image_worker::ImageWork;
+use self::image_worker::{EmbedWork, EncodeWork, ImageWork};
 use self::job::{Finished, Queued};
 use self::picture::PictureTable;
 use self::picture_store::PictureStore;
@@ -217,6 +218,36 @@ impl Engine {
         self.shared.preprocessing.install(|| files.par_iter().map(open).collect())
     }
 
+    /// The pixels of the pictures in some files, in their order, decoded and resized in parallel: call it where blocking is
+    /// allowed. For [`Engine::embed`], which reads pixels also of pictures that are known: of those, what is kept is what the
+    /// decoder reads.
+    ///
+    /// # Errors
+    /// For each file by itself: [`JobError::Image`] when it is no picture that can be used.
+    pub fn decode_pictures<F: AsRef<[u8]> + Sync>(&self, files: &[F]) -> Vec<Result<DecodedPicture, JobError>> {
+        let decode = |file: &F| self.shared.pictures.decode(file.as_ref()).map_err(JobError::Image);
+        self.shared.preprocessing.install(|| files.par_iter().map(decode).collect())
+    }
+
+    /// What the Q-Former sees in a picture. It is not kept. Dropping the future cancels the work.
+    ///
+    /// # Errors
+    /// [`EngineError::Model`] when the model fails, [`EngineError::DeadlineExceeded`], [`EngineError::Stopped`].
+    pub async fn embed(
+        &self,
+        picture: DecodedPicture,
+        deadline: Option<Instant>,
+        permit: &Permit,
+    ) -> Result<Embedding, EngineError> {
+        let since = Instant::now();
+        let deadline = deadline.unwrap_or_else(|| since + self.shared.limits.timeout);
+        let (reply, embedding) = oneshot::channel();
+        let work = EmbedWork { picture, deadline, since, reply, permit: permit.clone() };
+        self.work.send(ImageWork::Embed(work)).map_err(|_| EngineError::Stopped)?;
+        let embedding = tokio::time::timeout_at(deadline.into(), embedding).await;
+        embedding.map_err(|_| EngineError::DeadlineExceeded)?.map_err(|_| EngineError::Stopped)?
+    }
+
     /// Hands a job to the workers.
     ///
     /// # Errors
@@ -270,8 +301,8 @@ impl Engine {
         permit: Permit,
     ) -> Result<PictureId, EngineError> {
         let (reply, encoded) = oneshot::channel();
-        let work = ImageWork::Picture { picture: picture.clone(), reply, permit };
-        self.work.send(work).map_err(|_| EngineError::Stopped)?;
+        let work = EncodeWork::Picture { picture: picture.clone(), reply, permit };
+        self.work.send(ImageWork::Encode(work)).map_err(|_| EngineError::Stopped)?;
         let encoded = tokio::time::timeout(self.shared.limits.timeout, encoded).await;
         encoded.map_err(|_| EngineError::DeadlineExceeded)?.map_err(|_| EngineError::Stopped)??;
         let bytes = picture.prefix().map_or(0, |prefix| size_of_val(prefix.as_slice()));
@@ -284,6 +315,14 @@ impl Engine {
     /// [`StoreError::Unknown`].
     pub fn stored_picture(&self, id: PictureId) -> Result<Picture, StoreError> {
         self.store().get(id, Instant::now())
+    }
+
+    /// What there is to tell of a stored picture; asking does not count as a use.
+    ///
+    /// # Errors
+    /// [`StoreError::Unknown`].
+    pub fn describe_picture(&self, id: PictureId) -> Result<StoredPicture, StoreError> {
+        self.store().describe(id, Instant::now())
     }
 
     /// Pins a stored picture, or lets it make room for others again.
@@ -326,6 +365,18 @@ impl Engine {
         self.shared.admission.taken()
     }
 
+    /// The tokenizer that answers are made with.
+    #[must_use]
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.shared.tokenizer
+    }
+
+    /// The bounds that the engine was started with.
+    #[must_use]
+    pub fn limits(&self) -> EngineLimits {
+        self.shared.limits
+    }
+
     /// The decoder's slots, lengths and cache.
     #[must_use]
     pub fn decoder_limits(&self) -> DecoderLimits {
@@ -355,7 +406,7 @@ impl Engine {
         let (reply, answer) = oneshot::channel();
         let deadline = job.deadline;
         let queued = Queued::new(job, permit.clone(), reply, tokens);
-        self.work.send(ImageWork::Job(Box::new(queued))).map_err(|_| EngineError::Stopped)?;
+        self.work.send(ImageWork::Encode(EncodeWork::Job(Box::new(queued)))).map_err(|_| EngineError::Stopped)?;
         Ok(Pending::new(answer, deadline, finish))
     }
 

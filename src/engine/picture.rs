@@ -29,14 +29,15 @@ pub struct Picture(Arc<Entry>);
 struct Entry {
     key: PictureKey,
     /// What the encoder will read, taken when it does; or why the file is no picture.
-    decoded: OnceLock<Result<Mutex<Option<Decoded>>, Arc<ImageError>>>,
+    decoded: OnceLock<Result<Mutex<Option<DecodedPicture>>, Arc<ImageError>>>,
     /// What the encoder made of it; set by the image worker alone.
     encoded: OnceLock<Result<ImagePrefix, Arc<ModelError>>>,
 }
 
-struct Decoded {
-    pixel_values: PixelValues,
-    took: Duration,
+/// A picture's pixels as the encoder reads them.
+pub struct DecodedPicture {
+    pub(super) pixel_values: PixelValues,
+    pub(super) took: Duration,
 }
 
 /// How long a picture took that had to be computed.
@@ -57,8 +58,14 @@ impl Picture {
         self.0.encoded.get()?.as_ref().ok()
     }
 
-    fn take_decoded(&self) -> Option<Decoded> {
+    fn take_decoded(&self) -> Option<DecodedPicture> {
         lock(self.0.decoded.get()?.as_ref().ok()?).take()
+    }
+}
+
+impl fmt::Debug for DecodedPicture {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DecodedPicture") // as below
     }
 }
 
@@ -97,16 +104,17 @@ impl PictureTable {
         let picture = lock(&self.known).find_or_add(key);
         if picture.prefix().is_none() {
             // Others who open the same picture now wait here for the first.
-            let decoded = picture.0.decoded.get_or_init(|| self.decode(file));
+            let decoded = picture.0.decoded.get_or_init(|| Ok(Mutex::new(Some(self.decode(file)?))));
             decoded.as_ref().map_err(|error| JobError::Image(Arc::clone(error)))?;
         }
         Ok(picture)
     }
 
-    fn decode(&self, file: &[u8]) -> Result<Mutex<Option<Decoded>>, Arc<ImageError>> {
+    /// The pixels of the picture in a file, whether it is known or not.
+    pub(super) fn decode(&self, file: &[u8]) -> Result<DecodedPicture, Arc<ImageError>> {
         let started = Instant::now();
         let pixel_values = self.preprocessor.preprocess(file)?;
-        Ok(Mutex::new(Some(Decoded { pixel_values, took: started.elapsed() })))
+        Ok(DecodedPicture { pixel_values, took: started.elapsed() })
     }
 
     /// Encodes a picture unless that was done already, and keeps it. A failure is forgotten, so that the next request
@@ -120,7 +128,7 @@ impl PictureTable {
         let encoded = match picture.0.encoded.get() {
             Some(encoded) => encoded,
             None => {
-                let Decoded { pixel_values, took } = picture.take_decoded().ok_or(EngineError::Stopped)?;
+                let DecodedPicture { pixel_values, took } = picture.take_decoded().ok_or(EngineError::Stopped)?;
                 let encoded = encoder.encode(&pixel_values).map(|image| {
                     let EncodedImage { prefix, vision_encoder, qformer } = image;
                     timings = ImageTimings { preprocess: took, vision_encoder, qformer };

@@ -50,6 +50,17 @@ pub enum StoreError {
     },
 }
 
+/// What can be told of a stored picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredPicture {
+    /// What it takes of the store.
+    pub bytes: usize,
+    /// It does not make room for others.
+    pub is_pinned: bool,
+    /// When it will be forgotten; `None` for never.
+    pub expires_in: Option<Duration>,
+}
+
 pub(super) struct PictureStore {
     pictures: LruCache<PictureId, Stored>,
     capacity: usize,
@@ -101,6 +112,14 @@ impl PictureStore {
     /// The picture of an id, which counts as used now.
     pub(super) fn get(&mut self, id: PictureId, now: Instant) -> Result<Picture, StoreError> {
         Ok(self.find(id, now)?.picture.clone())
+    }
+
+    /// What there is to tell of a picture, which does not count as a use.
+    pub(super) fn describe(&self, id: PictureId, now: Instant) -> Result<StoredPicture, StoreError> {
+        let stored = self.pictures.peek(&id).filter(|stored| !stored.is_expired(now));
+        let Stored { bytes, expires, is_pinned, .. } = stored.ok_or(StoreError::Unknown(id))?;
+        let expires_in = expires.map(|expires| expires.saturating_duration_since(now));
+        Ok(StoredPicture { bytes: *bytes, is_pinned: *is_pinned, expires_in })
     }
 
     /// Pins a picture, or lets it make room for others again.
@@ -221,6 +240,19 @@ mod tests {
         assert!(matches!(put(&mut store, 11, false, now), Err(StoreError::Full { pinned: 20, capacity: 30 })));
         assert!([kept[0], kept[1], loose].iter().all(|id| store.get(*id, now).is_ok()));
         assert!(put(&mut store, 30, false, now + HOUR).is_ok(), "their time is over");
+    }
+
+    #[test]
+    fn a_picture_that_is_described_is_not_used() {
+        let (mut store, now) = (PictureStore::new(20), Instant::now());
+        let [first, second] = [(); 2].map(|()| put(&mut store, 10, false, now).unwrap());
+        let described = store.describe(first, now + HOUR / 4).unwrap();
+        let expected = StoredPicture { bytes: 10, is_pinned: false, expires_in: Some(HOUR * 3 / 4) };
+        assert_eq!(described, expected);
+        put(&mut store, 10, true, now).unwrap();
+        assert!(matches!(store.describe(first, now), Err(StoreError::Unknown(unknown)) if unknown == first));
+        assert!(store.describe(second, now).is_ok());
+        assert!(matches!(store.describe(second, now + HOUR), Err(StoreError::Unknown(_))));
     }
 
     #[test]

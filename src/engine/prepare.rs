@@ -16,12 +16,13 @@ impl Engine {
     /// [`JobError`] when it cannot be run. The fault is the caller's.
     pub fn prepare(&self, job: &ScoreJob) -> Result<PreparedJob, JobError> {
         let (input_ids, mut warnings) = self.encode(&job.text)?;
-        let seed = job.params.seed.unwrap_or_else(rand::random);
-        let task = Task::generate(self.prompt(&input_ids), job.params.clone(), seed);
-        let (rows, slots) = (task.rows(), self.shared.decoder.slots);
+        // Before they are made: a request may ask for any number.
+        let (rows, slots) = (job.params.rows(), self.shared.decoder.slots);
         if rows > slots {
             return Err(JobError::TooManyRows { rows, slots });
         }
+        let seed = job.params.seed.unwrap_or_else(rand::random);
+        let task = Task::generate(self.prompt(&input_ids), job.params.clone(), seed);
         warnings.extend(job.params.warnings.iter().cloned());
         self.prepared(&job.picture, input_ids, task, warnings, job.deadline)
     }

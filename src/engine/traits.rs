@@ -14,6 +14,12 @@ pub trait ImageEncoder: Send {
     /// # Errors
     /// [`ModelError`] when a run fails.
     fn encode(&mut self, pixel_values: &PixelValues) -> Result<EncodedImage, ModelError>;
+
+    /// One picture as the Q-Former sees it, before its features are made fit for the decoder.
+    ///
+    /// # Errors
+    /// [`ModelError`] when a run fails.
+    fn embed(&mut self, pixel_values: &PixelValues) -> Result<EmbeddedImage, ModelError>;
 }
 
 /// The second half: owned by the decoder worker. Rows live in slots `0..limits().slots`.
@@ -114,6 +120,41 @@ impl ImagePrefix {
 pub struct EncodedImage {
     /// What precedes the text.
     pub prefix: ImagePrefix,
+    /// Time in the vision encoder.
+    pub vision_encoder: Duration,
+    /// Time in the Q-Former.
+    pub qformer: Duration,
+}
+
+/// `query_output [num_query_tokens, hidden]` of one picture: what the Q-Former's queries found in it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QueryOutput {
+    hidden: usize,
+    elements: Vec<f32>,
+}
+
+impl QueryOutput {
+    /// Takes row-major elements; `hidden` is the length of a row and above 0.
+    #[must_use]
+    pub fn new(hidden: usize, elements: Vec<f32>) -> Self {
+        Self { hidden, elements }
+    }
+
+    /// The features of each query.
+    pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
+        self.elements.chunks_exact(self.hidden)
+    }
+
+    pub(super) fn is_finite(&self) -> bool {
+        self.elements.iter().all(|element| element.is_finite())
+    }
+}
+
+/// Features of a picture, and how long their two stages took.
+#[derive(Debug, Clone)]
+pub struct EmbeddedImage {
+    /// The features.
+    pub query_output: QueryOutput,
     /// Time in the vision encoder.
     pub vision_encoder: Duration,
     /// Time in the Q-Former.

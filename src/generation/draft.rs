@@ -1,12 +1,13 @@
 //! A sequence in the making, and as it is handed out.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::StopReason;
 use super::logits::largest;
 
 /// One of the likeliest tokens at a place.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 pub struct Alternative {
     /// The token.
     pub token_id: u32,

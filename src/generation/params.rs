@@ -102,6 +102,7 @@ impl GenerationParams {
                 eos_token_id: vocabulary.eos_token_id(),
                 max_new_tokens,
                 strings: stop_strings(&mut reader)?,
+                may_begin_in_prompt: true,
                 vocabulary: Arc::clone(vocabulary),
             },
             processors,
@@ -111,6 +112,13 @@ impl GenerationParams {
         }
         reader.finish()?;
         Ok(params)
+    }
+
+    /// Looks for stop strings in the answer alone. As transformers does it, one may begin in the prompt.
+    #[must_use]
+    pub fn with_stop_strings_in_answer(mut self) -> Self {
+        self.stopping.may_begin_in_prompt = false;
+        self
     }
 
     /// Rows that the request occupies at most.

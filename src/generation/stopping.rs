@@ -4,11 +4,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::Vocabulary;
 
 /// Why generation ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StopReason {
     /// The end token came.
@@ -25,6 +26,8 @@ pub(super) struct Stopping {
     pub(super) eos_token_id: u32,
     pub(super) max_new_tokens: usize,
     pub(super) strings: Vec<Vec<u8>>,
+    /// Whether a string may have begun in the prompt.
+    pub(super) may_begin_in_prompt: bool,
     pub(super) vocabulary: Arc<dyn Vocabulary>,
 }
 
@@ -39,7 +42,7 @@ impl Stopping {
     pub(super) fn reason(&self, ids: &[u32], new_tokens: usize) -> Option<StopReason> {
         if ids.last() == Some(&self.eos_token_id) {
             Some(StopReason::Eos)
-        } else if self.completes_a_string(ids) {
+        } else if self.completes_a_string(if self.may_begin_in_prompt { ids } else { &ids[ids.len() - new_tokens..] }) {
             Some(StopReason::StopString)
         } else if new_tokens >= self.max_new_tokens {
             Some(StopReason::Length)
@@ -48,8 +51,8 @@ impl Stopping {
         }
     }
 
-    /// Whether a stop string ends within the bytes of the newest token. It may have begun in the prompt, as in
-    /// transformers; image positions and special tokens have no bytes and are no part of any string.
+    /// Whether a stop string ends within the bytes of the newest token. Image positions and special tokens have no bytes
+    /// and are no part of any string.
     fn completes_a_string(&self, ids: &[u32]) -> bool {
         let Some(longest) = self.strings.iter().map(Vec::len).max() else { return false };
         let Some((newest, earlier)) = ids.split_last() else { return false };
@@ -79,7 +82,8 @@ mod tests {
 
     fn stops(text: &str, strings: &[&str]) -> bool {
         let strings = strings.iter().map(|string| string.as_bytes().to_vec()).collect();
-        let stopping = Stopping { eos_token_id: 0, max_new_tokens: 99, strings, vocabulary: Arc::new(Letters) };
+        let (vocabulary, may_begin_in_prompt) = (Arc::new(Letters), true);
+        let stopping = Stopping { eos_token_id: 0, max_new_tokens: 99, strings, may_begin_in_prompt, vocabulary };
         let ids = Letters.encode(text);
         stopping.reason(&ids, 1) == Some(StopReason::StopString)
     }
@@ -100,6 +104,16 @@ mod tests {
         assert!(stops("abC", &["c!"]));
         assert!(stops("abC", &["!!"]));
         assert!(!stops("abCd", &["!!"]));
+    }
+
+    #[test]
+    fn a_string_that_begins_in_the_prompt_counts_only_where_it_may() {
+        for (may_begin_in_prompt, reason) in [(true, Some(StopReason::StopString)), (false, None)] {
+            let (strings, vocabulary) = (vec![b"bc".to_vec()], Arc::new(Letters));
+            let stopping = Stopping { eos_token_id: 0, max_new_tokens: 99, strings, may_begin_in_prompt, vocabulary };
+            assert_eq!(stopping.reason(&Letters.encode("abc"), 1), reason);
+            assert_eq!(stopping.reason(&Letters.encode("abc"), 2), Some(StopReason::StopString));
+        }
     }
 
     #[test]

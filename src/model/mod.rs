@@ -18,7 +18,7 @@ use std::thread;
 use std::time::Instant;
 
 use crate::bundle::{Bundle, KvDtype, Manifest, Target};
-use crate::engine::{EncodedImage, ImageEncoder, ImagePrefix, ModelError};
+use crate::engine::{EmbeddedImage, EncodedImage, ImageEncoder, ImagePrefix, ModelError};
 use crate::image::PixelValues;
 use crate::runtime::{Runtime, RuntimeError};
 
@@ -100,6 +100,14 @@ impl ImageEncoder for ImageStage {
             vision_encoder: seen - started,
             qformer: seen.elapsed(),
         })
+    }
+
+    fn embed(&mut self, pixel_values: &PixelValues) -> Result<EmbeddedImage, ModelError> {
+        let started = Instant::now();
+        let image_embeds = self.vision_encoder.run(pixel_values)?;
+        let seen = Instant::now();
+        let query_output = self.qformer.embed(image_embeds)?;
+        Ok(EmbeddedImage { query_output, vision_encoder: seen - started, qformer: seen.elapsed() })
     }
 }
 

@@ -8,11 +8,11 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
-use actix_web::{HttpMessage as _, ResponseError as _, web};
+use actix_web::{HttpMessage as _, HttpResponse, ResponseError as _, web};
 
 use super::error::{ErrorCode, ScoringFailed};
 use super::request_ids::RequestIds;
-use super::{HttpError, State};
+use super::{HttpError, State, openai};
 
 const SERVER_VERSION: HeaderName = HeaderName::from_static("x-ms-server-version");
 const RUN_FUNCTION_FAILED: HeaderName = HeaderName::from_static("x-ms-run-function-failed");
@@ -41,9 +41,11 @@ pub(super) async fn around<B: MessageBody + 'static>(
     let admitted = checked.and_then(|()| state_ref.map_or(Ok(()), |state| check_key(&request, state)));
     let mut response = match admitted {
         Ok(()) => next.call(request).await?.map_into_left_body(),
-        Err(error) => request.into_response(error.error_response()).map_into_right_body(),
+        Err(error) => request.into_response(refusal(&path, error)).map_into_right_body(),
     };
 
+    // Whoever reads an id of a stored picture may ask about it, so of such paths the pattern is told.
+    let path = response.request().match_pattern().unwrap_or(path);
     let code = response.response().extensions().get::<ErrorCode>().map(|code| code.0);
     let has_failed = response.response().extensions().get::<ScoringFailed>().is_some();
     let status = response.status();
@@ -77,6 +79,11 @@ pub(super) async fn around<B: MessageBody + 'static>(
         tracing::info!(%method, path, status = status.as_u16(), ms, bytes, request_id = &*id, client_request_id = &*client_id, "request");
     }
     Ok(response)
+}
+
+/// An answer without any handler, in the shape that the path's protocol has.
+fn refusal(path: &str, error: HttpError) -> HttpResponse {
+    if openai::owns(path) { openai::error_response(error) } else { error.error_response() }
 }
 
 /// Every path but probes asks for the key, if there is one.
@@ -113,7 +120,10 @@ fn allow_origin(
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     headers.append(header::VARY, HeaderValue::from_static("Origin"));
     if let Some(asked_headers) = preflight {
-        headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST"));
+        // A route with others says so itself.
+        if !headers.contains_key(header::ACCESS_CONTROL_ALLOW_METHODS) {
+            headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST"));
+        }
         if let Some(asked_headers) = asked_headers {
             headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, asked_headers);
         }

@@ -48,9 +48,14 @@ pub(super) async fn answer(
     params: GenerationParams,
     place: Place,
 ) -> Result<Vec<Answer>, HttpError> {
-    let engine = state.engine()?;
     let Prepared { jobs, permit } = prepare(state, rows, params, place).await?;
-    let pending = jobs.into_iter().map(|job| engine.submit(job, &permit)).collect::<Result<Vec<_>, _>>()?;
+    answers(state, jobs, &permit).await
+}
+
+/// The answers to jobs, all of which are handed over before the first is awaited.
+pub(super) async fn answers(state: &State, jobs: Vec<PreparedJob>, permit: &Permit) -> Result<Vec<Answer>, HttpError> {
+    let engine = state.engine()?;
+    let pending = jobs.into_iter().map(|job| engine.submit(job, permit)).collect::<Result<Vec<_>, _>>()?;
     let mut answers = Vec::with_capacity(pending.len());
     for row in pending {
         let answer = row.answer().await.map_err(|error| state.timed_out(engine, error))?;
@@ -72,15 +77,27 @@ pub(super) async fn prepare(
     let permit = engine.reserve_until(rows.len(), deadline)?;
     let (images, texts): (Vec<_>, Vec<_>) = rows.into_iter().map(|row| (row.image, row.text)).unzip();
     let pictures = open_pictures(state, images, place).await?;
-    let jobs = blocking(move || {
-        let jobs = pictures.into_iter().zip(texts).enumerate();
+    let jobs = prepare_jobs(engine, pictures.into_iter().zip(texts).collect(), params, deadline, place).await?;
+    Ok(Prepared { jobs, permit })
+}
+
+/// Pictures that are open, and texts about them, as the engine takes them.
+pub(super) async fn prepare_jobs(
+    engine: Engine,
+    rows: Vec<(Picture, String)>,
+    params: GenerationParams,
+    deadline: Instant,
+    place: impl Fn(usize) -> String + Send + 'static,
+) -> Result<Vec<PreparedJob>, HttpError> {
+    blocking(move || {
+        let jobs = rows.into_iter().enumerate();
         jobs.map(|(number, (picture, text))| {
             let job = ScoreJob { picture, text, params: params.clone(), deadline: Some(deadline) };
             engine.prepare(&job).map_err(|error| HttpError::BadRequest(format!("{}: {error}", place(number))))
         })
         .collect()
-    });
-    Ok(Prepared { jobs: jobs.await?, permit })
+    })
+    .await
 }
 
 /// The pictures of some rows, in their order: fetched, decoded, or looked up.
@@ -90,9 +107,7 @@ pub(super) async fn open_pictures(
     place: Place,
 ) -> Result<Vec<Picture>, HttpError> {
     let engine = state.engine()?.clone();
-    let located = join_all(images.into_iter().map(|image| locate(state, &engine, image))).await;
-    let at_place = |(number, located): (usize, Result<Located, HttpError>)| located.map_err(|e| e.at(&place(number)));
-    let located = located.into_iter().enumerate().map(at_place).collect::<Result<Vec<_>, _>>()?;
+    let located = locate_all(state, images, place).await?;
     blocking(move || {
         let files: Vec<&[u8]> = located.iter().filter_map(Located::file).collect();
         let mut opened = engine.open_pictures(&files).into_iter();
@@ -108,8 +123,20 @@ pub(super) async fn open_pictures(
     .await
 }
 
+/// The files of some pictures, in their order: fetched, or sent along; or pictures that are stored.
+pub(super) async fn locate_all(
+    state: &State,
+    images: Vec<ImageSource>,
+    place: Place,
+) -> Result<Vec<Located>, HttpError> {
+    let engine = state.engine()?;
+    let located = join_all(images.into_iter().map(|image| locate(state, engine, image))).await;
+    let at_place = |(number, located): (usize, Result<Located, HttpError>)| located.map_err(|e| e.at(&place(number)));
+    located.into_iter().enumerate().map(at_place).collect()
+}
+
 /// A picture's file, or a picture that is stored.
-enum Located {
+pub(super) enum Located {
     File(web::Bytes),
     Stored(Picture),
 }

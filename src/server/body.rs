@@ -22,12 +22,27 @@ pub(super) async fn read(
     payload: web::Payload,
 ) -> Result<web::BytesMut, HttpError> {
     state.engine()?;
-    let (limit_bytes, timeout) = (state.settings().max_body_bytes, state.settings().body_timeout);
+    check_announced(request, state)?;
+    in_time(state, collect(payload, state.settings().max_body_bytes)).await
+}
+
+/// Refuses a body whose head announces too much.
+pub(super) fn check_announced(request: &HttpRequest, state: &State) -> Result<(), HttpError> {
+    let limit_bytes = state.settings().max_body_bytes;
     let announced = request.headers().get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
     if announced.is_some_and(|length: u64| length > limit_bytes as u64) {
         return Err(HttpError::BodyTooLarge { limit_bytes });
     }
-    let body = tokio::time::timeout(timeout, collect(payload, limit_bytes)).await;
+    Ok(())
+}
+
+/// What is made of a body while it arrives, in the time that there is for that.
+pub(super) async fn in_time<T>(
+    state: &State,
+    reading: impl Future<Output = Result<T, HttpError>>,
+) -> Result<T, HttpError> {
+    let timeout = state.settings().body_timeout;
+    let body = tokio::time::timeout(timeout, reading).await;
     body.map_err(|_| HttpError::BodyTimeout { limit_s: whole_seconds(timeout) })?
 }
 

@@ -196,14 +196,19 @@ impl HttpError {
         }
     }
 
-    /// The answer, with the body of a protocol. The cause of a failure goes to the log, and nowhere else.
-    pub(super) fn response(&self, body: &Value) -> HttpResponse {
-        let status = self.status();
-        if status.is_server_error()
+    /// Writes the cause of a failure to the log, and nowhere else.
+    pub(super) fn log(&self) {
+        if self.status().is_server_error()
             && let Self::Engine(error) = self
         {
             tracing::error!(error = %with_causes(error), "a request failed");
         }
+    }
+
+    /// The answer, with the body of a protocol, once the failure is logged.
+    pub(super) fn response(&self, body: &Value) -> HttpResponse {
+        self.log();
+        let status = self.status();
         let mut response = HttpResponse::build(status).json(body);
         if let Some(time) = self.retry_after() {
             let seconds = time.as_secs_f64().ceil().max(1.0) as u64;

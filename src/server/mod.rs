@@ -12,6 +12,9 @@ mod health;
 mod image_source;
 mod metrics;
 mod mlflow;
+mod native;
+mod open_inference;
+mod openai;
 mod openapi;
 mod request_ids;
 mod settings;
@@ -74,6 +77,9 @@ impl Application {
                 .configure(routes)
                 .configure(azure::routes)
                 .configure(mlflow::routes)
+                .configure(native::routes)
+                .configure(open_inference::routes)
+                .configure(openai::routes)
                 .configure(openapi::routes)
                 .default_service(web::to(not_found))
         })

@@ -10,6 +10,10 @@ use utoipa_swagger_ui::Config;
 
 use super::{HttpError, azure, health, mlflow, resource};
 
+/// A picture of 8 × 6 pixels, so that the example works when it is posted back.
+pub(super) const EXAMPLE_IMAGE: &str =
+    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAGCAIAAABxZ0isAAAAFElEQVR4nGPU0NBgwAaYsIrSSQIASXoAhK9MVXgAAAAASUVORK5CYII=";
+
 /// Every protocol describes itself beside its handlers; here they are put together.
 #[derive(OpenApi)]
 #[openapi(info(
@@ -25,6 +29,9 @@ pub(super) fn document() -> utoipa::openapi::OpenApi {
     document.merge(health::Api::openapi());
     document.merge(azure::Api::openapi());
     document.merge(mlflow::Api::openapi());
+    document.merge(super::native::Api::openapi());
+    document.merge(super::open_inference::Api::openapi());
+    document.merge(super::openai::Api::openapi());
     document
 }
 

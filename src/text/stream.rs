@@ -22,7 +22,12 @@ pub struct TextStream {
 impl TextStream {
     /// The piece of text that the next id makes certain, often empty.
     pub fn push(&mut self, tokenizer: &Tokenizer, id: u32) -> String {
-        self.incomplete.extend_from_slice(tokenizer.token_bytes(id));
+        self.push_bytes(tokenizer.token_bytes(id))
+    }
+
+    /// The piece of text that further bytes of the answer make certain, for a caller who holds some of them back.
+    pub fn push_bytes(&mut self, bytes: &[u8]) -> String {
+        self.incomplete.extend_from_slice(bytes);
         let text = take_complete(&mut self.incomplete);
         self.stripped(&text)
     }

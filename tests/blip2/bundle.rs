@@ -19,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::helpers::{fixture, repository};
 
-const BUNDLES: [&str; 2] = ["onnx/blip2-shapes", "onnx/blip2-shapes-int8"];
+pub(crate) const BUNDLES: [&str; 2] = ["onnx/blip2-shapes", "onnx/blip2-shapes-int8"];
 
 /// One environment per process.
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
@@ -27,7 +27,7 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     Runtime::load(&library, 2.try_into().unwrap()).expect("ONNX Runtime; run `make setup`")
 });
 
-fn engine(bundle: &Bundle, slots: usize) -> Engine {
+pub(crate) fn engine(bundle: &Bundle, slots: usize) -> Engine {
     engine_with_caches(bundle, slots, 1 << 20)
 }
 
@@ -61,7 +61,7 @@ fn engine_with_caches(bundle: &Bundle, slots: usize, cache_bytes: usize) -> Engi
     Engine::start(frontend, model.image, model.decoder, limits).unwrap()
 }
 
-fn open(path: &str) -> Bundle {
+pub(crate) fn open(path: &str) -> Bundle {
     Bundle::open(&repository(path)).unwrap()
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use std::{env, fs, iter, thread};
 
 use blip2::bundle::Bundle;
-use blip2::engine::{EncodedImage, Engine, EngineLimits, Frontend, ImageEncoder, ModelError};
+use blip2::engine::{EmbeddedImage, EncodedImage, Engine, EngineLimits, Frontend, ImageEncoder, ModelError};
 use blip2::image::{ImageLimits, PixelValues, Preprocessor, PreprocessorConfig, RgbImage};
 use blip2::model::{Blip2, CacheSize};
 use blip2::runtime::Runtime;
@@ -270,6 +270,10 @@ impl<E: ImageEncoder> ImageEncoder for SeededPixels<E> {
     fn encode(&mut self, pixel_values: &PixelValues) -> Result<EncodedImage, ModelError> {
         let replaced = self.replaced.iter().find(|(stand_in, _)| stand_in == pixel_values);
         self.encoder.encode(replaced.map_or(pixel_values, |(_, seeded)| seeded))
+    }
+
+    fn embed(&mut self, pixel_values: &PixelValues) -> Result<EmbeddedImage, ModelError> {
+        self.encoder.embed(pixel_values)
     }
 }
 

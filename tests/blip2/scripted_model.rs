@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use blip2::bundle::GenerationDefaults;
 use blip2::engine::{
-    DecoderLimits, EncodedImage, Engine, EngineLimits, Frontend, ImageEncoder, ImagePrefix, Logits, ModelError,
-    PromptPiece, SavedRow, StepDecoder,
+    DecoderLimits, EmbeddedImage, EncodedImage, Engine, EngineLimits, Frontend, ImageEncoder, ImagePrefix, Logits,
+    ModelError, PromptPiece, QueryOutput, SavedRow, StepDecoder,
 };
 use blip2::image::{ImageLimits, PixelValues, Preprocessor, PreprocessorConfig};
 use blip2::text::{SpecialIds, Tokenizer};
@@ -18,6 +18,10 @@ const VOCABULARY: usize = 416;
 const EOS: i64 = 202;
 const SIDE: u32 = 16;
 
+/// Features of a picture are its first pixels, as so many rows of such a length.
+pub(crate) const QUERIES: usize = 4;
+pub(crate) const HIDDEN: usize = 3;
+
 /// What the model does besides echoing.
 #[derive(Default)]
 pub(crate) struct Script {
@@ -27,6 +31,8 @@ pub(crate) struct Script {
     pub(crate) failing_prompt_len: Option<usize>,
     /// Logits are NaN.
     pub(crate) broken: bool,
+    /// How long a decode step takes.
+    pub(crate) pace: Duration,
 }
 
 /// An engine over the scripted model: `slots` rows of 128 positions, 4 of them for the image.
@@ -38,8 +44,8 @@ pub(crate) fn engine(script: Script, slots: usize, queue_rows: usize) -> Engine 
         tokenizer: Tokenizer::from_bytes(&fixture("tokenizer/tokenizer.json"), ids).unwrap().into(),
         defaults: GenerationDefaults { max_new_tokens: 40 },
     };
-    let Script { gate, failing_prompt_len, broken } = script;
-    let decoder = Echo { rows: vec![Vec::new(); slots], failing_prompt_len, broken };
+    let Script { gate, failing_prompt_len, broken, pace } = script;
+    let decoder = Echo { rows: vec![Vec::new(); slots], failing_prompt_len, broken, pace };
     let limits = EngineLimits {
         queue_rows,
         prefill_positions: 64,
@@ -66,6 +72,18 @@ impl ImageEncoder for Gate {
             qformer: Duration::ZERO,
         })
     }
+
+    fn embed(&mut self, pixel_values: &PixelValues) -> Result<EmbeddedImage, ModelError> {
+        if let Some(gate) = &self.0 {
+            gate.recv_timeout(Duration::from_secs(20)).map_err(ModelError::new)?;
+        }
+        let elements = pixel_values.iter().take(QUERIES * HIDDEN).copied().collect();
+        Ok(EmbeddedImage {
+            query_output: QueryOutput::new(HIDDEN, elements),
+            vision_encoder: Duration::ZERO,
+            qformer: Duration::ZERO,
+        })
+    }
 }
 
 /// Each row holds what it still has to say.
@@ -73,6 +91,7 @@ struct Echo {
     rows: Vec<Vec<i64>>,
     failing_prompt_len: Option<usize>,
     broken: bool,
+    pace: Duration,
 }
 
 impl Echo {
@@ -110,6 +129,7 @@ impl StepDecoder for Echo {
     }
 
     fn decode(&mut self, tokens: &[i64]) -> Result<Logits, ModelError> {
+        std::thread::sleep(self.pace);
         let next: Vec<i64> = (0..tokens.len()).map(|slot| self.rows[slot].pop().unwrap_or(EOS)).collect();
         Ok(self.logits(next.into_iter()))
     }

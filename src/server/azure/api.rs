@@ -4,9 +4,7 @@
 use serde_json::Value;
 use utoipa::{IntoResponses, ToSchema};
 
-/// A picture of 8 × 6 pixels, so that the examples work when they are posted back.
-pub(in crate::server) const EXAMPLE_IMAGE: &str =
-    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAGCAIAAABxZ0isAAAAFElEQVR4nGPU0NBgwAaYsIrSSQIASXoAhK9MVXgAAAAASUVORK5CYII=";
+use crate::server::openapi::EXAMPLE_IMAGE;
 
 /// A request: rows of picture and text, and how the answers are to be generated.
 #[derive(ToSchema)]

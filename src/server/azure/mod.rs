@@ -8,7 +8,7 @@ mod swagger;
 use actix_web::web;
 use utoipa::OpenApi;
 
-pub(super) use self::api::{EXAMPLE_IMAGE, ErrorBody, Prediction, Table};
+pub(super) use self::api::{ErrorBody, Prediction, Table};
 pub(super) use self::score::ScoreResponse;
 pub(super) use self::score_request::{row_of_values, rows_of_table};
 

@@ -91,7 +91,7 @@ pub(super) async fn post(
             "input_data" = String,
             Query,
             description = "The table.",
-            example = json!(json!({"columns": ["image"], "data": [[super::EXAMPLE_IMAGE]]}).to_string()),
+            example = json!(json!({"columns": ["image"], "data": [[crate::server::openapi::EXAMPLE_IMAGE]]}).to_string()),
         ),
         ("params" = Option<String>, Query, description = "Generation parameters.", example = "{\"max_new_tokens\": 20}"),
     ),

@@ -13,8 +13,9 @@ use utoipa::{OpenApi, ToSchema};
 use self::error::{MlflowError, MlflowErrors};
 use self::invocation::{BodyType, Invocation};
 use super::answering::{answer, row};
-use super::azure::{EXAMPLE_IMAGE, Prediction, ScoreResponse, Table};
+use super::azure::{Prediction, ScoreResponse, Table};
 use super::body::{blocking, read};
+use super::openapi::EXAMPLE_IMAGE;
 use super::{HttpError, State, Unready, resource};
 
 /// What [`super::openapi`] tells of these routes.

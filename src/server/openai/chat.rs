@@ -1,0 +1,107 @@
+//! `POST /v1/chat/completions`: one conversation about one picture.
+
+use actix_web::{HttpRequest, HttpResponse, web};
+
+use super::chat_request::ChatRequest;
+use super::chat_response::{ChatCompletion, Chunk, Head};
+use super::conversation::Conversation;
+use super::error::{ErrorBody, OpenAiError};
+use super::models::names;
+use super::schema::ChatCompletionRequest;
+use super::streaming;
+use super::visible_text::VisibleText;
+use crate::engine::{Engine, EngineError, Permit, PreparedJob, ScoreJob};
+use crate::generation::GenerationParams;
+use crate::server::answering::open_pictures;
+use crate::server::body::{blocking, expect_json, read};
+use crate::server::{HttpError, State};
+
+/// A conversation that the engine can take, and its place.
+pub(super) struct Prepared {
+    pub(super) head: Head,
+    pub(super) engine: Engine,
+    pub(super) job: PreparedJob,
+    pub(super) permit: Permit,
+    pub(super) prompt_tokens: usize,
+    pub(super) stops: Vec<Vec<u8>>,
+    pub(super) with_logprobs: bool,
+}
+
+/// Answers a conversation about a picture
+///
+/// Exactly one picture, in an `image_url` part: an https URL, a data URI, base64, or the id of a stored picture. A text
+/// becomes `Question: … Answer:` unless it is written so already, no text asks for a caption, and earlier turns stand in
+/// front. Without `temperature` the answer is greedy.
+#[utoipa::path(
+    post,
+    path = "/v1/chat/completions",
+    tag = "OpenAI",
+    request_body = ChatCompletionRequest,
+    responses(
+        (status = 200, description = "The answer. With `stream`, chunks as server-sent events; the last is `[DONE]`.", content(
+            (ChatCompletion = "application/json"),
+            (Chunk = "text/event-stream"),
+        )),
+        (status = 400, description = "The request is at fault; `param` says where.", body = ErrorBody),
+        (status = 401, description = "The API key is missing or wrong.", body = ErrorBody),
+        (status = 404, description = "The model is not served, or the stored picture is not there.", body = ErrorBody),
+        (status = 408, description = "The body did not arrive in time.", body = ErrorBody),
+        (status = 413, description = "The body is larger than the limit.", body = ErrorBody),
+        (status = 415, description = "The body is not declared as JSON.", body = ErrorBody),
+        (status = 429, description = "No place now; `Retry-After` says when.", body = ErrorBody),
+        (status = 500, description = "The model failed.", body = ErrorBody),
+        (status = 503, description = "The model is loading.", body = ErrorBody),
+        (status = 504, description = "The answer was not ready in time.", body = ErrorBody),
+    ),
+)]
+pub(super) async fn post(
+    request: HttpRequest,
+    state: web::Data<State>,
+    payload: web::Payload,
+) -> Result<HttpResponse, OpenAiError> {
+    expect_json(&request)?;
+    let body = read(&request, &state, payload).await?;
+    let served = state.model()?;
+    let (head, names, engine) = (Head::new(served), names(served), served.engine.clone());
+    let parse = move || Ok(ChatRequest::parse(&body, &names, |params| engine.parse_params(params)));
+    let ChatRequest { conversation, params, stops, stream } = blocking(parse).await??;
+    let prepared = prepare(&state, head, conversation, params, stops).await?;
+    match stream {
+        Some(options) => streaming::respond(state, prepared, options).await,
+        None => whole(&state, prepared).await,
+    }
+}
+
+/// A place is reserved before the picture is fetched or decoded.
+async fn prepare(
+    state: &State,
+    head: Head,
+    conversation: Conversation,
+    params: GenerationParams,
+    stops: Vec<Vec<u8>>,
+) -> Result<Prepared, OpenAiError> {
+    let Conversation { image, image_place, text } = conversation;
+    let engine = state.engine()?.clone();
+    let deadline = state.deadline(&engine);
+    let permit = engine.reserve_until(1, deadline)?;
+    let opened = open_pictures(state, vec![image], |_| "image_url".into()).await;
+    let picture = opened.map_err(|error| OpenAiError::image(&image_place, error))?.pop();
+    let picture = picture.ok_or(HttpError::Engine(EngineError::Stopped))?;
+    let with_logprobs = params.logprobs;
+    let preparing = engine.clone();
+    let prepare = move || {
+        let job = ScoreJob { picture, text, params, deadline: Some(deadline) };
+        Ok(preparing.prepare(&job).map_err(|error| OpenAiError::job(&error)))
+    };
+    let job = blocking(prepare).await??;
+    let prompt_tokens = engine.decoder_limits().prefix_len + job.text_tokens();
+    Ok(Prepared { head, engine, job, permit, prompt_tokens, stops, with_logprobs })
+}
+
+async fn whole(state: &State, prepared: Prepared) -> Result<HttpResponse, OpenAiError> {
+    let Prepared { head, engine, job, permit, prompt_tokens, stops, with_logprobs } = prepared;
+    let answer = engine.submit(job, &permit)?.answer().await.map_err(|error| state.timed_out(&engine, error))?;
+    state.metrics().observe_answer(&answer);
+    let visible = || VisibleText::new(stops.clone(), with_logprobs);
+    Ok(HttpResponse::Ok().json(ChatCompletion::new(head, answer, prompt_tokens, visible, engine.tokenizer())))
+}

@@ -1,0 +1,176 @@
+//! A chat completion as server-sent events, piece by piece as its tokens are decided.
+//!
+//! The head goes out with the first of them, so that a job which fails at once is answered with its status. What waits
+//! longer is kept alive by comments. Dropping the body, as when the client goes away, cancels the job.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use actix_web::http::header::{self, HeaderName};
+use actix_web::web::Bytes;
+use actix_web::{HttpResponse, web};
+use futures_util::stream::unfold;
+use serde::Serialize;
+use tokio::time::timeout;
+
+use super::chat::Prepared;
+use super::chat_request::StreamOptions;
+use super::chat_response::{Chunk, ChunkChoice, Head, Usage, sequences};
+use super::error::OpenAiError;
+use super::visible_text::{Piece, VisibleText};
+use crate::engine::{Answer, AnswerStream, Engine, EngineError, Permit, StreamEvent};
+use crate::server::State;
+
+/// Proxies close connections on which nothing comes for a while.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// Asks nginx not to collect the pieces.
+const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// The state between two events.
+struct Events {
+    state: web::Data<State>,
+    head: Head,
+    engine: Engine,
+    stream: AnswerStream,
+    _permit: Permit,
+    prompt_tokens: usize,
+    options: StreamOptions,
+    stops: Vec<Vec<u8>>,
+    with_logprobs: bool,
+    visible: VisibleText,
+    /// Tokens come one by one. Those of several choices and of beam search come all at the end.
+    has_begun: bool,
+    is_over: bool,
+}
+
+/// The answer to a request that asks for a stream.
+pub(super) async fn respond(
+    state: web::Data<State>,
+    prepared: Prepared,
+    options: StreamOptions,
+) -> Result<HttpResponse, OpenAiError> {
+    let Prepared { head, engine, job, permit, prompt_tokens, stops, with_logprobs } = prepared;
+    let stream = engine.stream(job, &permit)?;
+    let visible = VisibleText::new(stops.clone(), with_logprobs);
+    let mut events = Events {
+        state,
+        head,
+        engine,
+        stream,
+        _permit: permit,
+        prompt_tokens,
+        options,
+        stops,
+        with_logprobs,
+        visible,
+        has_begun: false,
+        is_over: false,
+    };
+    let first = match timeout(KEEP_ALIVE, events.stream.next()).await {
+        Ok(event) => events.written(event)?,
+        Err(_) => comment(),
+    };
+    let body = unfold((Some(first), events), |(first, mut events)| async move {
+        let bytes = match first {
+            Some(first) => first,
+            None => events.next().await?,
+        };
+        Some((Ok::<_, Infallible>(Bytes::from(bytes)), (None, events)))
+    });
+    Ok(HttpResponse::Ok()
+        .content_type("text/event-stream; charset=utf-8")
+        .insert_header((header::CACHE_CONTROL, "no-cache"))
+        .insert_header((ACCEL_BUFFERING, "no"))
+        .streaming(body))
+}
+
+impl Events {
+    /// What is written next; `None` at the end.
+    async fn next(&mut self) -> Option<String> {
+        while !self.is_over {
+            let Ok(event) = timeout(KEEP_ALIVE, self.stream.next()).await else { return Some(comment()) };
+            let written = self.written(event).unwrap_or_else(|error| {
+                error.log();
+                data(&error.body())
+            });
+            if !written.is_empty() {
+                return Some(written);
+            }
+        }
+        None
+    }
+
+    /// An event as it is written: nothing, or a chunk or more.
+    fn written(&mut self, event: Option<Result<StreamEvent, EngineError>>) -> Result<String, OpenAiError> {
+        match event {
+            Some(Ok(StreamEvent::Token { token, .. })) => {
+                let mut written = self.begun();
+                let piece = self.visible.push(self.engine.tokenizer(), &token);
+                written.push_str(&self.piece(0, piece));
+                Ok(written)
+            }
+            Some(Ok(StreamEvent::End { answer, .. })) => {
+                self.is_over = true;
+                Ok(self.end(&answer))
+            }
+            Some(Err(error)) => {
+                self.is_over = true;
+                Err(self.state.timed_out(&self.engine, error).into())
+            }
+            None => {
+                self.is_over = true;
+                Ok(String::new())
+            }
+        }
+    }
+
+    /// The first chunk, once.
+    fn begun(&mut self) -> String {
+        let is_first = !std::mem::replace(&mut self.has_begun, true);
+        if is_first { self.chunk(ChunkChoice::role(0), &[]) } else { String::new() }
+    }
+
+    fn end(&mut self, answer: &Answer) -> String {
+        self.state.metrics().observe_answer(answer);
+        let mut written = String::new();
+        if self.has_begun {
+            let last = self.visible.finish();
+            written.push_str(&self.piece(0, last));
+            written.push_str(&self.chunk(ChunkChoice::end(0, answer.best.stop_reason), &answer.warnings));
+        } else {
+            for (index, sequence) in sequences(answer).iter().enumerate() {
+                let visible = VisibleText::new(self.stops.clone(), self.with_logprobs);
+                written.push_str(&self.chunk(ChunkChoice::role(index), &[]));
+                written.push_str(&self.piece(index, visible.whole(self.engine.tokenizer(), sequence)));
+                written.push_str(&self.chunk(ChunkChoice::end(index, sequence.stop_reason), &answer.warnings));
+            }
+        }
+        if self.options.include_usage {
+            written.push_str(&data(&Chunk::usage(&self.head, Usage::new(self.prompt_tokens, answer))));
+        }
+        written + "data: [DONE]\n\n"
+    }
+
+    fn piece(&self, index: usize, piece: Piece) -> String {
+        if piece.is_empty() {
+            return String::new();
+        }
+        self.chunk(ChunkChoice::piece(index, piece, self.with_logprobs), &[])
+    }
+
+    fn chunk(&self, choice: ChunkChoice, warnings: &[String]) -> String {
+        let chunk = Chunk::new(&self.head, choice).with_warnings(warnings);
+        data(&if self.options.include_usage { chunk.with_null_usage() } else { chunk })
+    }
+}
+
+/// An event. JSON has no line breaks of its own.
+fn data(value: &impl Serialize) -> String {
+    let json = serde_json::to_string(value).unwrap_or_default(); // numbers are finite and keys strings
+    format!("data: {json}\n\n")
+}
+
+fn comment() -> String {
+    ": still at work\n\n".into()
+}
