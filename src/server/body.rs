@@ -14,14 +14,13 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// The whole body.
 ///
 /// # Errors
-/// Without reading: [`HttpError::NotReady`] while there is no model, [`HttpError::BodyTooLarge`] when the head announces
-/// too much. Else [`HttpError::BodyTimeout`], or [`HttpError::BadRequest`] when it ends early.
+/// [`HttpError::BodyTooLarge`] without reading when the head announces too much, [`HttpError::BodyTimeout`], or
+/// [`HttpError::BadRequest`] when it ends early.
 pub(super) async fn read(
     request: &HttpRequest,
     state: &State,
     payload: web::Payload,
 ) -> Result<web::BytesMut, HttpError> {
-    state.engine()?;
     check_announced(request, state)?;
     in_time(state, collect(payload, state.settings().max_body_bytes)).await
 }

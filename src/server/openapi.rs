@@ -26,12 +26,12 @@ struct Api;
 
 pub(super) fn document() -> utoipa::openapi::OpenApi {
     let mut document = Api::openapi();
-    document.merge(super::native::Api::openapi());
-    document.merge(super::open_inference::Api::openapi());
-    document.merge(super::openai::Api::openapi());
     document.merge(health::Api::openapi());
     document.merge(azure::Api::openapi());
     document.merge(mlflow::Api::openapi());
+    document.merge(super::native::Api::openapi());
+    document.merge(super::open_inference::Api::openapi());
+    document.merge(super::openai::Api::openapi());
     document
 }
 

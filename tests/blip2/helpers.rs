@@ -140,17 +140,17 @@ impl TestApp {
         reply(request.send(body).unwrap())
     }
 
+    /// Where it listens on this machine.
+    pub(crate) fn port(&self) -> u16 {
+        self.address.rsplit(':').next().unwrap().parse().unwrap()
+    }
+
     pub(crate) fn post(&self, path: &str, body: &Value) -> Reply {
         self.post_as(path, body.to_string().as_bytes(), "application/json")
     }
 
     pub(crate) fn post_as(&self, path: &str, body: &[u8], content_type: &str) -> Reply {
         reply(self.agent.post(self.url(path)).header("content-type", content_type).send(body).unwrap())
-    }
-
-    /// Where it listens on this machine.
-    pub(crate) fn port(&self) -> u16 {
-        self.address.rsplit(':').next().unwrap().parse().unwrap()
     }
 
     pub(crate) fn url(&self, path: &str) -> String {

@@ -1,9 +1,10 @@
 //! The scoring contract in the words of OpenAPI, for `/openapi.json`. Bodies are read and written by hand, so that faults
 //! can be named; these types describe them and are never made.
 
-use crate::server::openapi::EXAMPLE_IMAGE;
 use serde_json::Value;
 use utoipa::{IntoResponses, ToSchema};
+
+use crate::server::openapi::EXAMPLE_IMAGE;
 
 /// A request: rows of picture and text, and how the answers are to be generated.
 #[derive(ToSchema)]

@@ -75,8 +75,9 @@ pub(super) async fn post(
     payload: web::Payload,
 ) -> Result<HttpResponse, HttpError> {
     expect_json(&request)?;
-    let body = read(&request, &state, payload).await?;
+    // Before the body: a client of a service that is still loading need not send it.
     let parsing = state.engine()?.clone();
+    let body = read(&request, &state, payload).await?;
     let parse = move || ScoreRequest::parse(&body, |params| parsing.parse_params(params));
     respond(&state, blocking(parse).await?).await
 }

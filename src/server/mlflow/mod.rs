@@ -96,8 +96,9 @@ async fn invocations(
     payload: web::Payload,
 ) -> Result<HttpResponse, MlflowError> {
     let body_type = BodyType::of(&request)?;
-    let body = read(&request, &state, payload).await?;
+    // Before the body: a client of a service that is still loading need not send it.
     let parsing = state.engine()?.clone();
+    let body = read(&request, &state, payload).await?;
     let parse = move || Invocation::parse(body_type, &body, |params| parsing.parse_params(params));
     let Invocation { rows, params } = blocking(parse).await?;
     let is_detailed = params.logprobs;
