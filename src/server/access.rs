@@ -1,17 +1,17 @@
-//! What happens around every request: ids are read and written, the key is compared, cross-origin headers set, and one line
-//! logged. Never a query, a header or a body.
+//! What happens around every request: ids are read and written, the key is compared, cross-origin headers set, and its
+//! end is observed (`exchange`): one line in the log, never with a query, a header or a body.
 
-use std::time::Instant;
-
-use actix_web::body::{EitherBody, MessageBody};
+use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use actix_web::http::{Method, StatusCode};
+use actix_web::http::Method;
 use actix_web::middleware::Next;
 use actix_web::{HttpMessage as _, ResponseError as _, web};
 
 use super::error::{ErrorCode, ScoringFailed};
+use super::exchange::{Exchange, Observed};
 use super::request_ids::RequestIds;
+use super::trace::Trace;
 use super::{HttpError, State};
 
 const SERVER_VERSION: HeaderName = HeaderName::from_static("x-ms-server-version");
@@ -28,27 +28,34 @@ const PROTOCOL_PROBES: [&str; 5] = ["/ping", "/health", "/version", "/v2/health/
 pub(super) async fn around<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
-) -> Result<ServiceResponse<EitherBody<B>>, actix_web::Error> {
-    let started = Instant::now();
+) -> Result<ServiceResponse<Observed>, actix_web::Error> {
     let state = request.app_data::<web::Data<State>>().cloned();
-    let (method, path) = (request.method().clone(), request.path().to_owned());
+    let method = request.method().clone();
     let origin = request.headers().get(header::ORIGIN).cloned();
     let asked_headers = request.headers().get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
     let (ids, checked) = RequestIds::read(request.headers());
     request.extensions_mut().insert(ids.clone());
 
     let state_ref = state.as_deref().map(AsRef::as_ref);
+    let route = request.match_pattern();
+    let trace = state_ref
+        .filter(|state| state.settings().is_traced)
+        .and_then(|_| Trace::begin(request.headers(), &method, route.as_deref(), ids.request()));
+    let mut exchange = Exchange::begin(state.clone(), method.clone(), request.path(), route, ids.clone(), trace);
     let admitted = checked.and_then(|()| state_ref.map_or(Ok(()), |state| check_key(&request, state)));
     let mut response = match admitted {
-        Ok(()) => next.call(request).await?.map_into_left_body(),
-        Err(error) => request.into_response(error.error_response()).map_into_right_body(),
+        Ok(()) => exchange.run(next.call(request)).await?.map_into_boxed_body(),
+        Err(error) => request.into_response(error.error_response()),
     };
 
-    let code = response.response().extensions().get::<ErrorCode>().map(|code| code.0);
+    let code = response.response().extensions().get::<ErrorCode>().copied();
     let has_failed = response.response().extensions().get::<ScoringFailed>().is_some();
     let status = response.status();
     let headers = response.headers_mut();
     ids.write(headers);
+    if let Some((name, value)) = exchange.server_timing().filter(|_| status.is_success()) {
+        headers.insert(name, value);
+    }
     if headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json") || method == Method::OPTIONS {
         let failed = if has_failed { "True" } else { "False" };
         headers.insert(RUN_FUNCTION_FAILED, HeaderValue::from_static(failed));
@@ -64,14 +71,9 @@ pub(super) async fn around<B: MessageBody + 'static>(
             origin,
             (method == Method::OPTIONS).then_some(asked_headers),
         );
-        state.metrics().observe_response(&path, status, code, started.elapsed());
     }
-    if !PROBES.contains(&path.as_str()) || status != StatusCode::OK {
-        let ms = (started.elapsed().as_secs_f64() * 1e4).round() / 10.0;
-        let (id, client_id) = (ids.request(), ids.client_request());
-        tracing::info!(%method, path, status = status.as_u16(), ms, request_id = id, client_request_id = client_id, "request");
-    }
-    Ok(response)
+    exchange.answered(status, code);
+    Ok(response.map_body(|_, body| Observed::new(body, exchange)))
 }
 
 /// Every path but probes asks for the key, if there is one.

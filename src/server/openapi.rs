@@ -11,7 +11,9 @@ use super::{State, resource};
 struct Api;
 
 pub(super) fn document() -> utoipa::openapi::OpenApi {
-    Api::openapi()
+    let mut document = Api::openapi();
+    document.merge(super::metrics::Api::openapi());
+    document
 }
 
 /// `GET /openapi.json`.
