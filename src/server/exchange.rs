@@ -73,8 +73,7 @@ impl Exchange {
         if let Some(state) = &state {
             state.metrics().begin_request();
         }
-        let span =
-            tracing::info_span!("request", request_id = ids.request(), client_request_id = ids.client_request());
+        let span = tracing::info_span!("request", request_id = ids.request(), client_request_id = ids.client_request());
         Self {
             state,
             method,

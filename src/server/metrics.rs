@@ -101,7 +101,11 @@ impl Metrics {
             Unit::Seconds,
             self.durations.clone(),
         );
-        registry.register("http_refusals", "Requests that were not answered with 2xx, by reason", self.refusals.clone());
+        registry.register(
+            "http_refusals",
+            "Requests that were not answered with 2xx, by reason",
+            self.refusals.clone(),
+        );
         registry.register("http_requests_in_flight", "Requests whose answer has not ended", self.in_flight.clone());
         registry.register_with_unit(
             "stage_duration",
@@ -112,7 +116,11 @@ impl Metrics {
         registry.register("rows_answered", "Rows of input that were answered", self.rows.clone());
         registry.register("generated_tokens", "New tokens of all answers", self.tokens.clone());
         registry.register("image_fetches", "Images fetched by URL, by result", self.fetches.clone());
-        registry.register("golden_replays", "Golden answers replayed in the background, by result", self.goldens.clone());
+        registry.register(
+            "golden_replays",
+            "Golden answers replayed in the background, by result",
+            self.goldens.clone(),
+        );
         self
     }
 

@@ -94,7 +94,12 @@ impl Application {
                 .configure(routes)
                 .configure(azure::routes)
                 .configure(openapi::routes)
-                .configure(|config| if has_own_port {} else { metrics::routes(config) })
+                .configure(|config| {
+                    if has_own_port {
+                    } else {
+                        metrics::routes(config)
+                    }
+                })
                 .default_service(web::to(not_found))
         })
         .workers(settings.http_workers.get())

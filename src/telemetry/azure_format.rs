@@ -64,7 +64,8 @@ impl Fields {
         let is_request = POSITIONAL.iter().all(|name| self.named.iter().any(|(named, _)| named == name));
         let mut line = String::new();
         if is_request {
-            let value = |name: &&str| self.named.iter().find(|(named, _)| named == name).map(|(_, value)| value.as_str());
+            let value =
+                |name: &&str| self.named.iter().find(|(named, _)| named == name).map(|(_, value)| value.as_str());
             let unit = |name: &&str| if *name == "ms" { "ms" } else { "" };
             let values = POSITIONAL.iter().map(|name| format!("{}{}", value(name).unwrap_or_default(), unit(name)));
             line.push_str(&values.collect::<Vec<_>>().join(" "));
@@ -99,7 +100,8 @@ mod tests {
 
     #[test]
     fn the_line_of_a_request_has_its_numbers_in_azures_order() {
-        let named = |pairs: &[(&'static str, &str)]| pairs.iter().map(|(name, value)| (*name, (*value).into())).collect();
+        let named =
+            |pairs: &[(&'static str, &str)]| pairs.iter().map(|(name, value)| (*name, (*value).into())).collect();
         let request = Fields {
             message: "request".into(),
             named: named(&[

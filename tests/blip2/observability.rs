@@ -20,7 +20,8 @@ fn scene() -> String {
 #[test]
 fn neither_keys_nor_pictures_nor_prompts_nor_queries_reach_the_log() {
     for format in ["text", "json", "azure"] {
-        let service = Service::start(&["--log-format", format], &[("BLIP2_LOG", "trace"), ("BLIP2_API_KEY", "KEYSECRET")]);
+        let service =
+            Service::start(&["--log-format", format], &[("BLIP2_LOG", "trace"), ("BLIP2_API_KEY", "KEYSECRET")]);
         let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
         let image = scene();
         let post = |body: &str, key: &str| {

@@ -175,9 +175,7 @@ fn no_golden_answer_is_replayed_while_the_queue_is_more_than_half_full() {
     let app = spawn_app(Some(engine(Script { gate: Some(gate), ..Script::default() }, 1, 3)));
     thread::scope(|scope| {
         scope.spawn(|| app.score(&body(&[(&picture(), "one"), (&picture(), "two")])));
-        wait_until("two of three places are taken", || {
-            sample(&metrics(&app), "blip2_rows_in_work") == Some(2.0)
-        });
+        wait_until("two of three places are taken", || sample(&metrics(&app), "blip2_rows_in_work") == Some(2.0));
         let _watch = GoldenWatch::start(app.state.clone(), vec![golden("one")], SHORT).unwrap();
         thread::sleep(5 * SHORT);
         assert_eq!(sample(&metrics(&app), "blip2_rows_in_work"), Some(2.0), "none of them is a golden answer");
