@@ -37,11 +37,9 @@ pub(super) async fn around<B: MessageBody + 'static>(
     request.extensions_mut().insert(ids.clone());
 
     let state_ref = state.as_deref().map(AsRef::as_ref);
-    let route = request.match_pattern();
-    let trace = state_ref
-        .filter(|state| state.settings().is_traced)
-        .and_then(|_| Trace::begin(request.headers(), &method, route.as_deref(), ids.request()));
-    let mut exchange = Exchange::begin(state.clone(), method.clone(), request.path(), route, ids.clone(), trace);
+    let trace =
+        state_ref.filter(|state| state.settings().is_traced).and_then(|_| Trace::begin(&request, ids.request()));
+    let mut exchange = Exchange::begin(&request, state.clone(), ids.clone(), trace);
     let admitted = checked.and_then(|()| state_ref.map_or(Ok(()), |state| check_key(&request, state)));
     let mut response = match admitted {
         Ok(()) => exchange.run(next.call(request)).await?.map_into_boxed_body(),

@@ -7,10 +7,12 @@
 use std::cell::Cell;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::dev::ServiceRequest;
 use actix_web::http::header::{HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::web::{Bytes, Data};
@@ -18,6 +20,7 @@ use tracing::Span;
 
 use super::State;
 use super::error::ErrorCode;
+use super::quiet::Connection;
 use super::request_ids::RequestIds;
 use super::trace::Trace;
 use crate::engine::Timings;
@@ -47,6 +50,7 @@ struct Notes {
 /// The request that is being answered. Its end is told when this is dropped.
 pub(super) struct Exchange {
     state: Option<Data<State>>,
+    connection: Option<Arc<Connection>>,
     method: Method,
     path: String,
     route: String,
@@ -63,22 +67,25 @@ pub(super) struct Exchange {
 impl Exchange {
     /// A request came.
     pub(super) fn begin(
+        request: &ServiceRequest,
         state: Option<Data<State>>,
-        method: Method,
-        path: &str,
-        route: Option<String>,
         ids: RequestIds,
         trace: Option<Trace>,
     ) -> Self {
         if let Some(state) = &state {
             state.metrics().begin_request();
         }
+        let connection = request.conn_data::<Arc<Connection>>().cloned();
+        if let Some(connection) = &connection {
+            connection.note(true);
+        }
         let span = tracing::info_span!("request", request_id = ids.request(), client_request_id = ids.client_request());
         Self {
             state,
-            method,
-            path: path.chars().take(LOGGED_PATH).collect(),
-            route: route.unwrap_or_else(|| "unknown".to_owned()),
+            connection,
+            method: request.method().clone(),
+            path: request.path().chars().take(LOGGED_PATH).collect(),
+            route: request.match_pattern().unwrap_or_else(|| "unknown".to_owned()),
             ids,
             started: Instant::now(),
             status: None,
@@ -112,6 +119,9 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         let took = self.started.elapsed();
+        if let Some(connection) = &self.connection {
+            connection.note(false);
+        }
         let gone = StatusCode::from_u16(CLIENT_GONE).unwrap_or(StatusCode::REQUEST_TIMEOUT);
         let status = self.status.unwrap_or(gone);
         let code = if self.status.is_none() { Some("client_gone") } else { self.code };

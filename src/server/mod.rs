@@ -15,6 +15,7 @@ mod health;
 mod image_source;
 mod metrics;
 mod openapi;
+mod quiet;
 mod request_ids;
 mod settings;
 mod state;
@@ -24,6 +25,7 @@ use std::io;
 use std::net::TcpListener;
 
 use actix_web::dev::{Server, ServerHandle};
+use actix_web::rt::spawn;
 use actix_web::{App, HttpServer, middleware, web};
 use futures_util::future::{OptionFuture, join};
 
@@ -33,6 +35,7 @@ pub use self::settings::{ApiKey, ServerSettings, ServiceName};
 pub use self::state::{ServedModel, State, Unready};
 
 use self::error::{method_not_allowed, not_found};
+use self::quiet::Connections;
 
 /// A bound, not yet running service.
 pub struct Application {
@@ -87,6 +90,8 @@ impl Application {
         let settings = state.settings().clone();
         let metrics = metrics_listener.map(|listener| serve_metrics(listener, state.clone())).transpose()?;
         let has_own_port = metrics.is_some();
+        let connections = Connections::default();
+        let watched = connections.clone();
         let server = HttpServer::new(move || {
             App::new()
                 .app_data(web::Data::new(state.clone()))
@@ -102,6 +107,9 @@ impl Application {
                 })
                 .default_service(web::to(not_found))
         })
+        .on_connect(move |connection, extensions| watched.add(connection, extensions))
+        // A client that has closed its side has gone: what it asked for need not be computed.
+        .h1_allow_half_closed(false)
         .workers(settings.http_workers.get())
         .max_connections(settings.max_connections.get())
         .client_request_timeout(settings.idle_timeout)
@@ -115,7 +123,9 @@ impl Application {
             let metrics_handle = metrics.as_ref().map(Server::handle);
             // The metrics are to be seen as long as there is anything to count.
             let server = async move {
+                let watch = spawn(connections.watch(settings.idle_timeout));
                 let ended = server.await;
+                watch.abort();
                 OptionFuture::from(metrics_handle.map(|handle| handle.stop(false))).await;
                 ended
             };

@@ -6,8 +6,9 @@
 
 use std::time::{Duration, SystemTime};
 
-use actix_web::http::header::HeaderMap;
-use actix_web::http::{Method, StatusCode};
+use actix_web::dev::ServiceRequest;
+use actix_web::http::StatusCode;
+use actix_web::http::header::{HeaderMap, HeaderName};
 use opentelemetry::propagation::Extractor;
 use opentelemetry::trace::{Span as _, SpanKind, Status, TraceContextExt as _, Tracer as _};
 use opentelemetry::{Context, KeyValue, global};
@@ -22,14 +23,15 @@ pub(super) struct Trace(Context);
 
 impl Trace {
     /// Begins the span. `None` when the caller, or the sampler, does not want it recorded.
-    pub(super) fn begin(headers: &HeaderMap, method: &Method, route: Option<&str>, request_id: &str) -> Option<Self> {
-        let parent = global::get_text_map_propagator(|propagator| propagator.extract(&Headers(headers)));
-        let name = route.map_or_else(|| method.to_string(), |route| format!("{method} {route}"));
+    pub(super) fn begin(request: &ServiceRequest, request_id: &str) -> Option<Self> {
+        let (method, route) = (request.method(), request.match_pattern());
+        let parent = global::get_text_map_propagator(|propagator| propagator.extract(&Headers(request.headers())));
+        let name = route.as_ref().map_or_else(|| method.to_string(), |route| format!("{method} {route}"));
         let mut attributes = vec![
             KeyValue::new("http.request.method", method.to_string()),
             KeyValue::new("blip2.request_id", request_id.to_owned()),
         ];
-        attributes.extend(route.map(|route| KeyValue::new("http.route", route.to_owned())));
+        attributes.extend(route.map(|route| KeyValue::new("http.route", route)));
         let tracer = global::tracer(TRACER);
         let builder = tracer.span_builder(name).with_kind(SpanKind::Server).with_attributes(attributes);
         let span = tracer.build_with_context(builder, &parent);
@@ -90,6 +92,6 @@ impl Extractor for Headers<'_> {
     }
 
     fn keys(&self) -> Vec<&str> {
-        self.0.keys().map(actix_web::http::header::HeaderName::as_str).collect()
+        self.0.keys().map(HeaderName::as_str).collect()
     }
 }
