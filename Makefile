@@ -8,6 +8,7 @@ MODEL ?= onnx/blip2-shapes
 
 ORT_VERSION := 1.31.1
 VENV := .venv
+CLIENTS := .venv-clients
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
@@ -23,7 +24,7 @@ SHARED := ../shared/data
 GOLDEN := $(SHARED)/golden
 EXPORTER := $(wildcard export/blip2_export/*.py export/blip2_export/*/*.py)
 
-.PHONY: help setup build run test test-rust test-python goldens check fmt bench verify train clean
+.PHONY: help setup build run test test-rust test-python test-clients goldens check fmt bench verify train clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -37,13 +38,17 @@ run: build ## Serve the tiny bundle on 127.0.0.1:5001
 	@printf '\nAsk it about tests/fixtures/scene.png, from another shell in this folder:\n\n  %s\n\n' '$(ASK)'
 	@ORT_DYLIB_PATH=.ort/libonnxruntime.so exec target/release/blip2 serve --model $(MODEL) --host $(HOST) --port $(PORT)
 
-test: test-rust test-python $(if $(wildcard $(GOLDEN)),goldens) ## Run every test, `goldens` too where ../shared/data/golden lies
+test: test-rust test-python test-clients $(if $(wildcard $(GOLDEN)),goldens) ## Run every test, `goldens` too where ../shared/data/golden lies
 
 test-rust: setup
 	cargo test --locked $(FEATURES)
 
 test-python: $(BIN)/pytest
 	cd export && ../$(BIN)/pytest
+
+test-clients: setup $(CLIENTS)/bin/pytest ## Ask the service with the openai and tritonclient packages, and with schemathesis
+	cargo build --locked $(FEATURES)
+	$(CLIENTS)/bin/pytest -q tests/clients
 
 goldens: setup .goldens/bundle/manifest.json ## Compare the runtime with the reference's answers in ../shared/data/golden
 	BLIP2_REFERENCE_BUNDLE=.goldens/bundle cargo test --locked $(FEATURES) --test blip2 goldens:: -- --nocapture
@@ -52,11 +57,11 @@ check: setup $(BIN)/pytest ## Run the linters
 	cargo fmt --check
 	cargo clippy --locked --all-targets $(FEATURES) -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items $(FEATURES)
-	cd export && ../$(BIN)/ruff format --check . && ../$(BIN)/ruff check .
+	cd export && ../$(BIN)/ruff format --check . ../tests/clients && ../$(BIN)/ruff check . ../tests/clients
 
 fmt: $(BIN)/pytest ## Format everything
 	cargo fmt
-	cd export && ../$(BIN)/ruff format . && ../$(BIN)/ruff check --fix .
+	cd export && ../$(BIN)/ruff format . ../tests/clients && ../$(BIN)/ruff check --fix . ../tests/clients
 
 bench: setup ## Run the benchmarks on the tiny bundle
 	cargo bench --locked $(FEATURES)
@@ -72,7 +77,7 @@ train: $(BIN)/reference ## Train the tiny model anew into onnx/new-checkpoint (a
 	    ../$(BIN)/python -m blip2_export train-shapes --output ../onnx/new-checkpoint
 
 clean: ## Remove what was built and installed
-	rm -rf target .ort .goldens $(VENV)
+	rm -rf target .ort .goldens $(VENV) $(CLIENTS)
 
 # The library comes out of the wheel, pinned by hash. All its files lie in one folder, because ONNX Runtime looks for its
 # providers beside itself.
@@ -91,6 +96,11 @@ clean: ## Remove what was built and installed
 	    --vocab $(SHARED)/opt-tokenizer --output .goldens/checkpoint
 	cd export && ../$(BIN)/python -m blip2_export export --checkpoint ../.goldens/checkpoint --output ../.goldens/bundle \
 	    --precision fp32
+
+$(CLIENTS)/bin/pytest: tests/clients/requirements.lock
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip --quiet --disable-pip-version-check install --requirement tests/clients/requirements.lock
+	touch $@
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

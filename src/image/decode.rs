@@ -36,8 +36,11 @@ fn decode_as(format: ImageFormat, bytes: &[u8], limits: &ImageLimits) -> Result<
     }
 }
 
+/// As many first bytes as the longest signature of a format has: `RIFF....WEBP`.
+pub(crate) const MAGIC_BYTES: usize = 12;
+
 /// The format that the first bytes name.
-fn format_of(bytes: &[u8]) -> Option<ImageFormat> {
+pub(crate) fn format_of(bytes: &[u8]) -> Option<ImageFormat> {
     match bytes {
         [0xFF, 0xD8, 0xFF, ..] => Some(ImageFormat::Jpeg),
         [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1A, b'\n', ..] => Some(ImageFormat::Png),

@@ -27,6 +27,7 @@ mod webp;
 
 pub use ::image::RgbImage;
 pub use decode::decode;
+pub(crate) use decode::{MAGIC_BYTES, format_of};
 pub use error::{ImageError, ImageFormat};
 pub use limits::ImageLimits;
 pub use preprocessor::{PixelValues, Preprocessor, PreprocessorConfig};

@@ -12,6 +12,7 @@ use super::body::blocking;
 use super::image_source::ImageSource;
 use super::{HttpError, State};
 use crate::engine::{Answer, Engine, EngineError, Permit, Picture, PreparedJob, ScoreJob};
+use crate::fetch::FetchError;
 use crate::generation::GenerationParams;
 
 /// A picture, and what is asked about it.
@@ -135,7 +136,10 @@ async fn locate(state: &State, engine: &Engine, image: ImageSource) -> Result<Lo
             let started = Instant::now();
             let fetched = fetcher.fetch(&url).await;
             state.metrics().observe_fetch(started.elapsed(), fetched.as_ref().err().map(|error| error.reason()));
-            let file = fetched.map_err(|error| HttpError::BadRequest(error.to_string()))?;
+            let file = fetched.map_err(|error| match error {
+                FetchError::Busy => HttpError::FetchesBusy(error.to_string()),
+                error => HttpError::BadRequest(error.to_string()),
+            })?;
             Ok(Located::File(file))
         }
     }

@@ -65,6 +65,9 @@ pub enum HttpError {
     /// Known path, wrong method.
     #[error("The method is not allowed for the requested URL.")]
     MethodNotAllowed,
+    /// As many images are being fetched as may be.
+    #[error("{0}")]
+    FetchesBusy(String),
     /// The model is still loading.
     #[error("the model is loading; try again in a moment")]
     NotReady,
@@ -138,6 +141,7 @@ impl HttpError {
             Self::IdTooLong { .. } => "id_too_long",
             Self::NotFound | Self::Missing(_) => "not_found",
             Self::MethodNotAllowed => "method_not_allowed",
+            Self::FetchesBusy(_) => "fetches_busy",
             Self::NotReady => "not_ready",
             Self::Draining => "draining",
             Self::ScoringTimeout { .. } => "timeout",
@@ -166,6 +170,7 @@ impl HttpError {
             Self::IdTooLong { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::NotFound | Self::Missing(_) => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
+            Self::FetchesBusy(_) => StatusCode::TOO_MANY_REQUESTS,
             Self::NotReady | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
             Self::ScoringTimeout { .. } => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Engine(error) => match error {
@@ -185,7 +190,7 @@ impl HttpError {
     /// When a client may ask again.
     fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::NotReady | Self::Draining => Some(RETRY_SOON),
+            Self::NotReady | Self::Draining | Self::FetchesBusy(_) => Some(RETRY_SOON),
             Self::Engine(EngineError::Overloaded { retry_after }) => Some(*retry_after),
             _ => None,
         }

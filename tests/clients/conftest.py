@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import threading
 import time
 import urllib.request
 from base64 import b64encode
@@ -43,12 +44,12 @@ def service() -> Iterator[Service]:
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         try:
             service = Service(_port(process))
+            # A full pipe would stop the service.
+            threading.Thread(target=_drain, args=(process,), daemon=True).start()
             _wait_until_ready(service, process)
             yield service
         finally:
             process.terminate()
-            assert process.stdout is not None
-            process.stdout.read()
     assert process.returncode == 0, "SIGTERM ends the service with 0"
 
 
@@ -72,11 +73,17 @@ def _port(process: subprocess.Popen[str]) -> int:
     raise RuntimeError("the service ended before it listened")
 
 
+def _drain(process: subprocess.Popen[str]) -> None:
+    assert process.stdout is not None
+    for _ in process.stdout:
+        pass
+
+
 def _wait_until_ready(service: Service, process: subprocess.Popen[str]) -> None:
     patience = time.monotonic() + PATIENCE_S
     while time.monotonic() < patience and process.poll() is None:
         try:
-            with urllib.request.urlopen(f"{service.url}/readyz", timeout=5):  # noqa: S310
+            with urllib.request.urlopen(f"{service.url}/readyz", timeout=5):
                 return
         except OSError:
             time.sleep(0.05)

@@ -1,0 +1,135 @@
+//! The bytes of an answer as they come: counted, and told apart from anything that is no picture as soon as possible. Pure.
+
+use super::error::FetchError;
+use crate::image::{MAGIC_BYTES, format_of};
+
+/// Bytes set aside at first; a host that announces much and sends little costs no more.
+const FIRST_BYTES: usize = 64 << 10;
+
+/// A picture on its way.
+pub(super) struct Body<'a> {
+    host: &'a str,
+    limit: usize,
+    bytes: Vec<u8>,
+    is_picture: bool,
+}
+
+impl<'a> Body<'a> {
+    /// An answer of `host` that may have `limit` bytes, and has `announced` if it says so.
+    pub(super) fn new(host: &'a str, limit: usize, announced: Option<u64>) -> Result<Self, FetchError> {
+        let announced = usize::try_from(announced.unwrap_or(0)).unwrap_or(usize::MAX);
+        if announced > limit {
+            return Err(FetchError::TooLarge { host: host.to_owned(), limit });
+        }
+        Ok(Self { host, limit, bytes: Vec::with_capacity(announced.min(FIRST_BYTES)), is_picture: false })
+    }
+
+    /// Takes what has come.
+    pub(super) fn push(&mut self, chunk: &[u8]) -> Result<(), FetchError> {
+        if chunk.len() > self.limit - self.bytes.len() {
+            return Err(FetchError::TooLarge { host: self.host.to_owned(), limit: self.limit });
+        }
+        self.bytes.extend_from_slice(chunk);
+        if !self.is_picture && self.bytes.len() >= MAGIC_BYTES {
+            self.check_format()?;
+            self.is_picture = true;
+        }
+        Ok(())
+    }
+
+    /// The picture, when nothing more comes.
+    pub(super) fn finish(self) -> Result<Vec<u8>, FetchError> {
+        if self.bytes.is_empty() {
+            return Err(FetchError::Empty { host: self.host.to_owned() });
+        }
+        self.check_format()?;
+        Ok(self.bytes)
+    }
+
+    fn check_format(&self) -> Result<(), FetchError> {
+        match format_of(&self.bytes) {
+            Some(_) => Ok(()),
+            None => Err(FetchError::NotAnImage { host: self.host.to_owned() }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn collect(limit: usize, chunks: &[&[u8]]) -> Result<Vec<u8>, &'static str> {
+        let mut body = Body::new("example.org", limit, None).map_err(|error| error.reason())?;
+        for chunk in chunks {
+            body.push(chunk).map_err(|error| error.reason())?;
+        }
+        body.finish().map_err(|error| error.reason())
+    }
+
+    #[test]
+    fn every_format_is_known_by_its_first_bytes() {
+        for magic in [
+            b"\xff\xd8\xff\xe0".as_slice(),
+            b"\x89PNG\r\n\x1a\n",
+            b"RIFF\x10\0\0\0WEBPVP8 ",
+            b"GIF87a",
+            b"GIF89a",
+            b"BM",
+            b"II*\0",
+            b"MM\0*",
+        ] {
+            assert_eq!(collect(100, &[magic]), Ok(magic.to_vec()));
+        }
+    }
+
+    #[test]
+    fn something_else_is_refused_as_soon_as_it_can_be_told() {
+        for bytes in [
+            b"<!DOCTYPE html>".as_slice(),
+            b"{\"error\": 1234}",
+            b"RIFF\x10\0\0\0WAVEfmt ",
+            b"<svg xmlns=\"http",
+            b"%PDF-1.7 1234",
+        ] {
+            let mut body = Body::new("example.org", 100, None).unwrap();
+            assert_eq!(body.push(bytes).unwrap_err().reason(), "not_an_image");
+        }
+        assert_eq!(collect(100, &[b"<html>"]), Err("not_an_image"), "too short to be told before the end");
+    }
+
+    #[test]
+    fn a_picture_may_come_in_single_bytes() {
+        let picture = b"RIFF\x10\0\0\0WEBPVP8 0123";
+        let chunks: Vec<_> = picture.chunks(1).collect();
+        assert_eq!(collect(100, &chunks), Ok(picture.to_vec()));
+    }
+
+    #[test]
+    fn nothing_is_no_picture() {
+        assert_eq!(collect(100, &[]), Err("empty"));
+        assert_eq!(collect(100, &[b""]), Err("empty"));
+    }
+
+    #[test]
+    fn a_size_above_the_limit_is_refused_when_announced_and_when_sent() {
+        let announced = Body::new("example.org", 10, Some(11)).err().unwrap();
+        assert_eq!(announced.reason(), "too_large");
+        assert!(Body::new("example.org", 10, Some(u64::MAX)).is_err());
+        assert_eq!(collect(12, &[b"BM5678901234"]).map(|bytes| bytes.len()), Ok(12));
+        assert_eq!(collect(11, &[b"BM5678901234"]), Err("too_large"));
+    }
+
+    proptest! {
+        #[test]
+        fn never_more_than_the_limit_is_kept(chunks in prop::collection::vec(0..50_usize, 0..20), limit in 2..200_usize) {
+            let mut body = Body::new("example.org", limit, None).unwrap();
+            prop_assert!(body.push(b"BM").is_ok());
+            for len in chunks {
+                let _ = body.push(&vec![0; len]);
+                prop_assert!(body.bytes.len() <= limit);
+            }
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Names to addresses, all of them checked. The client connects to what this resolver answers and asks nobody else, so the
+//! address that was checked is the address that is asked: a name that changes between check and connection (DNS
+//! rebinding) gains nothing.
+
+use std::error::Error;
+use std::future::Future;
+use std::io;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::pin::Pin;
+use std::sync::Arc;
+
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+use tokio::sync::Semaphore;
+
+use super::address::AddressRule;
+
+/// The addresses of a name, to come.
+pub(super) type Addresses = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>>;
+
+/// Whoever knows the addresses of names: the system, or a test.
+pub(super) trait Names: Send + Sync {
+    /// Looks a name up once.
+    fn addresses(&self, name: &str) -> Addresses;
+}
+
+/// The resolver of the system, hosts file included.
+pub(super) struct SystemNames {
+    places: Arc<Semaphore>,
+}
+
+impl SystemNames {
+    /// At most `max_concurrent` lookups run at a time.
+    pub(super) fn new(max_concurrent: usize) -> Self {
+        Self { places: Arc::new(Semaphore::new(max_concurrent.min(Semaphore::MAX_PERMITS))) }
+    }
+}
+
+impl Names for SystemNames {
+    /// The system's call blocks a thread for as long as a name server is silent, also when nobody waits any more. So the
+    /// place belongs to the call and not to its caller: hostile names cannot take every thread.
+    fn addresses(&self, name: &str) -> Addresses {
+        let (places, name) = (Arc::clone(&self.places), name.to_owned());
+        Box::pin(async move {
+            let place = places.acquire_owned().await.map_err(io::Error::other)?;
+            let lookup = move || {
+                let _place = place;
+                (name.as_str(), 0).to_socket_addrs().map(|found| found.map(|address| address.ip()).collect())
+            };
+            tokio::task::spawn_blocking(lookup).await.map_err(io::Error::other)?
+        })
+    }
+}
+
+/// Why a name gives no address to connect to. Travels through the client, which hands it back as a cause.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Unresolved {
+    #[error("the name has no address")]
+    Unknown(#[source] io::Error),
+    #[error("an address of the name may not be asked")]
+    Refused,
+}
+
+/// The resolver of the client: every address of the name may be asked, or none is given.
+pub(super) struct CheckedNames {
+    names: Arc<dyn Names>,
+    rule: AddressRule,
+}
+
+impl CheckedNames {
+    pub(super) fn new(names: Arc<dyn Names>, rule: AddressRule) -> Self {
+        Self { names, rule }
+    }
+}
+
+impl Resolve for CheckedNames {
+    fn resolve(&self, name: Name) -> Resolving {
+        let rule = self.rule;
+        let lookup = self.names.addresses(name.as_str());
+        Box::pin(async move {
+            let found = lookup.await.map_err(|error| boxed(Unresolved::Unknown(error)))?;
+            let checked = check(name.as_str(), found, rule).map_err(boxed)?;
+            // Port 0 stands for the port of the URL.
+            Ok(Box::new(checked.into_iter().map(|address| SocketAddr::new(address, 0))) as Addrs)
+        })
+    }
+}
+
+/// One address that may not be asked refuses the name: who puts a private address beside a public one hopes that the
+/// public one fails.
+fn check(name: &str, found: Vec<IpAddr>, rule: AddressRule) -> Result<Vec<IpAddr>, Unresolved> {
+    if found.is_empty() {
+        return Err(Unresolved::Unknown(io::Error::new(io::ErrorKind::NotFound, "no address")));
+    }
+    match found.iter().find(|address| !rule(**address)) {
+        Some(address) => {
+            tracing::debug!(name, %address, "the name of an image URL has an address that may not be asked");
+            Err(Unresolved::Refused)
+        }
+        None => Ok(found),
+    }
+}
+
+fn boxed(error: Unresolved) -> Box<dyn Error + Send + Sync> {
+    Box::new(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::address::{any, is_global};
+    use super::*;
+
+    fn addresses(texts: &[&str]) -> Vec<IpAddr> {
+        texts.iter().map(|text| text.parse().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_name_with_public_addresses_has_all_of_them() {
+        let found = addresses(&["1.1.1.1", "2606:4700:4700::1111"]);
+        assert_eq!(check("example.org", found.clone(), is_global).unwrap(), found);
+    }
+
+    #[test]
+    fn one_address_that_is_not_public_refuses_the_name() {
+        for private in ["127.0.0.1", "10.0.0.1", "::1", "::ffff:10.0.0.1", "168.63.129.16"] {
+            for found in [[private, "1.1.1.1"], ["1.1.1.1", private]] {
+                let refusal = check("example.org", addresses(&found), is_global);
+                assert!(matches!(refusal, Err(Unresolved::Refused)), "{found:?}");
+            }
+        }
+        assert!(check("example.org", addresses(&["10.0.0.1"]), any).is_ok());
+    }
+
+    #[test]
+    fn a_name_without_addresses_is_unknown() {
+        assert!(matches!(check("example.org", Vec::new(), any), Err(Unresolved::Unknown(_))));
+    }
+
+    #[tokio::test]
+    async fn the_system_knows_the_own_machine() {
+        let found = SystemNames::new(1).addresses("localhost").await.unwrap();
+        assert!(found.iter().all(IpAddr::is_loopback), "{found:?}");
+        assert!(!found.is_empty());
+    }
+}
