@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use blip2::bundle::GoldenCase;
 use blip2::server::{ApiKey, GoldenWatch, ServerSettings};
 
-use crate::helpers::{Reply, TestApp, body, fixture, picture, settings, spawn_app, spawn_app_with};
+use crate::command_line::blip2;
+use crate::helpers::{Reply, TestApp, body, fixture, picture, repository, settings, spawn_app, spawn_app_with};
 use crate::scripted_model::{Script, engine};
 
 /// The value of a sample as Prometheus would read it.
@@ -121,6 +122,39 @@ fn an_answer_tells_where_its_time_went() {
     assert!(stages.iter().map(|(_, ms)| ms.parse::<f64>().unwrap()).sum::<f64>() > 0.0, "{header}");
     let probe = ureq::get(app.url("/livez")).call().unwrap();
     assert!(!probe.headers().contains_key("server-timing"));
+}
+
+/// What the documentation of operation says.
+fn documentation() -> String {
+    std::fs::read_to_string(repository("docs/operations.md")).unwrap()
+}
+
+#[test]
+fn every_flag_and_its_variable_are_documented() {
+    let help = blip2(&["serve", "--help"]).output().unwrap().stdout;
+    let help = String::from_utf8(help).unwrap();
+    let flags = help.lines().filter_map(|line| line.trim_start().strip_prefix("--")?.split([' ', '=']).next());
+    let variables = help.lines().filter_map(|line| line.trim_start().strip_prefix("[env: ")?.split(['=', ']']).next());
+    let documentation = documentation();
+    let flags: Vec<_> = flags.map(|flag| format!("`--{flag}")).collect();
+    assert!(flags.len() > 20, "{flags:?}");
+    for name in flags.into_iter().chain(variables.map(|variable| format!("`{variable}`"))) {
+        assert!(documentation.contains(&name), "{name}");
+    }
+}
+
+#[test]
+fn every_metric_is_documented() {
+    let app = spawn_app(Some(engine(Script::default(), 1, 4)));
+    app.state.note_planned_memory(1 << 20);
+    let text = metrics(&app);
+    let names: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    assert!(names.len() > 20, "{names:?}");
+    let documentation = documentation();
+    for name in names {
+        let short = name.replace("blip2_cache", "…"); // those of one family stand together
+        assert!(documentation.contains(name) || documentation.contains(&format!("`{short}_total`")), "{name}");
+    }
 }
 
 /// A case of the scripted model, which repeats the prompt, with the ids that an engine gives.
