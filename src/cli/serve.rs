@@ -9,7 +9,7 @@ use actix_web::web;
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use serde_json::Value;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Failure;
 use super::load::{LoadError, Opened, open, replay_goldens};
@@ -74,7 +74,10 @@ async fn serve(settings: ServerSettings, runtime: RuntimeSettings, golden_interv
     let (state, port) = (application.state(), application.port().map_err(Failure::start)?);
     let metrics_port = application.metrics_port().map_err(Failure::start)?;
     let (handle, server) = application.start().map_err(Failure::start)?;
-    spawn(stop_on_signal(handle.clone(), state.clone(), drain_delay));
+    // Before anybody is told that the service listens: a signal that nobody waits for would kill it.
+    let [terminate, interrupt] = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
+    let (terminate, interrupt) = (terminate.map_err(Failure::start)?, interrupt.map_err(Failure::start)?);
+    spawn(stop_on_signal(terminate, interrupt, handle.clone(), state.clone(), drain_delay));
     tracing::info!(port, metrics_port, "listening; loading the model");
     let mut server = Box::pin(server);
     let loading = web::block(move || load_and_replay(&runtime));
@@ -124,12 +127,13 @@ fn log(settings: &ServerSettings) {
 
 /// SIGTERM and SIGINT: readiness falls, new requests are still taken for a moment, then running ones finish. A second
 /// signal ends the process at once.
-async fn stop_on_signal(handle: ServerHandle, state: State, drain_delay: Duration) {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        tracing::error!("signals cannot be received; the service can only be killed");
-        return;
-    };
+async fn stop_on_signal(
+    mut terminate: Signal,
+    mut interrupt: Signal,
+    handle: ServerHandle,
+    state: State,
+    drain_delay: Duration,
+) {
     let name = tokio::select! {
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",
