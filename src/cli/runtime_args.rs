@@ -128,6 +128,12 @@ pub(super) fn seconds(text: &str) -> Result<Duration, String> {
     seconds.map(Duration::from_secs_f64).ok_or_else(|| "must be a number of seconds from 0.001 to 86400".to_owned())
 }
 
+/// As [`seconds`], or 0 for never.
+pub(super) fn seconds_or_never(text: &str) -> Result<Duration, String> {
+    let is_never = text.parse() == Ok(0.0_f64);
+    if is_never { Ok(Duration::ZERO) } else { seconds(text).map_err(|error| format!("{error}, or 0")) }
+}
+
 fn default_model() -> PathBuf {
     env::var_os("AZUREML_MODEL_DIR").filter(|dir| !dir.is_empty()).map_or_else(|| DEFAULT_MODEL.into(), PathBuf::from)
 }

@@ -7,18 +7,19 @@ use actix_web::dev::ServerHandle;
 use actix_web::rt::{System, spawn, time};
 use actix_web::web;
 use anyhow::Context as _;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use serde_json::Value;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Failure;
-use super::load::{LoadError, load, replay_goldens};
-use super::runtime_args::RuntimeArgs;
+use super::load::{LoadError, Opened, open, replay_goldens};
+use super::runtime_args::{RuntimeArgs, seconds_or_never};
 use super::server_args::ServerArgs;
-use crate::bundle::Bundle;
-use crate::server::{Application, ServedModel, ServerSettings, State};
+use crate::bundle::{Bundle, GoldenCase};
+use crate::engine::Engine;
+use crate::server::{Application, GoldenWatch, ServedModel, ServerSettings, State};
 use crate::settings::RuntimeSettings;
-use crate::telemetry::{self, LogTarget};
+use crate::telemetry::{self, LogFormat, LogTarget, Traces};
 
 /// A tiny model replays all golden answers in this time, a large one its shortest. `blip2 verify` replays all.
 const GOLDEN_BUDGET: Duration = Duration::from_secs(1);
@@ -30,31 +31,64 @@ pub(super) struct ServeArgs {
     runtime: RuntimeArgs,
     #[command(flatten)]
     server: ServerArgs,
+
+    /// Seconds between two golden answers that are replayed while the service runs, one a time; 0 replays none
+    #[arg(long, value_name = "S", env = "BLIP2_GOLDEN_INTERVAL_S", default_value = "300", value_parser = seconds_or_never)]
+    golden_interval_s: Duration,
+
+    /// What log lines look like
+    #[arg(long, value_enum, env = "BLIP2_LOG_FORMAT", default_value = "text")]
+    log_format: LogFormatArg,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum LogFormatArg {
+    /// Words and names with values
+    Text,
+    /// One JSON object a line
+    Json,
+    /// As Azure's inference server writes them
+    Azure,
 }
 
 pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
-    telemetry::start(LogTarget::Stdout);
+    let format = match args.log_format {
+        LogFormatArg::Text => LogFormat::Text,
+        LogFormatArg::Json => LogFormat::Json,
+        LogFormatArg::Azure => LogFormat::Azure,
+    };
+    telemetry::start_with(LogTarget::Stdout, format);
+    // Dropped last: the traces of the last requests are sent when all have ended.
+    let traces = Traces::start().map_err(Failure::usage)?;
     let runtime = args.runtime.settings();
-    let server = args.server.settings(runtime.image.max_bytes)?;
-    System::new().block_on(serve(server, runtime))
+    let server = args.server.settings(runtime.image.max_bytes, traces.is_on())?;
+    System::new().block_on(serve(server, runtime, args.golden_interval_s))
 }
 
-async fn serve(settings: ServerSettings, runtime: RuntimeSettings) -> Result<(), Failure> {
+async fn serve(settings: ServerSettings, runtime: RuntimeSettings, golden_interval: Duration) -> Result<(), Failure> {
     let address = format!("{}:{}", settings.host, settings.port);
-    let (drain_delay, metrics_port) = (settings.drain_delay, settings.metrics_port);
-    tracing::info!(?settings, "settings");
+    let drain_delay = settings.drain_delay;
+    log(&settings);
     let application =
         Application::build(settings).with_context(|| format!("cannot listen on {address}")).map_err(Failure::start)?;
     let (state, port) = (application.state(), application.port().map_err(Failure::start)?);
+    let metrics_port = application.metrics_port().map_err(Failure::start)?;
     let (handle, server) = application.start().map_err(Failure::start)?;
-    spawn(stop_on_signal(handle.clone(), state.clone(), drain_delay));
+    // Before anybody is told that the service listens: a signal that nobody waits for would kill it.
+    let [terminate, interrupt] = [SignalKind::terminate(), SignalKind::interrupt()].map(signal);
+    let (terminate, interrupt) = (terminate.map_err(Failure::start)?, interrupt.map_err(Failure::start)?);
+    spawn(stop_on_signal(terminate, interrupt, handle.clone(), state.clone(), drain_delay));
     tracing::info!(port, metrics_port, "listening; loading the model");
     let mut server = Box::pin(server);
     let loading = web::block(move || load_and_replay(&runtime));
-    tokio::select! {
+    let goldens = tokio::select! {
         ended = &mut server => return ended.map_err(Failure::start),
         loaded = loading => match loaded.map_err(Failure::start)? {
-            Ok(model) => state.become_ready(model),
+            Ok(Loaded { model, planned_memory, goldens }) => {
+                state.note_planned_memory(planned_memory);
+                state.become_ready(model);
+                goldens
+            }
             Err(error) => {
                 // The server hears it when it runs on; waiting for the handle here would wait for ever.
                 drop(handle.stop(false));
@@ -62,29 +96,50 @@ async fn serve(settings: ServerSettings, runtime: RuntimeSettings) -> Result<(),
                 return Err(Failure::start(error));
             }
         },
-    }
+    };
     tracing::info!(port, "ready");
+    let watch = (!golden_interval.is_zero()).then(|| GoldenWatch::start(state, goldens, golden_interval));
+    let _watch = watch.transpose().map_err(Failure::start)?;
     server.await.map_err(Failure::start)
+}
+
+/// What the service was started with, as far as it may be told.
+fn log(settings: &ServerSettings) {
+    tracing::info!(
+        host = settings.host,
+        port = settings.port,
+        metrics_port = settings.metrics_port,
+        http_workers = settings.http_workers,
+        max_connections = settings.max_connections,
+        max_body_bytes = settings.max_body_bytes,
+        body_timeout_s = settings.body_timeout.as_secs_f64(),
+        idle_timeout_s = settings.idle_timeout.as_secs_f64(),
+        scoring_timeout_s = settings.scoring_timeout.map(|limit| limit.as_secs_f64()),
+        drain_delay_s = settings.drain_delay.as_secs_f64(),
+        shutdown_grace_s = settings.shutdown_grace.as_secs_f64(),
+        has_api_key = settings.api_key.is_some(),
+        cors_origins = settings.cors_origins.join(","),
+        fetches_images = settings.fetch.is_some(),
+        is_traced = settings.is_traced,
+        "settings"
+    );
 }
 
 /// SIGTERM and SIGINT: readiness falls, new requests are still taken for a moment, then running ones finish. A second
 /// signal ends the process at once.
-async fn stop_on_signal(handle: ServerHandle, state: State, drain_delay: Duration) {
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-    else {
-        tracing::error!("signals cannot be received; the service can only be killed");
-        return;
-    };
+async fn stop_on_signal(
+    mut terminate: Signal,
+    mut interrupt: Signal,
+    handle: ServerHandle,
+    state: State,
+    drain_delay: Duration,
+) {
     let name = tokio::select! {
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",
     };
     state.begin_draining();
     tracing::info!(signal = name, "stopping: not ready any more; running requests finish");
-    // Nobody balances load over a service that is stopped from the keyboard.
-    if name == "SIGTERM" {
-        time::sleep(drain_delay).await;
-    }
     spawn(async move {
         tokio::select! {
             _ = terminate.recv() => {}
@@ -93,19 +148,33 @@ async fn stop_on_signal(handle: ServerHandle, state: State, drain_delay: Duratio
         tracing::warn!("stopped at once by a second signal");
         std::process::exit(1);
     });
+    // Nobody balances load over a service that is stopped from the keyboard.
+    if name == "SIGTERM" {
+        time::sleep(drain_delay).await;
+    }
     handle.stop(true).await;
 }
 
-fn load_and_replay(settings: &RuntimeSettings) -> Result<ServedModel, LoadError> {
-    let (bundle, engine) = load(settings)?;
+/// What loading brings.
+struct Loaded {
+    model: ServedModel,
+    /// Bytes.
+    planned_memory: u64,
+    /// To be replayed while the service runs.
+    goldens: Vec<GoldenCase>,
+}
+
+fn load_and_replay(settings: &RuntimeSettings) -> Result<Loaded, LoadError> {
+    let Opened { bundle, plan, frontend, model, .. } = open(settings)?;
+    let engine = Engine::start(frontend, model.image, model.decoder, settings.engine)?;
     let goldens = replay_goldens(&bundle, &engine, Some(GOLDEN_BUDGET))?;
     tracing::info!(replayed = goldens.right, of = goldens.of, "golden answers came out right");
     let (manifest, certificate) = (document(&bundle, "manifest.json"), document(&bundle, "parity.json"));
-    Ok(ServedModel {
-        engine,
-        name: bundle.manifest().name.clone(),
-        manifest: manifest.unwrap_or_default(),
-        certificate,
+    let name = bundle.manifest().name.clone();
+    Ok(Loaded {
+        model: ServedModel { engine, name, manifest: manifest.unwrap_or_default(), certificate },
+        planned_memory: plan.total,
+        goldens: bundle.golden_cases()?,
     })
 }
 

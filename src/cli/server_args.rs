@@ -85,8 +85,9 @@ pub(super) struct ServerArgs {
 }
 
 impl ServerArgs {
-    /// Fills in what was left out, and what Azure sets in the environment. `max_image_bytes` bounds fetched images too.
-    pub(super) fn settings(&self, max_image_bytes: usize) -> Result<ServerSettings, Failure> {
+    /// Fills in what was left out, and what Azure sets in the environment. `max_image_bytes` bounds fetched images too;
+    /// `is_traced` says whether traces are sent anywhere.
+    pub(super) fn settings(&self, max_image_bytes: usize, is_traced: bool) -> Result<ServerSettings, Failure> {
         let fetch = FetchSettings {
             allow_private_addresses: self.allow_private_image_urls,
             allowed_hosts: self.image_url_hosts.clone(),
@@ -113,6 +114,7 @@ impl ServerArgs {
             cors_origins: text("AML_CORS_ORIGINS").map(|list| origins(&list)).unwrap_or_default(),
             fetch: (!self.no_image_urls).then_some(fetch),
             service: service(),
+            is_traced,
             show_server_version: text("SERVER_VERSION_LOG_RESPONSE_ENABLED")
                 .is_none_or(|value| value.eq_ignore_ascii_case("true")),
         })

@@ -1,12 +1,14 @@
 //! The decoder worker: the one thread that owns decoder, KV cache and slot table. Continuous batching happens here.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvError};
 
 use parking_lot::FairMutex;
 
 use super::job::Queued;
 use super::slots::SlotTable;
+use super::status::SharedTurn;
 use super::traits::StepDecoder;
 
 /// The decoder, its slots, and the jobs that wait for one.
@@ -16,11 +18,17 @@ pub(super) struct DecoderWorker<D> {
     pub(super) waiting: VecDeque<Queued>,
     /// Positions of prompts to feed between two steps.
     prefill_positions: usize,
+    status: Arc<SharedTurn>,
 }
 
 impl<D: StepDecoder> DecoderWorker<D> {
     pub(super) fn new(decoder: D, slots: SlotTable, prefill_positions: usize) -> Self {
-        Self { decoder, slots, waiting: VecDeque::new(), prefill_positions }
+        Self { decoder, slots, waiting: VecDeque::new(), prefill_positions, status: Arc::default() }
+    }
+
+    /// Where the worker writes down what it has in work.
+    pub(super) fn status(&self) -> Arc<SharedTurn> {
+        Arc::clone(&self.status)
     }
 
     /// Works until all jobs are answered and no more can come. Holds `cores` while it computes.
@@ -29,6 +37,7 @@ impl<D: StepDecoder> DecoderWorker<D> {
             let _turn = cores.lock();
             self.waiting.extend(ready.try_iter());
             self.turn();
+            self.status.write(self.slots.turn());
         }
     }
 

@@ -21,6 +21,7 @@ mod picture;
 mod picture_store;
 mod prepare;
 mod slots;
+mod status;
 mod traits;
 
 #[cfg(test)]
@@ -51,6 +52,7 @@ pub use self::job::{PreparedJob, RankJob, ScoreJob};
 pub use self::pending::{AnswerStream, Pending, StreamEvent};
 pub use self::picture::{DecodedPicture, Picture};
 pub use self::picture_store::{PictureId, PictureIdError, StoreError, StoreOptions, StoredPicture};
+pub use self::status::EngineStatus;
 pub use self::traits::{
     DecoderLimits, EmbeddedImage, EncodedImage, ImageEncoder, ImagePrefix, Logits, ModelError, PromptPiece,
     QueryOutput, SavedRow, StepDecoder,
@@ -64,6 +66,7 @@ use self::job::{Finished, Queued};
 use self::picture::PictureTable;
 use self::picture_store::PictureStore;
 use self::slots::SlotTable;
+use self::status::{SharedTurn, Turn};
 use crate::bundle::GenerationDefaults;
 use crate::generation::{DecidedToken, GenerationParams, Outcome, ParamError, Vocabulary};
 use crate::image::Preprocessor;
@@ -116,6 +119,7 @@ struct Shared {
     store: Mutex<PictureStore>,
     preprocessing: ThreadPool,
     kv_prefix_cache: Arc<CacheCounters>,
+    turn: Arc<SharedTurn>,
 }
 
 impl Engine {
@@ -148,6 +152,7 @@ impl Engine {
         let (table, turns) = (Arc::clone(&pictures), Arc::clone(&cores));
         spawn("image-worker", move || image_worker::run(encoder, &table, &waiting, &encoded, &turns))?;
         let worker = DecoderWorker::new(decoder, slots, limits.prefill_positions);
+        let turn = worker.status();
         spawn("decoder-worker", move || worker.run(&ready, &cores))?;
 
         let shared = Shared {
@@ -160,6 +165,7 @@ impl Engine {
             store: Mutex::new(PictureStore::new(limits.stored_image_bytes)),
             preprocessing,
             kv_prefix_cache,
+            turn,
         };
         Ok(Self { shared: Arc::new(shared), work })
     }
@@ -375,6 +381,22 @@ impl Engine {
     #[must_use]
     pub fn limits(&self) -> EngineLimits {
         self.shared.limits
+    }
+
+    /// What is in work, as of the decoder worker's last turn.
+    #[must_use]
+    pub fn status(&self) -> EngineStatus {
+        let Turn { prefilling, decoding, slots_in_use, booked } = self.shared.turn.read();
+        EngineStatus {
+            waiting: self.rows_in_work().saturating_sub(prefilling + decoding),
+            prefilling,
+            decoding,
+            queue_rows: self.shared.limits.queue_rows,
+            slots_in_use,
+            slots: self.shared.decoder.slots,
+            kv_tokens_booked: booked,
+            kv_tokens: self.shared.decoder.kv_tokens,
+        }
     }
 
     /// The decoder's slots, lengths and cache.

@@ -18,6 +18,7 @@ use super::EngineError;
 use super::byte_cache::{ByteCache, CacheCounters};
 use super::job::Queued;
 use super::picture::PictureKey;
+use super::status::Turn;
 use super::traits::{DecoderLimits, ModelError, PromptPiece, SavedRow, StepDecoder};
 use crate::generation::{Continuation, Origin};
 
@@ -111,6 +112,12 @@ impl SlotTable {
     /// Prompts are being fed.
     pub(super) fn is_prefilling(&self) -> bool {
         !self.prefilling.is_empty()
+    }
+
+    /// What is in work now.
+    pub(super) fn turn(&self) -> Turn {
+        let (prefilling, decoding) = (self.prefilling.len(), self.jobs.len());
+        Turn { prefilling, decoding, slots_in_use: prefilling + self.rows.len(), booked: self.booked }
     }
 
     /// Ends the jobs in work that nobody waits for any more, so that they take part in no further run.

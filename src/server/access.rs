@@ -1,18 +1,18 @@
-//! What happens around every request: ids are read and written, the key is compared, cross-origin headers set, and one line
-//! logged. Never a query, a header or a body.
+//! What happens around every request: ids are read and written, the key is compared, cross-origin headers set, and its
+//! end is observed (`exchange`): one line in the log, never with a query, a header or a body.
 
-use std::time::Instant;
-
-use actix_web::body::{BodySize, EitherBody, MessageBody};
+use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};
+use actix_web::http::Method;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use actix_web::http::{Method, StatusCode};
 use actix_web::middleware::Next;
 use actix_web::{HttpMessage as _, HttpResponse, ResponseError as _, web};
 
 use super::error::{ErrorCode, ScoringFailed};
+use super::exchange::{Exchange, Observed};
 use super::request_ids::RequestIds;
-use super::{HttpError, State, openai};
+use super::trace::Trace;
+use super::{HttpError, State, mlflow, native, open_inference, openai};
 
 const SERVER_VERSION: HeaderName = HeaderName::from_static("x-ms-server-version");
 const RUN_FUNCTION_FAILED: HeaderName = HeaderName::from_static("x-ms-run-function-failed");
@@ -28,34 +28,36 @@ const PROTOCOL_PROBES: [&str; 5] = ["/ping", "/health", "/version", "/v2/health/
 pub(super) async fn around<B: MessageBody + 'static>(
     request: ServiceRequest,
     next: Next<B>,
-) -> Result<ServiceResponse<EitherBody<B>>, actix_web::Error> {
-    let started = Instant::now();
+) -> Result<ServiceResponse<Observed>, actix_web::Error> {
     let state = request.app_data::<web::Data<State>>().cloned();
-    let (method, path) = (request.method().clone(), request.path().to_owned());
+    let method = request.method().clone();
     let origin = request.headers().get(header::ORIGIN).cloned();
     let asked_headers = request.headers().get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned();
     let (ids, checked) = RequestIds::read(request.headers());
     request.extensions_mut().insert(ids.clone());
 
     let state_ref = state.as_deref().map(AsRef::as_ref);
+    let trace =
+        state_ref.filter(|state| state.settings().is_traced).and_then(|_| Trace::begin(&request, &ids.request()));
+    let mut exchange = Exchange::begin(&request, state.clone(), ids.clone(), trace);
     let admitted = checked.and_then(|()| state_ref.map_or(Ok(()), |state| check_key(&request, state)));
     let mut response = match admitted {
-        Ok(()) => next.call(request).await?.map_into_left_body(),
-        Err(error) => request.into_response(refusal(&path, error)).map_into_right_body(),
+        Ok(()) => exchange.run(next.call(request)).await?.map_into_boxed_body(),
+        Err(error) => {
+            let refusal = refusal(request.path(), error);
+            request.into_response(refusal)
+        }
     };
 
-    // Whoever reads an id of a stored picture may ask about it, so of such paths the pattern is told.
-    let path = response.request().match_pattern().unwrap_or(path);
-    let code = response.response().extensions().get::<ErrorCode>().map(|code| code.0);
+    let code = response.response().extensions().get::<ErrorCode>().copied();
     let has_failed = response.response().extensions().get::<ScoringFailed>().is_some();
     let status = response.status();
-    let bytes = match response.response().body().size() {
-        BodySize::Sized(bytes) => bytes,
-        BodySize::None | BodySize::Stream => 0,
-    };
-    let is_options_of_score = method == Method::OPTIONS && path == "/score";
+    let is_options_of_score = method == Method::OPTIONS && response.request().path() == "/score";
     let headers = response.headers_mut();
     ids.write(headers);
+    if let Some((name, value)) = exchange.server_timing().filter(|_| status.is_success()) {
+        headers.insert(name, value);
+    }
     if headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/json") || is_options_of_score {
         let failed = if has_failed { "True" } else { "False" };
         headers.insert(RUN_FUNCTION_FAILED, HeaderValue::from_static(failed));
@@ -71,19 +73,25 @@ pub(super) async fn around<B: MessageBody + 'static>(
             origin,
             (method == Method::OPTIONS).then_some(asked_headers),
         );
-        state.metrics().observe_response(&path, status, code, started.elapsed());
     }
-    if !PROBES.contains(&path.as_str()) || status != StatusCode::OK {
-        let ms = (started.elapsed().as_secs_f64() * 1e4).round() / 10.0;
-        let (id, client_id) = (ids.request(), ids.client_request());
-        tracing::info!(%method, path, status = status.as_u16(), ms, bytes, request_id = &*id, client_request_id = &*client_id, "request");
-    }
-    Ok(response)
+    exchange.answered(status, code);
+    Ok(response.map_body(|_, body| Observed::new(body, exchange)))
 }
 
 /// An answer without any handler, in the shape that the path's protocol has.
 fn refusal(path: &str, error: HttpError) -> HttpResponse {
-    if openai::owns(path) { openai::error_response(error) } else { error.error_response() }
+    let begins_with = |root: &str| path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    if openai::owns(path) {
+        openai::error_response(error)
+    } else if begins_with("/v1") {
+        native::error_response(error)
+    } else if begins_with("/v2") {
+        open_inference::error_response(error)
+    } else if path == "/invocations" {
+        mlflow::error_response(error)
+    } else {
+        error.error_response()
+    }
 }
 
 /// Every path but probes asks for the key, if there is one.

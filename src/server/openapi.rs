@@ -32,6 +32,7 @@ pub(super) fn document() -> utoipa::openapi::OpenApi {
     document.merge(super::native::Api::openapi());
     document.merge(super::open_inference::Api::openapi());
     document.merge(super::openai::Api::openapi());
+    document.merge(super::metrics::Api::openapi());
     document
 }
 

@@ -38,6 +38,8 @@ pub struct ServerSettings {
     pub fetch: Option<FetchSettings>,
     /// How the service calls itself in `swagger.json`.
     pub service: ServiceName,
+    /// Whether requests are traced, with the tracer of the process.
+    pub is_traced: bool,
     /// Whether answers carry `x-ms-server-version`.
     pub show_server_version: bool,
 }
@@ -77,6 +79,7 @@ impl Default for ServerSettings {
             cors_origins: Vec::new(),
             fetch: Some(FetchSettings::default()),
             service: ServiceName::default(),
+            is_traced: false,
             show_server_version: true,
         }
     }

@@ -1,6 +1,6 @@
 //! What all HTTP workers share: settings, the engine once it is there, and whether the service is ready.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -19,6 +19,8 @@ struct Shared {
     settings: ServerSettings,
     fetcher: Option<Fetcher>,
     metrics: Metrics,
+    /// Bytes that the plan made at start allows for; 0 when there is none.
+    planned_memory: AtomicU64,
     model: OnceLock<ServedModel>,
     /// The last replay of golden answers went wrong.
     is_wrong: AtomicBool,
@@ -56,6 +58,7 @@ impl State {
             settings,
             fetcher,
             metrics: Metrics::default(),
+            planned_memory: AtomicU64::new(0),
             model: OnceLock::new(),
             is_wrong: AtomicBool::new(false),
             is_draining: AtomicBool::new(false),
@@ -72,6 +75,23 @@ impl State {
     /// so that whoever takes it out of the rotation loses no request.
     pub fn note_goldens(&self, are_right: bool) {
         self.0.is_wrong.store(!are_right, Ordering::Relaxed);
+        self.0.metrics.observe_golden(are_right);
+    }
+
+    /// Notes how many bytes the service is planned to take, for `/metrics`.
+    pub fn note_planned_memory(&self, bytes: u64) {
+        self.0.planned_memory.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes that the service is planned to take.
+    pub(super) fn planned_memory(&self) -> Option<u64> {
+        Some(self.0.planned_memory.load(Ordering::Relaxed)).filter(|bytes| *bytes > 0)
+    }
+
+    /// Requests whose answer has not ended.
+    #[must_use]
+    pub fn requests_in_flight(&self) -> usize {
+        self.metrics().requests_in_flight()
     }
 
     /// The service is about to stop: it is not ready any more.

@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::bundle::{add_data_file, copy_of_bundle, edit_manifest, flip_a_byte};
 use crate::helpers::repository;
 
-fn blip2(arguments: &[&str]) -> Command {
+pub(crate) fn blip2(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_blip2"));
     command.current_dir(repository(""));
     for variable in ["BLIP2_MODEL", "AZUREML_MODEL_DIR", "SERVER_PORT", "BLIP2_PORT"] {

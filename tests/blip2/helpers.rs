@@ -39,6 +39,8 @@ pub(crate) struct TestApp {
     address: String,
     agent: ureq::Agent,
     pub(crate) state: State,
+    /// Of the metrics, if they have their own.
+    pub(crate) metrics_port: Option<u16>,
 }
 
 /// What came back.
@@ -102,6 +104,7 @@ pub(crate) fn served(engine: Engine) -> ServedModel {
 pub(crate) fn spawn_app_with(engine: Option<Engine>, settings: ServerSettings) -> TestApp {
     let application = Application::build(settings).unwrap();
     let (port, state) = (application.port().unwrap(), application.state());
+    let metrics_port = application.metrics_port().unwrap();
     if let Some(engine) = engine {
         state.become_ready(served(engine));
     }
@@ -115,7 +118,7 @@ pub(crate) fn spawn_app_with(engine: Option<Engine>, settings: ServerSettings) -
     });
     is_started.recv().unwrap();
     let agent = ureq::Agent::config_builder().http_status_as_error(false).build().into();
-    TestApp { address: format!("http://127.0.0.1:{port}"), agent, state }
+    TestApp { address: format!("http://127.0.0.1:{port}"), agent, state, metrics_port }
 }
 
 impl TestApp {

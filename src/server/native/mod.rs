@@ -10,8 +10,9 @@ mod input;
 mod model;
 mod rank;
 
+use crate::server::HttpError;
 use actix_web::http::{Method, header};
-use actix_web::{HttpResponse, Resource, web};
+use actix_web::{HttpResponse, Resource, ResponseError as _, web};
 use utoipa::OpenApi;
 
 /// The description of these endpoints.
@@ -59,4 +60,9 @@ fn resource(path: &str, methods: &'static str) -> Resource {
     web::resource(path.to_owned())
         .default_service(web::to(error::method_not_allowed))
         .route(web::method(Method::OPTIONS).to(options))
+}
+
+/// An error in the shape of this protocol, for what is refused before a handler.
+pub(super) fn error_response(error: HttpError) -> HttpResponse {
+    error::NativeError::from(error).error_response()
 }

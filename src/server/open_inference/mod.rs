@@ -21,8 +21,9 @@ mod schema;
 #[cfg(test)]
 mod infer_request_tests;
 
+use crate::server::HttpError;
 use actix_web::http::Method;
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpResponse, ResponseError as _, web};
 
 use self::error::{method_not_allowed, not_found, path_error};
 
@@ -50,4 +51,9 @@ fn resource(path: &str) -> actix_web::Resource {
     web::resource(path.to_owned())
         .route(web::method(Method::OPTIONS).to(HttpResponse::Ok))
         .default_service(web::to(method_not_allowed))
+}
+
+/// An error in the shape of this protocol, for what is refused before a handler.
+pub(super) fn error_response(error: HttpError) -> HttpResponse {
+    error::ProtocolError::from(error).error_response()
 }
