@@ -12,7 +12,7 @@ use super::error::{ErrorCode, ScoringFailed};
 use super::exchange::{Exchange, Observed};
 use super::request_ids::RequestIds;
 use super::trace::Trace;
-use super::{HttpError, State, mlflow, native, open_inference, openai};
+use super::{HttpError, State, native, open_inference, openai};
 
 const SERVER_VERSION: HeaderName = HeaderName::from_static("x-ms-server-version");
 const RUN_FUNCTION_FAILED: HeaderName = HeaderName::from_static("x-ms-run-function-failed");
@@ -87,8 +87,6 @@ fn refusal(path: &str, error: HttpError) -> HttpResponse {
         native::error_response(error)
     } else if begins_with("/v2") {
         open_inference::error_response(error)
-    } else if path == "/invocations" {
-        mlflow::error_response(error)
     } else {
         error.error_response()
     }

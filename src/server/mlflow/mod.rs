@@ -6,7 +6,7 @@ mod error;
 mod invocation;
 
 use actix_web::http::Method;
-use actix_web::{HttpRequest, HttpResponse, ResponseError as _, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::json;
 use utoipa::{OpenApi, ToSchema};
 
@@ -159,9 +159,4 @@ async fn health(state: web::Data<State>) -> Result<HttpResponse, MlflowError> {
 )]
 async fn version() -> HttpResponse {
     HttpResponse::Ok().content_type("text/plain; charset=utf-8").body(env!("CARGO_PKG_VERSION"))
-}
-
-/// An error in the shape of this protocol, for what is refused before a handler.
-pub(super) fn error_response(error: HttpError) -> HttpResponse {
-    error::MlflowError::from(error).error_response()
 }
