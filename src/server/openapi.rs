@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use actix_web::http::header;
 use actix_web::{HttpResponse, web};
-use utoipa::OpenApi;
+use utoipa::openapi::security::{ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
+use utoipa::{Modify, OpenApi};
 use utoipa_swagger_ui::Config;
 
-use super::{HttpError, azure, health, mlflow, resource};
+use super::{HttpError, azure, health, metrics, mlflow, native, open_inference, openai, resource};
 
 /// A picture of 8 × 6 pixels, so that the example works when it is posted back.
 pub(super) const EXAMPLE_IMAGE: &str =
@@ -16,7 +17,7 @@ pub(super) const EXAMPLE_IMAGE: &str =
 
 /// Every protocol describes itself beside its handlers; here they are put together.
 #[derive(OpenApi)]
-#[openapi(info(
+#[openapi(modifiers(&ApiKey), info(
     title = "BLIP-2 on ONNX Runtime",
     description = "Answers questions about pictures: Azure's scoring contract, the protocols of MLflow, OpenAI and the Open \
                    Inference Protocol, and endpoints of its own.",
@@ -24,16 +25,40 @@ pub(super) const EXAMPLE_IMAGE: &str =
 ))]
 struct Api;
 
+/// What each protocol says of itself.
+fn protocols() -> [utoipa::openapi::OpenApi; 7] {
+    [
+        health::Api::openapi(),
+        azure::Api::openapi(),
+        mlflow::Api::openapi(),
+        native::Api::openapi(),
+        open_inference::Api::openapi(),
+        openai::Api::openapi(),
+        metrics::Api::openapi(),
+    ]
+}
+
 pub(super) fn document() -> utoipa::openapi::OpenApi {
-    let mut document = Api::openapi();
-    document.merge(health::Api::openapi());
-    document.merge(azure::Api::openapi());
-    document.merge(mlflow::Api::openapi());
-    document.merge(super::native::Api::openapi());
-    document.merge(super::open_inference::Api::openapi());
-    document.merge(super::openai::Api::openapi());
-    document.merge(super::metrics::Api::openapi());
-    document
+    protocols().into_iter().fold(Api::openapi(), |mut document, protocol| {
+        document.merge(protocol);
+        document
+    })
+}
+
+/// The key that `--api-key` asks for, in both forms; without that flag none is needed.
+struct ApiKey;
+
+impl Modify for ApiKey {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        let bearer = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        let header = SecurityScheme::ApiKey(utoipa::openapi::security::ApiKey::Header(ApiKeyValue::new("api-key")));
+        let components = document.components.get_or_insert_default();
+        components.add_security_scheme("bearer", bearer);
+        components.add_security_scheme("api-key", header);
+        let none = SecurityRequirement::default();
+        let keys = ["bearer", "api-key"].map(|name| SecurityRequirement::new(name, Vec::<String>::new()));
+        document.security = Some([none].into_iter().chain(keys).collect());
+    }
 }
 
 /// `GET /openapi.json`.
@@ -62,4 +87,23 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
         .service(resource("/openapi.json").route(web::get().to(openapi)))
         .service(resource("/docs").route(web::get().to(redirect)))
         .service(resource("/docs/{path:.*}").route(web::get().to(page)));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn no_two_protocols_give_one_name_to_different_schemas() {
+        let mut seen = BTreeMap::new();
+        for protocol in protocols() {
+            for (name, schema) in protocol.components.unwrap_or_default().schemas {
+                let schema = serde_json::to_value(schema).unwrap();
+                let other = seen.insert(name.clone(), schema.clone());
+                assert!(other.is_none_or(|other| other == schema), "{name}");
+            }
+        }
+    }
 }

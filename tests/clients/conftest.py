@@ -68,7 +68,7 @@ def scene_base64(scene: bytes) -> str:
 def _port(process: subprocess.Popen[str]) -> int:
     assert process.stdout is not None
     for line in process.stdout:
-        if found := re.search(r"\bport=(\d+)", line):
+        if found := re.search(r"listening.*\bport=(\d+)", line):
             return int(found[1])
     raise RuntimeError("the service ended before it listened")
 

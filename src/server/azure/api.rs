@@ -64,7 +64,7 @@ pub(in crate::server) struct Prediction {
 
 /// What went wrong.
 #[derive(ToSchema)]
-#[schema(example = json!({"message": "row 0: image is empty"}))]
+#[schema(as = AzureError, example = json!({"message": "row 0: image is empty"}))]
 #[expect(dead_code, reason = "only described")]
 pub(in crate::server) struct ErrorBody {
     /// For people; it names the row, counted from 0, the column, the key or the parameter.

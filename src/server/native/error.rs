@@ -36,7 +36,7 @@ pub(super) async fn method_not_allowed() -> Result<HttpResponse, NativeError> {
 
 /// What is sent instead of an answer.
 #[derive(Serialize, ToSchema)]
-#[schema(example = json!({"error": {"code": "bad_request", "message": "image is empty"}}))]
+#[schema(as = NativeError, example = json!({"error": {"code": "bad_request", "message": "image is empty"}}))]
 pub(super) struct ErrorBody {
     error: Fault,
 }
