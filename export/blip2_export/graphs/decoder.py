@@ -65,7 +65,7 @@ class Decoder:
         x = build.op("Add", [x, inner], f"{name}.self_attn/Residual")
         inner = self._norm(x, f"{name}.final_layer_norm")
         inner = self._linear(inner, f"{name}.fc1", config.ffn_size, config.hidden_size)
-        inner = build.op("Relu", [inner], f"{name}.activation_fn")
+        inner = self.linear.relu(inner, f"{name}.activation_fn")
         inner = self._linear(inner, f"{name}.fc2", config.hidden_size, config.ffn_size)
         return build.op("Add", [x, inner], f"{name}/Residual")
 

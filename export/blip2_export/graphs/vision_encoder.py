@@ -70,7 +70,7 @@ class VisionEncoder:
         x = build.op("Add", [x, attended], f"{name}.self_attn/Residual")
         inner = self._norm(x, f"{name}.layer_norm2")
         inner = self._linear(inner, f"{name}.mlp.fc1", config.intermediate_size, config.hidden_size)
-        inner = build.gelu(inner, f"{name}.mlp.activation_fn")
+        inner = self.linear.gelu(inner, f"{name}.mlp.activation_fn")
         inner = self._linear(inner, f"{name}.mlp.fc2", config.hidden_size, config.intermediate_size)
         return build.op("Add", [x, inner], f"{name}.mlp/Residual")
 
@@ -78,11 +78,8 @@ class VisionEncoder:
         build, config = self.builder, self.config
         width = config.hidden_size
         layer = weights.linear(self.checkpoint, f"{name}.qkv", 3 * width, width, has_bias=config.qkv_bias)
-        qkv = self.linear(x, f"{name}.qkv", *layer)
-        qkv = build.reshape(qkv, [-1, config.num_tokens, 3 * width], f"{name}.qkv/Rows")
-        parts = [f"{name}/{part}" for part in ("Query", "Key", "Value")]
-        split = build.op_many("Split", [qkv], parts, name=f"{name}/Split", axis=-1, num_outputs=3)
-        context = build.attention(*split, name, config.num_heads, width // config.num_heads)
+        inputs, bias = self.linear.qkv(x, name, *layer, config.num_tokens)
+        context = build.attention(*inputs, name, config.num_heads, width // config.num_heads, bias)
         context = build.tokens(context, width, f"{name}/Flat")
         return self._linear(context, f"{name}.projection", width, width)
 
