@@ -141,15 +141,20 @@ impl Metrics {
         exchange::note_fetch(took, failure);
     }
 
-    /// A row was answered.
+    /// A row was answered with new tokens.
     pub(super) fn observe_answer(&self, answer: &Answer) {
-        self.rows.inc();
         let tokens = match answer.sequences.as_slice() {
             [] => answer.best.token_ids.len(),
             all => all.iter().map(|sequence| sequence.token_ids.len()).sum(),
         };
         self.tokens.inc_by(tokens as u64);
-        let Timings { queue, preprocess, vision_encoder, qformer, prefill, decode } = answer.timings;
+        self.observe_row(&answer.timings);
+    }
+
+    /// A row was answered: generated, ranked or embedded.
+    pub(super) fn observe_row(&self, timings: &Timings) {
+        self.rows.inc();
+        let Timings { queue, preprocess, vision_encoder, qformer, prefill, decode } = *timings;
         for (stage, took) in [
             ("queue", queue),
             ("preprocess", preprocess),
@@ -162,7 +167,7 @@ impl Metrics {
                 self.observe_stage(stage, took);
             }
         }
-        exchange::note_answer(&answer.timings);
+        exchange::note_answer(timings);
     }
 
     /// A request came, whose end [`Metrics::end_request`] tells.

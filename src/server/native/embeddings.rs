@@ -176,6 +176,7 @@ pub(super) async fn post(
     // All are handed over before the first is awaited, and the first fault ends them all.
     let embeddings = try_join_all(decoded.into_iter().map(|picture| engine.embed(picture, Some(deadline), &permit)));
     let embeddings = embeddings.await.map_err(|error| state.timed_out(&engine, error))?;
+    embeddings.iter().for_each(|embedding| state.metrics().observe_row(&embedding.timings));
     let respond =
         move || Ok(EmbeddingsResponse::new(embeddings, pooling.unwrap_or_default(), normalize.unwrap_or(false)));
     Ok(HttpResponse::Ok().json(blocking(respond).await?))

@@ -114,6 +114,7 @@ pub(super) async fn post(
     let ranking = engine.clone();
     let pending = blocking(move || Ok(ranking.rank(&job, &permit)?)).await?;
     let ranking = pending.answer().await.map_err(|error| state.timed_out(&engine, error))?;
+    state.metrics().observe_row(&ranking.timings);
     Ok(HttpResponse::Ok().json(RankResponse::new(ranking)))
 }
 
