@@ -56,14 +56,16 @@ impl<D: StepDecoder> DecoderWorker<D> {
         self.waiting.is_empty() && !self.slots.is_prefilling() && !self.slots.is_decoding()
     }
 
-    /// One iteration: forget who has gone, admit and prefill, decode one step.
+    /// One iteration: forget who has gone, admit and prefill, decode one step. Every running row gets a token. Rows that have
+    /// just begun got theirs with their prompt, so for them alone there is no step: pictures that wait may join them first.
     pub(super) fn turn(&mut self) {
         for job in std::mem::take(&mut self.waiting) {
             if job.is_over() { job.abandon() } else { self.waiting.push_back(job) }
         }
         self.slots.forget_over(&mut self.decoder);
+        let was_decoding = self.slots.is_decoding();
         self.prefill();
-        if self.slots.is_decoding() {
+        if was_decoding && self.slots.is_decoding() {
             self.slots.step(&mut self.decoder);
         }
     }
