@@ -28,9 +28,20 @@ pub fn available_bytes() -> u64 {
 /// Bytes of this process that lie in memory now. `None` where the system does not say it as Linux does.
 #[must_use]
 pub fn resident_bytes() -> Option<u64> {
+    status_bytes("VmRSS:")
+}
+
+/// The most that ever lay in memory of this process; `None` as above.
+#[must_use]
+pub fn peak_resident_bytes() -> Option<u64> {
+    status_bytes("VmHWM:")
+}
+
+/// A size in Linux' status of this process.
+fn status_bytes(name: &str) -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: u64 = resident.trim().strip_suffix(" kB")?.parse().ok()?;
+    let size = status.lines().find_map(|line| line.strip_prefix(name))?;
+    let kib: u64 = size.trim().strip_suffix(" kB")?.parse().ok()?;
     Some(kib << 10)
 }
 

@@ -200,12 +200,6 @@ impl Engine {
         Admission::reserve(&self.shared.admission, rows, deadline)
     }
 
-    /// How long an answer may take that has no deadline of its own.
-    #[must_use]
-    pub fn timeout(&self) -> Duration {
-        self.shared.limits.timeout
-    }
-
     /// The picture in a file, decoded and resized on this thread unless it is known.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ use actix_web::{HttpMessage as _, HttpResponse, ResponseError as _, web};
 
 use super::error::{ErrorCode, ScoringFailed};
 use super::exchange::{Exchange, Observed};
+use super::health::PROBES;
 use super::request_ids::RequestIds;
 use super::trace::Trace;
 use super::{HttpError, State, native, open_inference, openai};
@@ -17,9 +18,6 @@ use super::{HttpError, State, native, open_inference, openai};
 const SERVER_VERSION: HeaderName = HeaderName::from_static("x-ms-server-version");
 const RUN_FUNCTION_FAILED: HeaderName = HeaderName::from_static("x-ms-run-function-failed");
 const API_KEY: HeaderName = HeaderName::from_static("api-key");
-
-/// Probes are asked every few seconds, by those who have no key.
-const PROBES: [&str; 3] = ["/", "/livez", "/readyz"];
 
 /// Health of the protocols, which their probes ask without a key.
 const PROTOCOL_PROBES: [&str; 5] = ["/ping", "/health", "/version", "/v2/health/live", "/v2/health/ready"];

@@ -20,6 +20,7 @@ use tracing::Span;
 
 use super::State;
 use super::error::ErrorCode;
+use super::health::PROBES;
 use super::quiet::Connection;
 use super::request_ids::RequestIds;
 use super::trace::Trace;
@@ -32,9 +33,6 @@ const CLIENT_GONE: u16 = 499;
 
 /// Longer paths are cut in the log.
 const LOGGED_PATH: usize = 200;
-
-/// Probes are asked every few seconds: their success is not worth a line.
-const SILENT: [&str; 3] = ["/", "/livez", "/readyz"];
 
 tokio::task_local! {
     static CURRENT: Rc<Notes>;
@@ -135,7 +133,8 @@ impl Drop for Exchange {
         if let Some(trace) = &self.notes.trace {
             trace.end(status, code);
         }
-        if SILENT.contains(&self.path.as_str()) && status == StatusCode::OK {
+        // Their success is not worth a line.
+        if PROBES.contains(&self.path.as_str()) && status == StatusCode::OK {
             return;
         }
         let ms = (took.as_secs_f64() * 1e4).round() / 10.0;

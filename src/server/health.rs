@@ -9,6 +9,9 @@ use super::azure::ErrorBody;
 use super::state::Unready;
 use super::{HttpError, State};
 
+/// They are asked every few seconds, by those who have no key.
+pub(super) const PROBES: [&str; 3] = ["/", "/livez", "/readyz"];
+
 /// What [`super::openapi`] tells of these routes.
 #[derive(OpenApi)]
 #[openapi(paths(root, options, livez, readyz), tags((name = "Health", description = "Probes.")))]

@@ -1,7 +1,7 @@
 //! The description of the service, generated from its code: `/openapi.json`, and `/docs`, a page over it that needs no
 //! other server.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use actix_web::http::header;
 use actix_web::{HttpResponse, web};
@@ -38,12 +38,13 @@ fn protocols() -> [utoipa::openapi::OpenApi; 7] {
     ]
 }
 
-pub(super) fn document() -> utoipa::openapi::OpenApi {
+/// Put together once: it is the same for every request.
+static DOCUMENT: LazyLock<utoipa::openapi::OpenApi> = LazyLock::new(|| {
     protocols().into_iter().fold(Api::openapi(), |mut document, protocol| {
         document.merge(protocol);
         document
     })
-}
+});
 
 /// The key that `--api-key` asks for, in both forms; without that flag none is needed.
 struct ApiKey;
@@ -63,7 +64,7 @@ impl Modify for ApiKey {
 
 /// `GET /openapi.json`.
 async fn openapi() -> HttpResponse {
-    HttpResponse::Ok().json(document())
+    HttpResponse::Ok().json(&*DOCUMENT)
 }
 
 /// `GET /docs`: Swagger UI, whose files are in the binary.

@@ -135,14 +135,14 @@ impl State {
 
     /// When an answer to a request that comes now is of no use any more.
     pub(super) fn deadline(&self, engine: &Engine) -> Instant {
-        let limits = [Some(engine.timeout()), self.settings().scoring_timeout];
+        let limits = [Some(engine.limits().timeout), self.settings().scoring_timeout];
         Instant::now() + limits.into_iter().flatten().min().unwrap_or(Duration::MAX)
     }
 
     /// An engine's error; one about time in the words of Azure's server, if that limit was the nearer one.
     pub(super) fn timed_out(&self, engine: &Engine, error: EngineError) -> HttpError {
         match (error, self.settings().scoring_timeout) {
-            (EngineError::DeadlineExceeded, Some(limit)) if limit < engine.timeout() => {
+            (EngineError::DeadlineExceeded, Some(limit)) if limit < engine.limits().timeout => {
                 HttpError::ScoringTimeout { limit_ms: limit.as_millis() as u64 }
             }
             (error, _) => error.into(),

@@ -1,7 +1,6 @@
 //! What the numbers depend on: processor, threads, bundle, slots; and the memory of the process.
 
 use std::env;
-use std::fs;
 use std::path::Path;
 
 use serde::Serialize;
@@ -9,7 +8,7 @@ use sysinfo::{CpuRefreshKind, RefreshKind, System};
 
 use crate::bundle::{Manifest, Precisions};
 use crate::engine::DecoderLimits;
-use crate::memory::{MemoryPlan, resident_bytes};
+use crate::memory::{MemoryPlan, peak_resident_bytes, resident_bytes};
 use crate::runtime::Runtime;
 use crate::settings::RuntimeSettings;
 
@@ -85,12 +84,4 @@ impl Memory {
             planned_kv_cache_bytes: plan.kv_bytes,
         }
     }
-}
-
-/// The most that ever lay in memory.
-fn peak_resident_bytes() -> Option<u64> {
-    let status = fs::read_to_string("/proc/self/status").ok()?;
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    let kib: u64 = peak.trim().strip_suffix(" kB")?.parse().ok()?;
-    Some(kib << 10)
 }
