@@ -685,4 +685,6 @@ fn a_job_without_an_encoded_picture_fails_alone() {
     table.worker.turn();
     let answer = table.jobs[0].reply.as_mut().unwrap().try_recv().unwrap();
     assert!(matches!(answer, Err(EngineError::Model { stage: "prefill", .. })));
+    let other = table.jobs[1].reply.as_mut().unwrap().try_recv();
+    assert!(!matches!(other, Ok(Err(_))), "{other:?}");
 }

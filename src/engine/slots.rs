@@ -204,7 +204,8 @@ impl SlotTable {
         }
         let piece = lead.next_piece(self.limits.piece);
         let (mut shortest, mut longest, mut left) = (piece.len(), piece.len(), positions.saturating_sub(piece.len()));
-        let (is_alone, first) = (lead.done > 0 || piece.end <= self.limits.prefix_len, lead.slot);
+        let has_picture = lead.job.picture.prefix().is_some();
+        let (is_alone, first) = (lead.done > 0 || piece.end <= self.limits.prefix_len || !has_picture, lead.slot);
         let mut batch = vec![lead];
         if is_alone {
             return batch;
