@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use blip2::bundle::Bundle;
 use blip2::engine::{ImageEncoder as _, ImagePrefix, Logits, PromptPiece, StepDecoder as _};
 use blip2::image::PixelValues;
-use blip2::model::{Blip2, CacheSize, Decoder};
+use blip2::model::{Blip2, CacheSize, Decoder, Devices};
 use blip2::runtime::Runtime;
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 
@@ -25,7 +25,7 @@ fn model() -> (Blip2, PixelValues) {
     let cache = CacheSize { slots: SLOTS.try_into().unwrap(), max_len: None, kv_tokens: None };
     let image = &bundle.manifest().image;
     let pixel_values = PixelValues::zeros((3, image.height as usize, image.width as usize));
-    (Blip2::open(&runtime, &bundle, cache).unwrap(), pixel_values)
+    (Blip2::open(&runtime, &bundle, cache, &Devices::CPU).unwrap(), pixel_values)
 }
 
 fn prompt() -> Vec<i64> {
@@ -46,8 +46,8 @@ fn fill(decoder: &mut Decoder, prefix: &ImagePrefix, rows: usize) {
 
 fn benchmark(criterion: &mut Criterion) {
     let (Blip2 { mut image, decoder }, pixel_values) = model();
-    criterion.bench_function("encode_image", |b| b.iter(|| image.encode(black_box(&pixel_values)).unwrap()));
-    let prefix = image.encode(&pixel_values).unwrap().prefix;
+    criterion.bench_function("encode_image", |b| b.iter(|| image.encode(black_box(&[&pixel_values])).unwrap()));
+    let prefix = image.encode(&[&pixel_values]).unwrap().remove(0).prefix;
     let decoder = RefCell::new(decoder);
     criterion.bench_function("prefill", |b| b.iter(|| prefill(&mut decoder.borrow_mut(), 0, &prefix)));
     for rows in [1, 4, SLOTS] {

@@ -45,10 +45,21 @@ fn status_bytes(name: &str) -> Option<u64> {
     Some(kib << 10)
 }
 
+/// Whose memory is shared out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemoryKind {
+    /// The machine's. A row takes what it has written, so rows may together be promised more than there is.
+    Host,
+    /// A GPU's. Every slot takes all of its positions from the start.
+    Gpu,
+}
+
 /// What must fit into memory, and what the user wishes. Sizes in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryNeeds {
-    /// What may be taken in all: [`available_bytes`] before anything is loaded.
+    /// Whose memory it is.
+    pub kind: MemoryKind,
+    /// What may be taken in all: [`available_bytes`] before anything is loaded, or what is free on the GPU.
     pub available: u64,
     /// The bundle's files, which are loaded.
     pub weights: u64,
@@ -94,9 +105,10 @@ pub struct MemoryPlan {
 /// The model, or what was asked for, is too large for the memory there is.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{needed_mib} MiB of memory are needed, {usable_mib} MiB may be taken of {available_mib} MiB available: {items}; {remedy}"
+    "{needed_mib} MiB of {memory} are needed, {usable_mib} MiB may be taken of {available_mib} MiB available: {items}; {remedy}"
 )]
 pub struct MemoryShortage {
+    memory: &'static str,
     needed_mib: u64,
     usable_mib: u64,
     available_mib: u64,
@@ -121,16 +133,18 @@ impl MemoryNeeds {
         let usable = if self.kv_tokens.is_some() { self.available } else { self.available / 10 * 9 };
         let room = usable.saturating_sub(self.total(0)) / self.position_bytes.max(1);
         let room = usize::try_from(room).unwrap_or(usize::MAX);
-
-        let short_row = self.max_len.get().min(Self::SHORT_ROW);
-        let least = self.kv_tokens.map_or(short_row, NonZeroUsize::get);
-        if least > room {
-            return Err(self.shortage(least, usable));
-        }
-        let tokens = self.kv_tokens.map_or(room, NonZeroUsize::get);
-        let default_slots = || NonZeroUsize::new((tokens / short_row).min(Self::DEFAULT_SLOTS));
-        let slots = self.slots.or_else(default_slots).unwrap_or(NonZeroUsize::MIN);
-        let kv_tokens = tokens.min(slots.saturating_mul(self.max_len).get());
+        let (slots, kv_tokens, kv_bytes) = match self.kind {
+            MemoryKind::Host => {
+                let (slots, tokens) = self.rows_as_written(room).map_err(|least| self.shortage(least, usable))?;
+                (slots, tokens, self.kv_bytes(tokens))
+            }
+            MemoryKind::Gpu => {
+                let slots = self.whole_rows(room).map_err(|least| self.shortage(least, usable))?;
+                let positions = slots.saturating_mul(self.max_len).get();
+                let tokens = self.kv_tokens.map_or(positions, |asked| asked.get().min(positions));
+                (slots, tokens, self.kv_bytes(positions))
+            }
+        };
         Ok(MemoryPlan {
             weights: self.weights,
             working: self.working,
@@ -138,10 +152,42 @@ impl MemoryNeeds {
             kv_prefix_cache: self.kv_prefix_cache,
             slots,
             kv_tokens,
-            kv_bytes: self.kv_bytes(kv_tokens),
+            kv_bytes,
             available: self.available,
-            total: self.total(kv_tokens),
+            total: self.total(0).saturating_add(kv_bytes),
         })
+    }
+
+    /// Whether everything but the KV cache fits: for memory that holds other stages than the decoder.
+    ///
+    /// # Errors
+    /// [`MemoryShortage`].
+    pub fn check_without_kv_cache(&self) -> Result<(), MemoryShortage> {
+        let usable = self.available / 10 * 9;
+        if self.total(0) > usable { Err(self.shortage(0, usable)) } else { Ok(()) }
+    }
+
+    /// Slots and positions where a row takes what it has written. Else how many positions are too many.
+    fn rows_as_written(&self, room: usize) -> Result<(NonZeroUsize, usize), usize> {
+        let short_row = self.max_len.get().min(Self::SHORT_ROW);
+        let least = self.kv_tokens.map_or(short_row, NonZeroUsize::get);
+        if least > room {
+            return Err(least);
+        }
+        let tokens = self.kv_tokens.map_or(room, NonZeroUsize::get);
+        let default_slots = || NonZeroUsize::new((tokens / short_row).min(Self::DEFAULT_SLOTS));
+        let slots = self.slots.or_else(default_slots).unwrap_or(NonZeroUsize::MIN);
+        Ok((slots, tokens.min(slots.saturating_mul(self.max_len).get())))
+    }
+
+    /// Slots where each takes all of its positions. Else how many positions are too many.
+    fn whole_rows(&self, room: usize) -> Result<NonZeroUsize, usize> {
+        let fitting = room / self.max_len;
+        let slots = self.slots.or_else(|| NonZeroUsize::new(fitting.min(Self::DEFAULT_SLOTS)));
+        match slots {
+            Some(slots) if slots.get() <= fitting => Ok(slots),
+            _ => Err(slots.unwrap_or(NonZeroUsize::MIN).saturating_mul(self.max_len).get()),
+        }
     }
 
     fn kv_bytes(&self, kv_tokens: usize) -> u64 {
@@ -156,19 +202,27 @@ impl MemoryNeeds {
 
     fn shortage(&self, kv_tokens: usize, usable: u64) -> MemoryShortage {
         let kv_cache = format!("KV cache of {kv_tokens} positions");
+        let kv_flag = match self.kind {
+            MemoryKind::Host => self.kv_tokens.map(|_| "--kv-tokens"),
+            MemoryKind::Gpu => Some("--max-len"),
+        };
         let several_slots = self.slots.is_none_or(|slots| slots.get() > 1);
         let mut items = vec![
             ("weights", self.weights, None),
             ("working memory", self.working, several_slots.then_some("--slots")),
             ("encoded pictures", self.encoded_pictures, Some("--image-cache-mib, --stored-images-mib")),
             ("KV prefix cache", self.kv_prefix_cache, Some("--kv-prefix-cache-mib")),
-            (&kv_cache, self.kv_bytes(kv_tokens), self.kv_tokens.map(|_| "--kv-tokens")),
+            (&kv_cache, self.kv_bytes(kv_tokens), kv_flag),
         ];
         items.retain(|(_, bytes, _)| *bytes > 0);
         items.sort_by_key(|(_, bytes, _)| Reverse(*bytes));
         let sizes: Vec<_> = items.iter().map(|(name, bytes, _)| format!("{name} {} MiB", mib(*bytes))).collect();
         let flags: Vec<_> = items.iter().filter_map(|(.., flag)| *flag).collect();
         MemoryShortage {
+            memory: match self.kind {
+                MemoryKind::Host => "memory",
+                MemoryKind::Gpu => "GPU memory",
+            },
             needed_mib: mib(self.total(kv_tokens)),
             usable_mib: usable >> 20,
             available_mib: self.available >> 20,
@@ -211,6 +265,7 @@ mod tests {
     /// A model like opt-2.7b in int8, and the default caches.
     fn needs(available_mib: u64) -> MemoryNeeds {
         MemoryNeeds {
+            kind: MemoryKind::Host,
             available: available_mib * MIB,
             weights: 3900 * MIB,
             working: 300 * MIB,
@@ -305,6 +360,41 @@ mod tests {
         );
     }
 
+    /// The same in f16 on a GPU.
+    fn gpu_needs(available_mib: u64) -> MemoryNeeds {
+        MemoryNeeds {
+            kind: MemoryKind::Gpu,
+            weights: 7300 * MIB,
+            working: 1024 * MIB,
+            position_bytes: 320 << 10,
+            ..needs(available_mib)
+        }
+    }
+
+    #[test]
+    fn on_a_gpu_every_slot_takes_all_of_its_positions() {
+        let plan = gpu_needs(80_000).plan().unwrap();
+        assert_eq!((plan.slots.get(), plan.kv_tokens, plan.kv_bytes), (16, 16 * 2048, 16 * 640 * MIB));
+        let plan = gpu_needs(16_000).plan().unwrap();
+        assert_eq!((plan.slots.get(), plan.kv_bytes), (8, 8 * 640 * MIB)); // (14400 - 8644) / 640
+        let plan = MemoryNeeds { kv_tokens: some(5000), slots: some(4), ..gpu_needs(80_000) }.plan().unwrap();
+        assert_eq!((plan.kv_tokens, plan.kv_bytes), (5000, 4 * 640 * MIB));
+    }
+
+    #[test]
+    fn a_gpu_too_small_says_so_and_that_shorter_rows_would_help() {
+        let error = gpu_needs(10_000).plan().unwrap_err().to_string();
+        assert!(
+            error.starts_with("9284 MiB of GPU memory are needed, 9000 MiB may be taken")
+                && error.contains("--max-len"),
+            "{error}"
+        );
+        let error = MemoryNeeds { slots: some(200), ..gpu_needs(80_000) }.plan().unwrap_err().to_string();
+        assert!(error.contains("--slots"), "{error}");
+        assert!(gpu_needs(10_000).check_without_kv_cache().is_ok());
+        assert!(gpu_needs(9_000).check_without_kv_cache().is_err());
+    }
+
     proptest! {
         #[test]
         fn a_plan_never_exceeds_what_is_available(
@@ -312,9 +402,11 @@ mod tests {
             max_len in 1..=usize::MAX,
             slots in prop::option::of(1..=usize::MAX),
             kv_tokens in prop::option::of(1..=usize::MAX),
+            is_gpu in any::<bool>(),
         ) {
             let [available, weights, working, encoded_pictures, kv_prefix_cache, position_bytes] = sizes;
             let needs = MemoryNeeds {
+                kind: if is_gpu { MemoryKind::Gpu } else { MemoryKind::Host },
                 available, weights, working, encoded_pictures, kv_prefix_cache, position_bytes,
                 max_len: some(max_len).unwrap(),
                 slots: slots.and_then(some),

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::engine::EngineLimits;
 use crate::image::ImageLimits;
-use crate::runtime::Provider;
+use crate::runtime::ProviderChoice;
 
 /// What every command needs that runs the model.
 #[derive(Debug, Clone)]
@@ -15,7 +15,9 @@ pub struct RuntimeSettings {
     /// `libonnxruntime.so`.
     pub ort_library: PathBuf,
     /// Where the graphs run.
-    pub provider: Provider,
+    pub providers: ProviderChoice,
+    /// The GPU.
+    pub gpu: GpuChoice,
     /// Threads of ONNX Runtime.
     pub threads: NonZeroUsize,
     /// Rows decoded together; as many as memory allows when `None`.
@@ -28,4 +30,15 @@ pub struct RuntimeSettings {
     pub engine: EngineLimits,
     /// Bounds of a picture.
     pub image: ImageLimits,
+}
+
+/// The GPU, if a provider needs one.
+#[derive(Debug, Clone)]
+pub struct GpuChoice {
+    /// Its number, as the driver counts.
+    pub device_id: usize,
+    /// Bytes of its memory that may be taken; what is free when `None`.
+    pub memory: Option<u64>,
+    /// Where TensorRT keeps its engines; a folder for each GPU, version and bundle is made in it.
+    pub tensorrt_cache: PathBuf,
 }

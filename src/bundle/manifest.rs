@@ -5,6 +5,7 @@ use std::fmt;
 use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 
 /// The schema that this version reads.
 const SCHEMA_VERSION: u32 = 1;
@@ -349,6 +350,22 @@ impl Manifest {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.files.values().map(|file| file.bytes).sum()
+    }
+
+    /// Bytes of a graph, given the name of its file: what is in it, and its weights beside it.
+    #[must_use]
+    pub fn graph_bytes(&self, file: &str) -> u64 {
+        self.files.iter().filter(|(name, _)| name.starts_with(file)).map(|(_, entry)| entry.bytes).sum()
+    }
+
+    /// A short name for the content of all files, that differs when one of them does.
+    #[must_use]
+    pub fn fingerprint(&self) -> String {
+        let mut digest = Sha256::new();
+        for (name, FileEntry { sha256, .. }) in &self.files {
+            digest.update(format!("{name} {sha256}\n"));
+        }
+        digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 
     /// Checks what the types cannot: versions, paths, and numbers that must fit together. The error is a clause.

@@ -3,12 +3,14 @@
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
+use super::memory_plan::plan_memory;
+use super::opened_gpu::OpenedGpu;
 use crate::bundle::{Bundle, BundleError, Manifest};
-use crate::engine::{Engine, Frontend, GoldenError, StepDecoder as _, replay};
+use crate::engine::{Engine, Frontend, GoldenError, ModelError, StepDecoder as _, replay};
 use crate::image::{ImageError, Preprocessor, PreprocessorConfig};
-use crate::memory::{MemoryNeeds, MemoryPlan, MemoryShortage, available_bytes};
-use crate::model::{Blip2, CacheSize};
-use crate::runtime::{Runtime, RuntimeError};
+use crate::memory::{MemoryPlan, MemoryShortage};
+use crate::model::{Blip2, CacheSize, Devices};
+use crate::runtime::{Providers, Runtime, RuntimeError};
 use crate::settings::RuntimeSettings;
 use crate::text::{SpecialIds, TextError, Tokenizer};
 
@@ -25,6 +27,8 @@ pub(super) enum LoadError {
     Text(#[from] TextError),
     #[error(transparent)]
     Memory(#[from] MemoryShortage),
+    #[error("the model does not run: {0}")]
+    WarmUp(#[from] ModelError),
     #[error("cannot start a worker thread: {0}")]
     Thread(#[from] std::io::Error),
     #[error("{0}; this machine does not answer as the reference does, so it must not serve this bundle")]
@@ -52,28 +56,34 @@ pub(super) fn open(settings: &RuntimeSettings) -> Result<Opened, LoadError> {
     let started = Instant::now();
     let bundle = Bundle::open(&settings.model)?;
     let manifest = bundle.manifest();
-    Blip2::check_supported(manifest)?;
-    let plan = plan_memory(settings, manifest)?;
+    let providers = Providers::choose(settings.providers, manifest)?;
+    let gpu = if providers.need_gpu() { Some(OpenedGpu::open(settings, providers)?) } else { None };
+    let plan = plan_memory(settings, manifest, providers, gpu.as_ref().map(|gpu| gpu.bytes))?;
     tracing::info!("memory: {plan}");
     bundle.check_small_files()?;
     let frontend = frontend(settings, &bundle)?;
     let runtime = Runtime::load(&settings.ort_library, settings.threads)?;
+    let gpu = gpu.map(|gpu| gpu.settings(settings, manifest, &plan, &runtime)).transpose()?;
+    let devices = Devices { providers, gpu };
     let bytes = manifest.bytes();
     tracing::info!(bundle = %manifest.name, bytes, "small files are whole; opening the graphs and hashing their weights");
 
     let data_check = bundle.check_data_files_in_background()?;
     let cache =
         CacheSize { slots: plan.slots, max_len: settings.max_len, kv_tokens: NonZeroUsize::new(plan.kv_tokens) };
-    let model = Blip2::open(&runtime, &bundle, cache);
+    let model = Blip2::open(&runtime, &bundle, cache, &devices);
     // First the check: when a file is damaged, its hash says it better than ONNX Runtime, which may have failed too.
     let checked = data_check.join()?;
-    let model = model?;
+    let mut model = model?;
+    if providers.need_gpu() {
+        warm_up(&mut model, providers)?;
+    }
 
     let limits = model.decoder.limits();
     tracing::info!(
         bundle = %manifest.name,
         precision = %manifest.precision.decoder,
-        provider = %settings.provider,
+        provider = %providers,
         threads = settings.threads,
         slots = limits.slots,
         kv_tokens = limits.kv_tokens,
@@ -88,37 +98,15 @@ pub(super) fn open(settings: &RuntimeSettings) -> Result<Opened, LoadError> {
     Ok(Opened { bundle, plan, runtime, frontend, model })
 }
 
-/// Shares out the memory that there is before anything is loaded.
-fn plan_memory(settings: &RuntimeSettings, manifest: &Manifest) -> Result<MemoryPlan, MemoryShortage> {
-    let (decoder, engine) = (&manifest.decoder, &settings.engine);
-    let limit = NonZeroUsize::new(decoder.max_positions).unwrap_or(NonZeroUsize::MIN);
-    let max_len = settings.max_len.map_or(limit, |asked| asked.min(limit));
-    let slots = settings.slots.map_or(MemoryNeeds::DEFAULT_SLOTS, NonZeroUsize::get);
-    MemoryNeeds {
-        available: available_bytes(),
-        weights: manifest.bytes(),
-        working: working_bytes(manifest, slots, max_len.get()),
-        encoded_pictures: engine.image_cache_bytes.saturating_add(engine.stored_image_bytes) as u64,
-        kv_prefix_cache: engine.kv_prefix_cache_bytes as u64,
-        position_bytes: decoder.position_bytes() as u64,
-        max_len,
-        slots: settings.slots,
-        kv_tokens: settings.kv_tokens,
+/// Before anyone asks: see [`Blip2::warm_up`].
+fn warm_up(model: &mut Blip2, providers: Providers) -> Result<(), ModelError> {
+    let started = Instant::now();
+    if providers.need_tensorrt() {
+        tracing::info!("TensorRT takes its engines from the cache, or builds them, which takes minutes");
     }
-    .plan()
-}
-
-/// What comes on top of weights, caches and rows: fitted to what an int8 bundle of opt-2.7b's dimensions took on the CPU, 267
-/// MiB at most where this says 278 (benches/results).
-fn working_bytes(manifest: &Manifest, slots: usize, max_len: usize) -> u64 {
-    const PIECE: usize = 64; // positions of a prompt in one run
-    let (vision, decoder) = (&manifest.vision_encoder, &manifest.decoder);
-    let program = 64 << 20;
-    let rearranged_weights = manifest.bytes() / 32;
-    let activations = 128 * (vision.num_tokens * vision.hidden_size + PIECE * decoder.hidden_size);
-    let attention = 4 * decoder.num_heads * PIECE * max_len;
-    let logits = 16 * slots.saturating_mul(decoder.vocab_size);
-    program + rearranged_weights + (activations + attention).saturating_add(logits) as u64
+    model.warm_up()?;
+    tracing::info!(ms = started.elapsed().as_millis(), "every stage has run once");
+    Ok(())
 }
 
 /// How many golden answers came out right, of how many that the bundle holds.

@@ -2,6 +2,8 @@
 
 mod bench;
 mod load;
+mod memory_plan;
+mod opened_gpu;
 mod runtime_args;
 mod score;
 mod serve;

@@ -10,8 +10,8 @@ use clap::{Args, ValueEnum};
 
 use crate::engine::EngineLimits;
 use crate::image::ImageLimits;
-use crate::runtime::Provider;
-use crate::settings::RuntimeSettings;
+use crate::runtime::{Provider, ProviderChoice};
+use crate::settings::{GpuChoice, RuntimeSettings};
 
 /// The committed tiny bundle, relative to the repository.
 const DEFAULT_MODEL: &str = "onnx/blip2-shapes";
@@ -22,10 +22,67 @@ const DEFAULT_LIBRARY: &str = ".ort/libonnxruntime.so";
 /// The name to look for beside the executable, where images put it.
 const LIBRARY_NAME: &str = "libonnxruntime.so";
 
-#[derive(Debug, Clone, Copy, ValueEnum)]
+/// In the user's cache folder.
+const TENSORRT_CACHE: &str = "blip2/tensorrt";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum ProviderArg {
+    /// What the bundle was exported for (`--target`)
+    Auto,
     /// The CPU kernels of ONNX Runtime
     Cpu,
+    /// Its CUDA kernels, on an NVIDIA GPU
+    Cuda,
+    /// TensorRT for vision encoder and Q-Former, CUDA for the decoder
+    Tensorrt,
+}
+
+impl ProviderArg {
+    fn choice(self) -> Option<Provider> {
+        match self {
+            Self::Auto => None,
+            Self::Cpu => Some(Provider::Cpu),
+            Self::Cuda => Some(Provider::Cuda),
+            Self::Tensorrt => Some(Provider::TensorRt),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ImageProviderArg {
+    /// The CPU kernels of ONNX Runtime
+    Cpu,
+    /// Its CUDA kernels, on an NVIDIA GPU
+    Cuda,
+    /// TensorRT, which compiles the graph for the GPU at hand
+    Tensorrt,
+}
+
+impl From<ImageProviderArg> for Provider {
+    fn from(provider: ImageProviderArg) -> Self {
+        match provider {
+            ImageProviderArg::Cpu => Self::Cpu,
+            ImageProviderArg::Cuda => Self::Cuda,
+            ImageProviderArg::Tensorrt => Self::TensorRt,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum DecoderProviderArg {
+    /// The CPU kernels of ONNX Runtime
+    Cpu,
+    /// Its CUDA kernels, on an NVIDIA GPU
+    Cuda,
+}
+
+impl From<DecoderProviderArg> for Provider {
+    fn from(provider: DecoderProviderArg) -> Self {
+        match provider {
+            DecoderProviderArg::Cpu => Self::Cpu,
+            DecoderProviderArg::Cuda => Self::Cuda,
+        }
+    }
 }
 
 /// As typed.
@@ -41,9 +98,33 @@ pub(super) struct RuntimeArgs {
     #[arg(long, value_name = "FILE", env = "ORT_DYLIB_PATH", verbatim_doc_comment)]
     ort_library: Option<PathBuf>,
 
-    /// Execution provider to run the graphs with
-    #[arg(long, value_enum, env = "BLIP2_PROVIDER", default_value = "cpu")]
+    /// Execution provider to run the graphs with; if it cannot, the start fails
+    #[arg(long, value_enum, env = "BLIP2_PROVIDER", default_value = "auto")]
     provider: ProviderArg,
+
+    /// Execution provider of the vision encoder [default: as --provider]
+    #[arg(long, value_enum, env = "BLIP2_VISION_PROVIDER")]
+    vision_provider: Option<ImageProviderArg>,
+
+    /// Execution provider of the Q-Former [default: as --provider]
+    #[arg(long, value_enum, env = "BLIP2_QFORMER_PROVIDER")]
+    qformer_provider: Option<ImageProviderArg>,
+
+    /// Execution provider of the decoder [default: as --provider, but cuda for tensorrt]
+    #[arg(long, value_enum, env = "BLIP2_DECODER_PROVIDER")]
+    decoder_provider: Option<DecoderProviderArg>,
+
+    /// GPU to use, as the driver counts them
+    #[arg(long, value_name = "N", env = "BLIP2_DEVICE_ID", default_value = "0")]
+    device_id: usize,
+
+    /// MiB of GPU memory to plan with, of which a tenth stays free [default: what is free]
+    #[arg(long, value_name = "MIB", env = "BLIP2_GPU_MEMORY_MIB")]
+    gpu_memory_mib: Option<u64>,
+
+    /// Folder where TensorRT keeps the engines that it builds [default: blip2/tensorrt in the user's cache folder]
+    #[arg(long, value_name = "DIR", env = "BLIP2_TENSORRT_CACHE")]
+    tensorrt_cache: Option<PathBuf>,
 
     /// Threads of ONNX Runtime [default: the cores that this process may use]
     #[arg(long, value_name = "N", env = "BLIP2_THREADS")]
@@ -101,8 +182,16 @@ impl RuntimeArgs {
         RuntimeSettings {
             model: self.model.clone().unwrap_or_else(default_model),
             ort_library: self.ort_library.clone().unwrap_or_else(default_library),
-            provider: match self.provider {
-                ProviderArg::Cpu => Provider::Cpu,
+            providers: ProviderChoice {
+                all: self.provider.choice(),
+                vision_encoder: self.vision_provider.map(Provider::from),
+                qformer: self.qformer_provider.map(Provider::from),
+                decoder: self.decoder_provider.map(Provider::from),
+            },
+            gpu: GpuChoice {
+                device_id: self.device_id,
+                memory: self.gpu_memory_mib.map(|mib| mib.saturating_mul(1 << 20)),
+                tensorrt_cache: self.tensorrt_cache.clone().unwrap_or_else(default_tensorrt_cache),
             },
             threads: self.threads.unwrap_or_else(cores),
             slots: self.slots,
@@ -136,6 +225,13 @@ pub(super) fn seconds_or_never(text: &str) -> Result<Duration, String> {
 
 fn default_model() -> PathBuf {
     env::var_os("AZUREML_MODEL_DIR").filter(|dir| !dir.is_empty()).map_or_else(|| DEFAULT_MODEL.into(), PathBuf::from)
+}
+
+/// Where the system wants what can be made again. Without a home, as in some containers, it lasts as long as those.
+fn default_tensorrt_cache() -> PathBuf {
+    let folder = |name: &str| env::var_os(name).filter(|folder| !folder.is_empty()).map(PathBuf::from);
+    let cache = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")));
+    cache.unwrap_or_else(env::temp_dir).join(TENSORRT_CACHE)
 }
 
 fn default_library() -> PathBuf {

@@ -83,14 +83,20 @@ impl Model {
 
 /// A prompt as positions: those of the image are negative, those of the text are its ids.
 pub(super) fn positions(image: &ImagePrefix, input_ids: &[i64]) -> Vec<f32> {
-    image.as_slice().iter().copied().chain(input_ids.iter().map(|id| *id as f32)).collect()
+    cells(image).iter().copied().chain(input_ids.iter().map(|id| *id as f32)).collect()
+}
+
+/// The prefix of an image as the fake model keeps it.
+fn cells(image: &ImagePrefix) -> &[f32] {
+    image.memory::<Vec<f32>>().map_or(&[], Vec::as_slice)
 }
 
 /// The prefix of an image: a hash of its pixels and the position, as small integers, which f32 holds exactly.
 pub(super) fn prefix(pixel_values: &PixelValues, len: usize) -> ImagePrefix {
     let hash = pixel_values.iter().fold(7_u32, |hash, value| (hash ^ value.to_bits()).wrapping_mul(0x0100_0193));
     let position = |position: usize| -(1.0 + (hash.rotate_left(5 * position as u32) >> 9) as f32);
-    ImagePrefix::new((0..len).map(position).collect())
+    let cells: Vec<f32> = (0..len).map(position).collect();
+    ImagePrefix::new(size_of_val(cells.as_slice()), cells)
 }
 
 /// What a preprocessor of the tests makes.
@@ -106,7 +112,7 @@ pub(super) fn encoded_pictures(prefix_len: usize) -> Vec<Picture> {
         let (table, mut encoder) = (PictureTable::new(preprocessor(), 0), FakeEncoder::new(prefix_len, Arc::default()));
         let pictures = FILES.map(|file| table.open(file).unwrap());
         for picture in &pictures {
-            table.encode(picture, &mut encoder).unwrap();
+            table.encode(&[picture], &mut encoder).remove(0).unwrap();
         }
         pictures.to_vec()
     };
@@ -195,25 +201,41 @@ impl Stage {
 /// Makes `prefix` of pixels.
 pub(super) struct FakeEncoder {
     prefix_len: usize,
+    at_once: usize,
     controls: Arc<Controls>,
 }
 
 impl FakeEncoder {
     pub(super) fn new(prefix_len: usize, controls: Arc<Controls>) -> Self {
-        Self { prefix_len, controls }
+        Self { prefix_len, at_once: 1, controls }
+    }
+
+    /// Takes so many pictures in a run.
+    pub(super) fn at_once(self, at_once: usize) -> Self {
+        Self { at_once, ..self }
     }
 }
 
 impl ImageEncoder for FakeEncoder {
-    fn encode(&mut self, pixel_values: &PixelValues) -> Result<EncodedImage, ModelError> {
+    fn pictures_at_once(&self) -> usize {
+        self.at_once
+    }
+
+    fn encode(&mut self, pictures: &[&PixelValues]) -> Result<Vec<EncodedImage>, ModelError> {
         self.controls.encode.run()?;
-        let prefix = prefix(pixel_values, self.prefix_len);
-        Ok(EncodedImage { prefix, vision_encoder: Duration::ZERO, qformer: Duration::ZERO })
+        if pictures.is_empty() || pictures.len() > self.at_once {
+            self.controls.faults.lock().push(format!("{} pictures in a run of {}", pictures.len(), self.at_once));
+        }
+        let encode = |pixel_values: &&PixelValues| {
+            let prefix = prefix(pixel_values, self.prefix_len);
+            EncodedImage { prefix, vision_encoder: Duration::ZERO, qformer: Duration::ZERO }
+        };
+        Ok(pictures.iter().map(encode).collect())
     }
 
     fn embed(&mut self, pixel_values: &PixelValues) -> Result<EmbeddedImage, ModelError> {
         self.controls.encode.run()?;
-        let elements = prefix(pixel_values, 2 * self.prefix_len).as_slice().to_vec();
+        let elements = cells(&prefix(pixel_values, 2 * self.prefix_len)).to_vec();
         let query_output = QueryOutput::new(2, elements);
         Ok(EmbeddedImage { query_output, vision_encoder: Duration::ZERO, qformer: Duration::ZERO })
     }
@@ -336,7 +358,7 @@ impl StepDecoder for FakeDecoder {
         Ok(self.logits(first..first + pieces.len()))
     }
 
-    fn save_row(&self, slot: usize, len: usize, _: SavedRow) -> SavedRow {
+    fn save_row(&mut self, slot: usize, len: usize, _: SavedRow) -> SavedRow {
         let elements = if self.is_slot(slot)
             && self.expect(len <= self.rows[slot].len, || format!("{len} positions of slot {slot} are saved"))
         {
@@ -344,13 +366,14 @@ impl StepDecoder for FakeDecoder {
         } else {
             vec![f32::NAN; len]
         };
-        SavedRow { len, elements }
+        SavedRow::new(len, elements)
     }
 
     fn restore_row(&mut self, slot: usize, saved: &SavedRow, len: usize) {
-        let is_there = len <= saved.len;
-        if self.is_slot(slot) && self.expect(is_there, || format!("{len} of {} saved positions", saved.len)) {
-            self.rows[slot].write(0, &saved.elements[..len]);
+        let cells = saved.memory::<Vec<f32>>().map_or(&[][..], Vec::as_slice);
+        let is_there = len <= cells.len();
+        if self.is_slot(slot) && self.expect(is_there, || format!("{len} of {} saved positions", cells.len())) {
+            self.rows[slot].write(0, &cells[..len]);
         }
     }
 

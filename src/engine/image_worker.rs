@@ -1,7 +1,7 @@
 //! The image worker: the one thread that owns vision encoder and Q-Former.
 //!
-//! Pictures are encoded one after the other, in the order in which they were asked about. Ten jobs about one picture encode
-//! it once: it is done when the second comes up.
+//! Pictures are encoded in the order in which they were asked about, as many in a run as the model wants at once. Ten jobs
+//! about one picture encode it once: it is done when the second comes up.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
@@ -94,20 +94,21 @@ impl EncodeWork {
     }
 }
 
-/// Works until all engine handles are gone. Holds `cores` while it computes: for one picture after the other, until none is
+/// Works until all engine handles are gone. Holds `cores` while it computes: for one run after the other, until no picture is
 /// waiting or the decoder worker has enough to begin with.
 pub(super) fn run(
     mut encoder: impl ImageEncoder,
     pictures: &PictureTable,
-    waiting: &Receiver<ImageWork>,
+    waiting: Receiver<ImageWork>,
     ready: &Sender<Queued>,
     cores: &FairMutex<()>,
 ) {
+    let mut waiting = Waiting { works: waiting, next: None };
     let ahead = Arc::default();
     let mut turn = None;
     loop {
-        let Some(work) = next(waiting, &mut turn) else { return };
-        let mut work = match work {
+        let Some(work) = waiting.next(&mut turn) else { return };
+        let first = match work {
             ImageWork::Encode(work) => work,
             ImageWork::Embed(work) => {
                 let result = if work.is_over() {
@@ -121,47 +122,92 @@ pub(super) fn run(
                 continue;
             }
         };
-        let picture = work.picture().clone();
-        let is_known = picture.prefix().is_some();
-        if !is_known && let EncodeWork::Job(job) = &mut work {
+        let Some(first) = take_up(first, |job| {
             job.ahead = Ahead::try_take(&ahead).or_else(|| {
                 turn = None;
                 Some(Ahead::wait(&ahead))
             });
-        }
-        if work.is_over() {
-            work.fail(EngineError::DeadlineExceeded);
+        }) else {
             continue;
-        }
+        };
+        let mut works = vec![first];
         // What is known needs no cores.
-        if !is_known {
+        if works[0].picture().prefix().is_none() {
             turn.get_or_insert_with(|| cores.lock());
+            waiting.join(&mut works, encoder.pictures_at_once(), &ahead);
         }
-        let encoded = pictures.encode(&picture, &mut encoder);
-        match (work, encoded) {
-            (work, Err(error)) => {
-                turn = None; // it counts for nothing with `ahead`, and the running rows are not to wait for many of them
-                work.fail(error);
-            }
-            (EncodeWork::Job(mut job), Ok(timings)) => {
-                job.encoded(timings);
-                if ready.send(*job).is_err() {
-                    return; // without a decoder worker nothing can be answered; dropped jobs say so
+        let batch: Vec<Picture> = works.iter().map(|work| work.picture().clone()).collect();
+        let encoded = pictures.encode(&batch.iter().collect::<Vec<_>>(), &mut encoder);
+        for (work, encoded) in works.into_iter().zip(encoded) {
+            match (work, encoded) {
+                (work, Err(error)) => {
+                    turn = None; // it counts for nothing with `ahead`, and the running rows are not to wait for many of them
+                    work.fail(error);
                 }
-            }
-            (EncodeWork::Picture { reply, permit, .. }, Ok(_)) => {
-                turn = None; // as above
-                let _ = reply.send(Ok(()));
-                drop(permit);
+                (EncodeWork::Job(mut job), Ok(timings)) => {
+                    job.encoded(timings);
+                    if ready.send(*job).is_err() {
+                        return; // without a decoder worker nothing can be answered; dropped jobs say so
+                    }
+                }
+                (EncodeWork::Picture { reply, permit, .. }, Ok(_)) => {
+                    turn = None; // as above
+                    let _ = reply.send(Ok(()));
+                    drop(permit);
+                }
             }
         }
     }
 }
 
-/// The next picture, for which the turn goes on if it waits already. `None` when no further one can come.
-fn next<T>(waiting: &Receiver<ImageWork>, turn: &mut Option<T>) -> Option<ImageWork> {
-    waiting.try_recv().ok().or_else(|| {
-        *turn = None;
-        waiting.recv().ok()
-    })
+/// Work that is wanted still. A job about a picture that is not known yet gets its place ahead of the decoder worker first,
+/// for which it may have to wait.
+fn take_up(mut work: EncodeWork, place: impl FnOnce(&mut Queued)) -> Option<EncodeWork> {
+    if work.picture().prefix().is_none()
+        && let EncodeWork::Job(job) = &mut work
+    {
+        place(job);
+    }
+    if work.is_over() {
+        work.fail(EngineError::DeadlineExceeded);
+        return None;
+    }
+    Some(work)
+}
+
+/// The queue, and what was taken from it too early.
+struct Waiting {
+    works: Receiver<ImageWork>,
+    next: Option<ImageWork>,
+}
+
+impl Waiting {
+    /// The next picture, for which the turn goes on if it waits already. `None` when no further one can come.
+    fn next<T>(&mut self, turn: &mut Option<T>) -> Option<ImageWork> {
+        self.next.take().or_else(|| self.works.try_recv().ok()).or_else(|| {
+            *turn = None;
+            self.works.recv().ok()
+        })
+    }
+
+    /// Adds pictures that wait already, up to so many, as long as the decoder worker wants further ones.
+    fn join(&mut self, works: &mut Vec<EncodeWork>, most: usize, ahead: &Arc<Ahead>) {
+        while works.len() < most {
+            let work = match self.works.try_recv() {
+                Ok(ImageWork::Encode(work)) => work,
+                Ok(other) => {
+                    self.next = Some(other);
+                    return;
+                }
+                Err(_) => return,
+            };
+            let needs_place = matches!(work, EncodeWork::Job(_)) && work.picture().prefix().is_none();
+            let place = if needs_place { Ahead::try_take(ahead) } else { None };
+            if needs_place && place.is_none() {
+                self.next = Some(ImageWork::Encode(work));
+                return;
+            }
+            works.extend(take_up(work, |job| job.ahead = place));
+        }
+    }
 }

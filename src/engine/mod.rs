@@ -150,7 +150,7 @@ impl Engine {
         // Two runs at once take longer than one after the other, so the workers take turns.
         let cores = Arc::new(FairMutex::new(()));
         let (table, turns) = (Arc::clone(&pictures), Arc::clone(&cores));
-        spawn("image-worker", move || image_worker::run(encoder, &table, &waiting, &encoded, &turns))?;
+        spawn("image-worker", move || image_worker::run(encoder, &table, waiting, &encoded, &turns))?;
         let worker = DecoderWorker::new(decoder, slots, limits.prefill_positions);
         let turn = worker.status();
         spawn("decoder-worker", move || worker.run(&ready, &cores))?;
@@ -305,7 +305,7 @@ impl Engine {
         self.work.send(ImageWork::Encode(work)).map_err(|_| EngineError::Stopped)?;
         let encoded = tokio::time::timeout(self.shared.limits.timeout, encoded).await;
         encoded.map_err(|_| EngineError::DeadlineExceeded)?.map_err(|_| EngineError::Stopped)??;
-        let bytes = picture.prefix().map_or(0, |prefix| size_of_val(prefix.as_slice()));
+        let bytes = picture.prefix().map_or(0, ImagePrefix::bytes);
         Ok(self.store().put(picture, bytes, options, Instant::now())?)
     }
 

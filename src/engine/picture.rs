@@ -117,32 +117,46 @@ impl PictureTable {
         Ok(DecodedPicture { pixel_values, took: started.elapsed() })
     }
 
-    /// Encodes a picture unless that was done already, and keeps it. A failure is forgotten, so that the next request
-    /// tries again. Called by the image worker alone, one picture at a time.
+    /// Encodes in one run those of the pictures that are not yet, and keeps all of them. What came of each, in their order. A
+    /// failure is forgotten, so that the next request tries again. Called by the image worker alone.
     pub(super) fn encode(
         &self,
-        picture: &Picture,
+        pictures: &[&Picture],
         encoder: &mut impl ImageEncoder,
-    ) -> Result<ImageTimings, EngineError> {
-        let mut timings = ImageTimings::default();
-        let encoded = match picture.0.encoded.get() {
-            Some(encoded) => encoded,
-            None => {
-                let DecodedPicture { pixel_values, took } = picture.take_decoded().ok_or(EngineError::Stopped)?;
-                let encoded = encoder.encode(&pixel_values).map(|image| {
-                    let EncodedImage { prefix, vision_encoder, qformer } = image;
-                    timings = ImageTimings { preprocess: took, vision_encoder, qformer };
+    ) -> Vec<Result<ImageTimings, EngineError>> {
+        let is_new = |picture: &&&Picture| picture.0.encoded.get().is_none();
+        // Each is taken once, also where it stands twice.
+        let new: Vec<(&Picture, DecodedPicture)> =
+            pictures.iter().filter(is_new).filter_map(|picture| Some((*picture, picture.take_decoded()?))).collect();
+        let mut timings = vec![ImageTimings::default(); pictures.len()];
+        if !new.is_empty() {
+            let pixels: Vec<&PixelValues> = new.iter().map(|(_, decoded)| &decoded.pixel_values).collect();
+            let encoded = match encoder.encode(&pixels) {
+                Ok(images) => images.into_iter().map(Ok).collect(),
+                Err(error) => vec![Err(Arc::new(error)); new.len()],
+            };
+            for ((picture, decoded), encoded) in new.into_iter().zip(encoded) {
+                let prefix = encoded.map(|EncodedImage { prefix, vision_encoder, qformer }| {
+                    if let Some(place) = pictures.iter().position(|other| Arc::ptr_eq(&other.0, &picture.0)) {
+                        timings[place] = ImageTimings { preprocess: decoded.took, vision_encoder, qformer };
+                    }
                     prefix
                 });
-                picture.0.encoded.get_or_init(|| encoded.map_err(Arc::new))
+                let _ = picture.0.encoded.set(prefix); // only this worker sets it
             }
-        };
+        }
+        pictures.iter().zip(timings).map(|(picture, timings)| self.keep(picture).map(|()| timings)).collect()
+    }
+
+    /// Remembers a picture that was encoded, or forgets one that failed.
+    fn keep(&self, picture: &Picture) -> Result<(), EngineError> {
+        let encoded = picture.0.encoded.get().ok_or(EngineError::Stopped)?;
         let mut known = lock(&self.known);
         known.is_done(picture);
         match encoded {
             Ok(prefix) => {
-                known.cache.put(picture.key(), picture.clone(), size_of_val(prefix.as_slice()));
-                Ok(timings)
+                known.cache.put(picture.key(), picture.clone(), prefix.bytes());
+                Ok(())
             }
             Err(source) => Err(EngineError::Model { stage: "encoding the image", source: Arc::clone(source) }),
         }

@@ -245,14 +245,14 @@ impl SlotTable {
         // A run of one position takes another kernel and would give other bits, so at least two are left to feed.
         let most = prompt.prompt_len.saturating_sub(2);
         self.prefixes.get(&prompt.picture_key()).map_or(0, |saved| {
-            let len = saved.len.min(most);
+            let len = saved.len().min(most);
             decoder.restore_row(prompt.slot, saved, len);
             len
         })
     }
 
     /// Keeps the keys and values of picture and start token, which every further question about it begins with.
-    fn remember(&mut self, decoder: &impl StepDecoder, prompt: &Prefilling) {
+    fn remember(&mut self, decoder: &mut impl StepDecoder, prompt: &Prefilling) {
         if self.keeps_prefixes() {
             let bytes = self.saved_len() * self.limits.position_bytes;
             let unneeded = self.prefixes.make_room(bytes).unwrap_or_default();
@@ -283,7 +283,7 @@ impl SlotTable {
         decoder.copy_row(from, slot, 0..prompt_len);
         if let Some(saved) = saved {
             decoder.release(from, 0); // it may hold more than the other has booked
-            decoder.restore_row(from, &saved, saved.len);
+            decoder.restore_row(from, &saved, saved.len());
         }
         decoder.release(slot, self.row_len(&job));
         self.rows.push(ActiveRow { job: number, token: 0, fed: Vec::new() });

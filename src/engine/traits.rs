@@ -1,19 +1,26 @@
 //! What the engine needs of a model. `model` implements it on ONNX Runtime; tests implement it by script.
 
+use std::any::Any;
 use std::error::Error;
 use std::fmt;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::image::PixelValues;
 
 /// The first half of a model: owned by the image worker.
 pub trait ImageEncoder: Send {
-    /// One picture through vision encoder and Q-Former.
+    /// How many pictures a run of [`ImageEncoder::encode`] takes at most, one at least: as many as are faster together.
+    fn pictures_at_once(&self) -> usize {
+        1
+    }
+
+    /// Pictures through vision encoder and Q-Former, in one run. What comes of each, in their order.
     ///
     /// # Errors
     /// [`ModelError`] when a run fails.
-    fn encode(&mut self, pixel_values: &PixelValues) -> Result<EncodedImage, ModelError>;
+    fn encode(&mut self, pictures: &[&PixelValues]) -> Result<Vec<EncodedImage>, ModelError>;
 
     /// One picture as the Q-Former sees it, before its features are made fit for the decoder.
     ///
@@ -36,8 +43,9 @@ pub trait StepDecoder: Send {
     fn prefill(&mut self, first: usize, pieces: &[PromptPiece<'_>]) -> Result<Logits, ModelError>;
 
     /// A copy of the first `len` positions of the row in `slot`, in the memory of one that is not needed any more: fresh
-    /// memory takes far longer to write.
-    fn save_row(&self, slot: usize, len: usize, unneeded: SavedRow) -> SavedRow;
+    /// memory takes far longer to write. This and the other copies cannot fail by themselves: a model whose memory does says
+    /// so with the next run.
+    fn save_row(&mut self, slot: usize, len: usize, unneeded: SavedRow) -> SavedRow;
 
     /// Makes the row in `slot` the first `len` positions of a saved one.
     fn restore_row(&mut self, slot: usize, saved: &SavedRow, len: usize);
@@ -88,30 +96,69 @@ pub struct DecoderLimits {
     pub piece: usize,
 }
 
-/// Keys and values of some positions, in whatever order the decoder keeps them.
-#[derive(Debug, Clone, Default, PartialEq)]
+/// Keys and values of some positions, in whatever order and memory the decoder keeps them.
+#[derive(Debug, Default)]
 pub struct SavedRow {
-    /// Positions.
-    pub len: usize,
-    /// The elements.
-    pub elements: Vec<f32>,
+    len: usize,
+    memory: Option<Box<dyn Any + Send>>,
 }
 
-/// `image_prefix [num_query_tokens, hidden]` of one picture, row-major.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ImagePrefix(Vec<f32>);
-
-impl ImagePrefix {
-    /// Takes the elements.
+impl SavedRow {
+    /// Takes `len` positions in the decoder's own memory.
     #[must_use]
-    pub fn new(elements: Vec<f32>) -> Self {
-        Self(elements)
+    pub fn new(len: usize, memory: impl Any + Send) -> Self {
+        Self { len, memory: Some(Box::new(memory)) }
     }
 
-    /// The elements.
+    /// Positions.
     #[must_use]
-    pub fn as_slice(&self) -> &[f32] {
-        &self.0
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it holds no position.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Where they lie, if a decoder with memory of this type made it.
+    #[must_use]
+    pub fn memory<M: Any>(&self) -> Option<&M> {
+        self.memory.as_ref()?.downcast_ref()
+    }
+
+    /// As [`SavedRow::memory`], to be used for something else.
+    #[must_use]
+    pub fn into_memory<M: Any>(self) -> Option<M> {
+        self.memory?.downcast().ok().map(|memory| *memory)
+    }
+}
+
+/// `image_prefix [num_query_tokens, hidden]` of one picture, in whatever memory the model keeps it. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct ImagePrefix {
+    bytes: usize,
+    memory: Arc<dyn Any + Send + Sync>,
+}
+
+impl ImagePrefix {
+    /// Takes so many bytes of the model's own memory.
+    #[must_use]
+    pub fn new(bytes: usize, memory: impl Any + Send + Sync) -> Self {
+        Self { bytes, memory: Arc::new(memory) }
+    }
+
+    /// What it takes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Where it lies, if a model with memory of this type made it.
+    #[must_use]
+    pub fn memory<M: Any>(&self) -> Option<&M> {
+        self.memory.downcast_ref()
     }
 }
 
@@ -161,23 +208,36 @@ pub struct EmbeddedImage {
     pub qformer: Duration,
 }
 
-/// Logits `[rows, vocab]`.
-#[derive(Debug, Clone, PartialEq)]
+/// Logits `[rows, vocab]`. The memory may be the model's, which uses it again once this is dropped.
+#[derive(Clone)]
 pub struct Logits {
     vocab: usize,
-    elements: Vec<f32>,
+    rows: usize,
+    elements: Arc<dyn AsRef<[f32]> + Send + Sync>,
 }
 
 impl Logits {
     /// Takes row-major elements; `vocab` is the length of a row and above 0.
     #[must_use]
     pub fn new(vocab: usize, elements: Vec<f32>) -> Self {
-        Self { vocab, elements }
+        Self { vocab, rows: elements.len() / vocab, elements: Arc::new(elements) }
+    }
+
+    /// The first `rows` rows of memory that the model keeps.
+    #[must_use]
+    pub fn lent(vocab: usize, rows: usize, elements: Arc<dyn AsRef<[f32]> + Send + Sync>) -> Self {
+        Self { vocab, rows, elements }
     }
 
     /// The rows, in the order of the slots.
     pub fn rows(&self) -> impl Iterator<Item = &[f32]> {
-        self.elements.chunks_exact(self.vocab)
+        (*self.elements).as_ref().chunks_exact(self.vocab).take(self.rows)
+    }
+}
+
+impl fmt::Debug for Logits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Logits [{}, {}]", self.rows, self.vocab)
     }
 }
 

@@ -2,13 +2,17 @@
 
 use std::num::NonZeroUsize;
 use std::ops::Range;
+use std::sync::Arc;
 
 use ort::value::{Shape, Tensor, TensorElementType};
 
-use super::{CacheSize, KvCache};
-use crate::bundle::{Bundle, DecoderManifest, KvKind};
+use super::{CacheSize, Devices, KvCache};
+use crate::bundle::{Bundle, DecoderManifest, KvDtype, KvKind};
 use crate::engine::{DecoderLimits, Logits, ModelError, PromptPiece, SavedRow, StepDecoder};
-use crate::runtime::{Expected, GraphSession, KvLayerNames, Runtime, RuntimeError, f32_tensor};
+use crate::runtime::{
+    Buffer, Element, Expected, GraphSession, KvLayerNames, KvShape, Part, Pieces, Place, Runtime, RuntimeError,
+    TensorName, f32_tensor,
+};
 
 const GRAPH: &str = "decoder";
 
@@ -21,40 +25,66 @@ pub struct Decoder {
     session: GraphSession,
     cache: KvCache,
     manifest: DecoderManifest,
+    image_prefix: TensorName,
+    logits_name: TensorName,
+    /// The image positions of a run, `[rows, prefix, hidden]`, gathered where the decoder computes.
+    prefixes: Buffer,
+    /// What a run writes, on the host. Lent with each answer, and usually back before the next run.
+    logits: Arc<Buffer>,
+    place: Place,
     prefix_len: usize,
     kv_tokens: usize,
+    /// Why rows are not to be relied on any more: a copy within the GPU's memory failed.
+    broken: Option<String>,
 }
 
-/// What one run feeds to `rows` slots.
+/// What one run feeds to `rows` slots. The image positions lie in [`Decoder::prefixes`].
 struct Step {
     rows: Range<usize>,
     /// `[rows, seq_len]`, padded on the right.
     input_ids: Vec<i64>,
     seq_len: usize,
-    /// `[rows, prefix_len, hidden]`.
-    image_prefix: Vec<f32>,
     prefix_len: usize,
     /// Positions that each row gains: of the prefix and its own tokens.
     gained: Vec<usize>,
 }
 
 impl Decoder {
-    pub(super) fn open(runtime: &Runtime, bundle: &Bundle, size: CacheSize) -> Result<Self, RuntimeError> {
+    pub(super) fn open(
+        runtime: &Runtime,
+        bundle: &Bundle,
+        size: CacheSize,
+        devices: &Devices,
+    ) -> Result<Self, RuntimeError> {
         let manifest = bundle.manifest().decoder.clone();
+        let provider = devices.decoder()?;
+        let place = provider.place();
         let path = bundle.path(&manifest.file);
-        let session = GraphSession::open(runtime, GRAPH, &path, &inputs(&manifest), &outputs(&manifest))?;
-        let names = cache_names(&manifest).map_err(|error| RuntimeError::Signature {
-            graph: GRAPH,
-            path,
-            detail: format!("a cache name: {error}"),
-        })?;
+        let session = GraphSession::open(runtime, GRAPH, &path, &provider, &inputs(&manifest), &outputs(&manifest))?;
+        let slots = size.slots.get();
         let limit = manifest.max_positions;
         let max_len = size.max_len.map_or(limit, |asked| asked.get().min(limit));
-        let cache = KvCache::new(names, size.slots.get(), manifest.num_heads, max_len, manifest.head_dim)
-            .map_err(|source| RuntimeError::CacheMemory { slots: size.slots.get(), max_len, source })?;
+        let element = match manifest.kv_dtype {
+            KvDtype::Float32 => Element::F32,
+            KvDtype::Float16 => Element::F16,
+        };
+        let shape = KvShape { slots, heads: manifest.num_heads, max_len, head_dim: manifest.head_dim, element };
+        let cache = KvCache::new(place.clone(), cache_names(&session, &manifest)?, shape)?;
         let prefix_len = bundle.manifest().qformer.num_query_tokens;
-        let kv_tokens = size.kv_tokens.map_or(usize::MAX, NonZeroUsize::get).min(size.slots.get() * max_len);
-        Ok(Self { session, cache, manifest, prefix_len, kv_tokens })
+        let f32s = |elements: usize| elements * size_of::<f32>();
+        Ok(Self {
+            image_prefix: session.tensor_name(&manifest.inputs.image_prefix)?,
+            logits_name: session.tensor_name(&manifest.outputs.logits)?,
+            prefixes: Buffer::new(&place, f32s(slots * prefix_len * manifest.hidden_size))?,
+            logits: Arc::new(Buffer::on_host(&place, f32s(slots * manifest.vocab_size))?),
+            session,
+            cache,
+            place,
+            prefix_len,
+            kv_tokens: size.kv_tokens.map_or(usize::MAX, NonZeroUsize::get).min(slots * max_len),
+            manifest,
+            broken: None,
+        })
     }
 
     /// GroupQueryAttention takes the queries of a run in blocks of 2 · `head_dim` positions, or fewer where the L2 cache is
@@ -65,15 +95,21 @@ impl Decoder {
     }
 
     fn step(&mut self, step: Step) -> Result<Logits, RuntimeError> {
+        if let Some(reason) = &self.broken {
+            return Err(RuntimeError::Broken { reason: reason.clone() });
+        }
         let (rows, gained) = (step.rows.clone(), step.gained.clone());
-        let logits = self.run(step).map_err(|source| RuntimeError::Run { graph: self.session.graph(), source })?;
+        if Arc::get_mut(&mut self.logits).is_none() {
+            self.logits = Arc::new(Buffer::on_host(&self.place, self.logits.bytes())?); // somebody still reads the last ones
+        }
+        self.run(step).map_err(self.session.failed())?;
         // The run wrote these positions, so the rows grow only now. After a failed run the same step can be repeated.
-        rows.zip(gained).for_each(|(slot, gained)| self.cache.advance(slot, gained));
-        Ok(logits)
+        rows.clone().zip(gained).for_each(|(slot, gained)| self.cache.advance(slot, gained));
+        Ok(Logits::lent(self.manifest.vocab_size, rows.len(), Arc::<Buffer>::clone(&self.logits)))
     }
 
-    fn run(&mut self, step: Step) -> ort::Result<Logits> {
-        let Step { rows, input_ids, seq_len, image_prefix, prefix_len, gained } = step;
+    fn run(&mut self, step: Step) -> ort::Result<()> {
+        let Step { rows, input_ids, seq_len, prefix_len, gained } = step;
         let (count, hidden, vocab) = (rows.len(), self.manifest.hidden_size, self.manifest.vocab_size);
         let lens: Vec<usize> = rows.clone().map(|slot| self.cache.len(slot)).collect();
         let written = prefix_len + seq_len; // what is padded is written too
@@ -87,17 +123,48 @@ impl Decoder {
             lens.iter().flat_map(|len| (*len..len + written).map(|position| position as i64)).collect();
         let seqlens_k: Vec<i32> = lens.iter().zip(&gained).map(|(len, gained)| (len + gained - 1) as i32).collect();
         let last: Vec<i64> = gained.iter().map(|gained| *gained as i64 - 1).collect();
-        let session = self.session.session_mut();
-        let mut binding = self.cache.bind(session, rows, (&self.manifest.outputs.logits, [count, 1, vocab]))?;
-        binding.input(&names.input_ids, Tensor::<i64>::from_array(([count, seq_len], input_ids))?)?;
-        let prefix = f32_tensor([count, prefix_len, hidden], image_prefix)?;
-        binding.input(&names.image_prefix, prefix)?;
-        binding.input(&names.position_ids, Tensor::<i64>::from_array(([count, written], positions))?)?;
-        binding.input(&names.seqlens_k, Tensor::<i32>::from_array(([count], seqlens_k))?)?;
+        let mut binding = self.cache.bind(self.session.session(), rows)?;
+        if prefix_len > 0 {
+            binding.input(&self.image_prefix, &self.prefixes, Part::f32(&[count, prefix_len, hidden]))?;
+        } else {
+            binding.copied(&names.image_prefix, f32_tensor([count, 0, hidden], Vec::new())?)?;
+        }
+        binding.copied(&names.input_ids, Tensor::<i64>::from_array(([count, seq_len], input_ids))?)?;
+        binding.copied(&names.position_ids, Tensor::<i64>::from_array(([count, written], positions))?)?;
+        binding.copied(&names.seqlens_k, Tensor::<i32>::from_array(([count], seqlens_k))?)?;
         let total = Tensor::<i32>::from_array((Shape::new([]), vec![longest as i32]))?;
-        binding.input(&names.total_sequence_length, total)?;
-        binding.input(&names.logits_index, Tensor::<i64>::from_array(([count, 1], last))?)?;
-        Ok(Logits::new(vocab, binding.run(session)?))
+        binding.copied(&names.total_sequence_length, total)?;
+        binding.copied(&names.logits_index, Tensor::<i64>::from_array(([count, 1], last))?)?;
+        let logits =
+            Arc::get_mut(&mut self.logits).ok_or_else(|| ort::Error::new("the logits are still being read"))?;
+        binding.output(&self.logits_name, logits, Part::f32(&[count, 1, vocab]))?;
+        binding.run(self.session.session_mut())
+    }
+
+    /// Gathers the image positions of the pieces, which are equally many of each. How many these are.
+    fn gather_prefixes(&mut self, pieces: &[PromptPiece<'_>]) -> Result<usize, RuntimeError> {
+        let position = self.manifest.hidden_size * size_of::<f32>();
+        let mut end = 0;
+        for piece in pieces {
+            let [start, stop] = [piece.positions.start, piece.positions.end].map(|end| end.min(self.prefix_len));
+            let Some(memory) = piece.image.memory::<Buffer>() else {
+                return Err(RuntimeError::Broken { reason: "an image prefix is of another model".to_owned() });
+            };
+            let len = (stop - start) * position;
+            self.prefixes.copy_from(memory, &Pieces::one(start * position, end, len))?;
+            end += len;
+        }
+        self.prefixes.wait()?;
+        Ok(end / position / pieces.len().max(1))
+    }
+
+    /// What a copy left. After one that failed, no row can be relied on.
+    fn note<T: Default>(&mut self, copied: Result<T, RuntimeError>) -> T {
+        copied.unwrap_or_else(|error| {
+            tracing::error!(error = %error, "a copy within the KV cache failed; every run from now on fails");
+            self.broken = Some(error.to_string());
+            T::default()
+        })
     }
 }
 
@@ -114,47 +181,45 @@ impl StepDecoder for Decoder {
     }
 
     fn prefill(&mut self, first: usize, pieces: &[PromptPiece<'_>]) -> Result<Logits, ModelError> {
-        let (prefix_len, hidden) = (self.prefix_len, self.manifest.hidden_size);
-        let of_image = |position: usize| position.min(prefix_len);
-        let of_text = |position: usize| position.saturating_sub(prefix_len);
+        let of_text = |position: usize| position.saturating_sub(self.prefix_len);
         let text_of = |piece: &PromptPiece<'_>| of_text(piece.positions.start)..of_text(piece.positions.end);
-        let image_of = |piece: &PromptPiece<'_>| of_image(piece.positions.start)..of_image(piece.positions.end);
         let seq_len = pieces.iter().map(|piece| text_of(piece).len()).max().unwrap_or(0);
 
-        let (mut input_ids, mut image_prefix) = (Vec::new(), Vec::new());
+        let mut input_ids = Vec::new();
         for (slot, piece) in (first..).zip(pieces) {
             self.cache.set_len(slot, piece.positions.start);
             input_ids.extend_from_slice(&piece.input_ids[text_of(piece)]);
             input_ids.resize(input_ids.len().next_multiple_of(seq_len.max(1)), PADDING);
-            let Range { start, end } = image_of(piece);
-            image_prefix.extend_from_slice(&piece.image.as_slice()[start * hidden..end * hidden]);
         }
+        let prefix_len = self.gather_prefixes(pieces)?;
         Ok(self.step(Step {
             rows: first..first + pieces.len(),
             input_ids,
             seq_len,
-            prefix_len: image_prefix.len() / hidden / pieces.len().max(1),
-            image_prefix,
+            prefix_len,
             gained: pieces.iter().map(|piece| piece.positions.len()).collect(),
         })?)
     }
 
-    fn save_row(&self, slot: usize, len: usize, unneeded: SavedRow) -> SavedRow {
-        self.cache.save_row(slot, len, unneeded)
+    fn save_row(&mut self, slot: usize, len: usize, unneeded: SavedRow) -> SavedRow {
+        let saved = self.cache.save_row(slot, len, unneeded);
+        self.note(saved)
     }
 
     fn restore_row(&mut self, slot: usize, saved: &SavedRow, len: usize) {
-        self.cache.restore_row(slot, saved, len);
+        let restored = self.cache.restore_row(slot, saved, len);
+        self.note(restored);
     }
 
     fn decode(&mut self, tokens: &[i64]) -> Result<Logits, ModelError> {
         let rows = 0..tokens.len();
         let (input_ids, gained) = (tokens.to_vec(), vec![1; tokens.len()]);
-        Ok(self.step(Step { rows, input_ids, seq_len: 1, image_prefix: Vec::new(), prefix_len: 0, gained })?)
+        Ok(self.step(Step { rows, input_ids, seq_len: 1, prefix_len: 0, gained })?)
     }
 
     fn copy_row(&mut self, from: usize, to: usize, positions: Range<usize>) {
-        self.cache.copy_row(from, to, positions);
+        let copied = self.cache.copy_row(from, to, positions);
+        self.note(copied);
     }
 
     fn release(&mut self, slot: usize, from: usize) {
@@ -166,10 +231,19 @@ impl StepDecoder for Decoder {
     }
 }
 
-fn cache_names(manifest: &DecoderManifest) -> Result<Vec<KvLayerNames>, std::ffi::NulError> {
-    cache_tensors(manifest)
-        .map(|(layer, kind)| KvLayerNames::new(manifest.past_name(layer, kind), manifest.present_name(layer, kind)))
-        .collect()
+fn cache_names(session: &GraphSession, manifest: &DecoderManifest) -> Result<Vec<KvLayerNames>, RuntimeError> {
+    let names = |(layer, kind)| {
+        let past = session.tensor_name(&manifest.past_name(layer, kind))?;
+        Ok(KvLayerNames { past, present: session.tensor_name(&manifest.present_name(layer, kind))? })
+    };
+    cache_tensors(manifest).map(names).collect()
+}
+
+fn cache_element(manifest: &DecoderManifest) -> TensorElementType {
+    match manifest.kv_dtype {
+        KvDtype::Float32 => TensorElementType::Float32,
+        KvDtype::Float16 => TensorElementType::Float16,
+    }
 }
 
 fn cache_tensors(manifest: &DecoderManifest) -> impl Iterator<Item = (usize, KvKind)> {
@@ -187,21 +261,19 @@ fn inputs(manifest: &DecoderManifest) -> Vec<Expected> {
         Expected::new(&names.total_sequence_length, Int32, &[]),
         Expected::new(&names.logits_index, Int64, &[None, None]),
     ];
-    let shape = [None, Some(manifest.num_heads), None, Some(manifest.head_dim)];
+    let (cache, shape) = (cache_element(manifest), [None, Some(manifest.num_heads), None, Some(manifest.head_dim)]);
     expected.extend(
-        cache_tensors(manifest).map(|(layer, kind)| Expected::new(&manifest.past_name(layer, kind), Float32, &shape)),
+        cache_tensors(manifest).map(|(layer, kind)| Expected::new(&manifest.past_name(layer, kind), cache, &shape)),
     );
     expected
 }
 
 fn outputs(manifest: &DecoderManifest) -> Vec<Expected> {
     let logits = [None, None, Some(manifest.vocab_size)];
-    let shape = [None, Some(manifest.num_heads), None, Some(manifest.head_dim)];
+    let (cache, shape) = (cache_element(manifest), [None, Some(manifest.num_heads), None, Some(manifest.head_dim)]);
     let mut expected = vec![Expected::new(&manifest.outputs.logits, TensorElementType::Float32, &logits)];
     expected.extend(
-        cache_tensors(manifest).map(|(layer, kind)| {
-            Expected::new(&manifest.present_name(layer, kind), TensorElementType::Float32, &shape)
-        }),
+        cache_tensors(manifest).map(|(layer, kind)| Expected::new(&manifest.present_name(layer, kind), cache, &shape)),
     );
     expected
 }

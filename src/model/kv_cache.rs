@@ -4,13 +4,12 @@
 //! repeated. Positions beyond a row's length hold garbage and are never read. Their memory stays with the slot until it
 //! is given back ([`KvCache::release`]).
 
-use std::io;
 use std::ops::Range;
 
 use ort::session::Session;
 
 use crate::engine::SavedRow;
-use crate::runtime::{KvBinding, KvBuffer, KvLayerNames};
+use crate::runtime::{Binding, Buffer, KvBuffer, KvLayerNames, KvShape, Place, RuntimeError};
 
 /// Keys and values of all rows, written by the decoder in place.
 #[derive(Debug)]
@@ -22,16 +21,10 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// Maps the memory, which the system may refuse.
-    pub(super) fn new(
-        names: Vec<KvLayerNames>,
-        slots: usize,
-        heads: usize,
-        max_len: usize,
-        head_dim: usize,
-    ) -> io::Result<Self> {
-        let buffer = KvBuffer::new(names, slots, heads, max_len, head_dim)?;
-        Ok(Self { buffer, lens: vec![0; slots], held: vec![0; slots] })
+    /// Takes the memory, which the system may refuse.
+    pub(super) fn new(place: Place, names: Vec<KvLayerNames>, shape: KvShape) -> Result<Self, RuntimeError> {
+        let buffer = KvBuffer::new(place, names, shape)?;
+        Ok(Self { buffer, lens: vec![0; shape.slots], held: vec![0; shape.slots] })
     }
 
     pub(super) fn slots(&self) -> usize {
@@ -73,16 +66,17 @@ impl KvCache {
     }
 
     /// A copy of the first `len` positions of a slot, in the memory of an unneeded one.
-    pub(super) fn save_row(&self, slot: usize, len: usize, unneeded: SavedRow) -> SavedRow {
-        let mut elements = unneeded.elements;
-        self.buffer.save_row(slot, len, &mut elements);
-        SavedRow { len, elements }
+    pub(super) fn save_row(&self, slot: usize, len: usize, unneeded: SavedRow) -> Result<SavedRow, RuntimeError> {
+        Ok(SavedRow::new(len, self.buffer.save_row(slot, len, unneeded.into_memory::<Buffer>())?))
     }
 
     /// Fills a slot with the first `len` positions of a saved row.
-    pub(super) fn restore_row(&mut self, slot: usize, saved: &SavedRow, len: usize) {
-        self.buffer.restore_row(slot, &saved.elements, saved.len, len);
+    pub(super) fn restore_row(&mut self, slot: usize, saved: &SavedRow, len: usize) -> Result<(), RuntimeError> {
+        if let Some(memory) = saved.memory::<Buffer>() {
+            self.buffer.restore_row(slot, memory, saved.len(), len)?;
+        }
         self.set_len(slot, len);
+        Ok(())
     }
 
     /// A run is about to write positions of a slot up to `end`, its row's or not.
@@ -96,31 +90,31 @@ impl KvCache {
     }
 
     /// Makes row `to` as long as `positions.end`, and copies these positions of row `from` into it.
-    pub(super) fn copy_row(&mut self, from: usize, to: usize, positions: Range<usize>) {
+    pub(super) fn copy_row(&mut self, from: usize, to: usize, positions: Range<usize>) -> Result<(), RuntimeError> {
         self.set_len(to, positions.end);
-        if from != to {
-            self.buffer.copy_row(from, to, positions);
-        }
+        if from == to { Ok(()) } else { self.buffer.copy_row(from, to, positions) }
     }
 
-    /// Binds the memory of `rows`, and memory for logits of this name and shape, for one run.
-    pub(super) fn bind(
-        &mut self,
-        session: &Session,
-        rows: Range<usize>,
-        logits: (&str, [usize; 3]),
-    ) -> ort::Result<KvBinding<'_>> {
-        KvBinding::new(session, &mut self.buffer, rows, logits)
+    /// Begins a run that reads and writes the memory of `rows`.
+    pub(super) fn bind(&mut self, session: &Session, rows: Range<usize>) -> ort::Result<Binding<'_>> {
+        self.buffer.bind(session, rows)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::{Element, TensorName};
 
     fn cache() -> KvCache {
-        let names = KvLayerNames::new("past.0.key".into(), "present.0.key".into()).unwrap();
-        KvCache::new(vec![names], 3, 1, 10, 1).unwrap()
+        let name = |name| TensorName::new(name).unwrap();
+        let names = KvLayerNames { past: name("past.0.key"), present: name("present.0.key") };
+        let shape = KvShape { slots: 3, heads: 1, max_len: 10, head_dim: 1, element: Element::F32 };
+        KvCache::new(Place::Host, vec![names], shape).unwrap()
+    }
+
+    fn elements(saved: &SavedRow) -> &[f32] {
+        saved.memory::<Buffer>().unwrap().host().unwrap()
     }
 
     #[test]
@@ -129,9 +123,9 @@ mod tests {
         [0, 1].iter().for_each(|slot| cache.advance(*slot, 4));
         cache.set_len(0, 1);
         assert_eq!([0, 1, 2].map(|slot| (cache.len(slot), cache.held(slot))), [(1, 4), (4, 4), (0, 0)]);
-        cache.copy_row(1, 2, 0..3);
-        let saved = cache.save_row(1, 2, SavedRow::default());
-        cache.restore_row(1, &saved, 2);
+        cache.copy_row(1, 2, 0..3).unwrap();
+        let saved = cache.save_row(1, 2, SavedRow::default()).unwrap();
+        cache.restore_row(1, &saved, 2).unwrap();
         assert_eq!([1, 2].map(|slot| (cache.len(slot), cache.held(slot))), [(2, 4), (3, 3)]);
         cache.release(0, 2);
         cache.release(1, 0);
@@ -142,9 +136,16 @@ mod tests {
     #[test]
     fn a_release_keeps_the_positions_before() {
         let mut cache = cache();
-        let saved = SavedRow { len: 10, elements: (1..=10).map(|element| element as f32).collect() };
-        cache.restore_row(1, &saved, 10);
+        let mut row = Buffer::new(&Place::Host, 10 * size_of::<f32>()).unwrap();
+        row.host_mut()
+            .unwrap()
+            .iter_mut()
+            .zip(1..)
+            .for_each(|(element, position)| *element = f32::from(position as u8));
+        let saved = SavedRow::new(10, row);
+        cache.restore_row(1, &saved, 10).unwrap();
         cache.release(1, 6);
-        assert_eq!(cache.save_row(1, 6, saved).elements, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        let kept = cache.save_row(1, 6, saved).unwrap();
+        assert_eq!(elements(&kept), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
     }
 }

@@ -3,11 +3,13 @@
 //! Implements the traits of `engine`. Knows tensor shapes; knows nothing of queues, requests or sampling.
 
 mod decoder;
+mod devices;
 mod kv_cache;
 mod qformer;
 mod vision_encoder;
 
 pub use self::decoder::Decoder;
+pub use self::devices::{Devices, GpuSettings};
 pub use self::kv_cache::KvCache;
 pub use self::qformer::QFormer;
 pub use self::vision_encoder::VisionEncoder;
@@ -17,10 +19,10 @@ use std::panic::resume_unwind;
 use std::thread;
 use std::time::Instant;
 
-use crate::bundle::{Bundle, KvDtype, Manifest, Target};
-use crate::engine::{EmbeddedImage, EncodedImage, ImageEncoder, ImagePrefix, ModelError};
+use crate::bundle::Bundle;
+use crate::engine::{EmbeddedImage, EncodedImage, ImageEncoder, ModelError, PromptPiece, StepDecoder as _};
 use crate::image::PixelValues;
-use crate::runtime::{Runtime, RuntimeError};
+use crate::runtime::{Buffer, Place, Runtime, RuntimeError};
 
 /// How much cache the decoder gets.
 #[derive(Debug, Clone, Copy)]
@@ -43,36 +45,39 @@ pub struct Blip2 {
 }
 
 impl Blip2 {
-    /// Whether this build can run such a bundle at all. Needs no file but the manifest, so it can be asked first.
-    ///
-    /// # Errors
-    /// [`RuntimeError::Unsupported`].
-    pub fn check_supported(manifest: &Manifest) -> Result<(), RuntimeError> {
-        let (target, kv_dtype) = (manifest.target, manifest.decoder.kv_dtype);
-        if target != Target::Cpu {
-            let what = format!("the bundle was exported for target {target}, this build runs the cpu provider only");
-            return Err(RuntimeError::Unsupported { what });
-        }
-        if kv_dtype != KvDtype::Float32 {
-            let what = format!("the decoder's kv_dtype is {kv_dtype}, the cpu provider binds float32");
-            return Err(RuntimeError::Unsupported { what });
-        }
-        Ok(())
-    }
-
     /// Opens the three graphs and holds them to the manifest. Does not hash files: see [`Bundle::check_small_files`].
     ///
     /// # Errors
     /// [`RuntimeError`] when a graph is not supported, does not load or has another signature.
-    pub fn open(runtime: &Runtime, bundle: &Bundle, cache: CacheSize) -> Result<Self, RuntimeError> {
-        Self::check_supported(bundle.manifest())?;
+    pub fn open(runtime: &Runtime, bundle: &Bundle, cache: CacheSize, devices: &Devices) -> Result<Self, RuntimeError> {
         // ONNX Runtime rearranges the weights of a graph on one thread. The decoder's take as long as all others.
         let (image, decoder) = thread::scope(|scope| {
-            let decoder = scope.spawn(|| Decoder::open(runtime, bundle, cache));
-            let image = ImageStage::open(runtime, bundle);
+            let decoder = scope.spawn(|| Decoder::open(runtime, bundle, cache, devices));
+            let image = ImageStage::open(runtime, bundle, devices);
             (image, decoder.join().unwrap_or_else(|panic| resume_unwind(panic)))
         });
         Ok(Self { image: image?, decoder: decoder? })
+    }
+
+    /// Runs every stage once in each size that matters. The first run on a GPU loads kernels, and TensorRT builds its
+    /// engines then, which takes minutes; no request is to wait for that.
+    ///
+    /// # Errors
+    /// [`ModelError`] when a run fails.
+    pub fn warm_up(&mut self) -> Result<(), ModelError> {
+        let picture = self.image.blank();
+        let mut encoded = self.image.encode(&[&picture])?;
+        self.image.encode(&vec![&picture; self.image.pictures_at_once()])?;
+        if let Some(EncodedImage { prefix: image, .. }) = encoded.pop() {
+            let limits = self.decoder.limits();
+            let input_ids = [0; 2];
+            let positions = 0..limits.prefix_len + input_ids.len();
+            self.decoder.prefill(0, &[PromptPiece { image: &image, input_ids: &input_ids, positions }])?;
+            for rows in [1, limits.slots] {
+                self.decoder.decode(&vec![0; rows])?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -81,32 +86,50 @@ impl Blip2 {
 pub struct ImageStage {
     vision_encoder: VisionEncoder,
     qformer: QFormer,
+    /// What goes from one to the other, for as many pictures as a run takes. On the GPU, if both are there.
+    image_embeds: Buffer,
+    pictures_at_once: usize,
 }
 
 impl ImageStage {
-    fn open(runtime: &Runtime, bundle: &Bundle) -> Result<Self, RuntimeError> {
-        Ok(Self { vision_encoder: VisionEncoder::open(runtime, bundle)?, qformer: QFormer::open(runtime, bundle)? })
+    fn open(runtime: &Runtime, bundle: &Bundle, devices: &Devices) -> Result<Self, RuntimeError> {
+        let vision_encoder = VisionEncoder::open(runtime, bundle, devices)?;
+        let qformer = QFormer::open(runtime, bundle, devices, &devices.decoder()?.place())?;
+        let pictures_at_once = devices.pictures_at_once();
+        let place = match (vision_encoder.place(), qformer.place()) {
+            (Place::Gpu(gpu), Place::Gpu(_)) => Place::Gpu(gpu.clone()),
+            _ => Place::Host,
+        };
+        let image_embeds = Buffer::new(&place, pictures_at_once * vision_encoder.output_bytes())?;
+        Ok(Self { vision_encoder, qformer, image_embeds, pictures_at_once })
+    }
+
+    /// A picture of the right size with nothing on it.
+    fn blank(&self) -> PixelValues {
+        let [channels, height, width] = self.vision_encoder.input_shape();
+        PixelValues::zeros((channels, height, width))
     }
 }
 
 impl ImageEncoder for ImageStage {
-    fn encode(&mut self, pixel_values: &PixelValues) -> Result<EncodedImage, ModelError> {
+    fn pictures_at_once(&self) -> usize {
+        self.pictures_at_once
+    }
+
+    fn encode(&mut self, pictures: &[&PixelValues]) -> Result<Vec<EncodedImage>, ModelError> {
         let started = Instant::now();
-        let image_embeds = self.vision_encoder.run(pixel_values)?;
+        self.vision_encoder.run(pictures, &mut self.image_embeds)?;
         let seen = Instant::now();
-        let image_prefix = self.qformer.run(image_embeds)?;
-        Ok(EncodedImage {
-            prefix: ImagePrefix::new(image_prefix),
-            vision_encoder: seen - started,
-            qformer: seen.elapsed(),
-        })
+        let prefixes = self.qformer.run(&self.image_embeds, pictures.len())?;
+        let (vision_encoder, qformer) = (seen - started, seen.elapsed());
+        Ok(prefixes.into_iter().map(|prefix| EncodedImage { prefix, vision_encoder, qformer }).collect())
     }
 
     fn embed(&mut self, pixel_values: &PixelValues) -> Result<EmbeddedImage, ModelError> {
         let started = Instant::now();
-        let image_embeds = self.vision_encoder.run(pixel_values)?;
+        self.vision_encoder.run(&[pixel_values], &mut self.image_embeds)?;
         let seen = Instant::now();
-        let query_output = self.qformer.embed(image_embeds)?;
+        let query_output = self.qformer.embed(&self.image_embeds)?;
         Ok(EmbeddedImage { query_output, vision_encoder: seen - started, qformer: seen.elapsed() })
     }
 }

@@ -2,11 +2,12 @@
 //!
 //! Its other output, `query_output [batch, num_query_tokens, hidden]`, is for embeddings; scoring does not read it.
 
-use ort::value::{Tensor, TensorElementType};
+use ort::value::TensorElementType;
 
+use super::Devices;
 use crate::bundle::Bundle;
-use crate::engine::QueryOutput;
-use crate::runtime::{Expected, GraphSession, Runtime, RuntimeError};
+use crate::engine::{ImagePrefix, QueryOutput};
+use crate::runtime::{Binding, Buffer, Expected, GraphSession, Part, Pieces, Place, Runtime, RuntimeError, TensorName};
 
 const GRAPH: &str = "Q-Former";
 
@@ -14,51 +15,119 @@ const GRAPH: &str = "Q-Former";
 #[derive(Debug)]
 pub struct QFormer {
     session: GraphSession,
-    image_embeds: String,
-    image_prefix: String,
-    query_output: String,
-    hidden_size: usize,
-    input_shape: [usize; 3],
+    names: Names,
+    /// What a run writes, for several pictures.
+    outputs: Outputs,
+    /// Of a picture.
+    input_shape: [usize; 2],
+    /// Where the prefixes go.
+    prefix_place: Place,
+    place: Place,
+}
+
+#[derive(Debug)]
+struct Names {
+    image_embeds: TensorName,
+    image_prefix: TensorName,
+    query_output: TensorName,
+}
+
+#[derive(Debug)]
+struct Outputs {
+    image_prefix: Buffer,
+    /// Of a picture.
+    prefix_shape: [usize; 2],
+    /// On the host: read for embeddings alone, and small.
+    query_output: Buffer,
+    /// Of a picture.
+    query_shape: [usize; 2],
 }
 
 impl QFormer {
-    pub(super) fn open(runtime: &Runtime, bundle: &Bundle) -> Result<Self, RuntimeError> {
+    /// `decoder` is where the image prefixes will be read.
+    pub(super) fn open(
+        runtime: &Runtime,
+        bundle: &Bundle,
+        devices: &Devices,
+        decoder: &Place,
+    ) -> Result<Self, RuntimeError> {
         let manifest = bundle.manifest();
         let (vision, qformer) = (&manifest.vision_encoder, &manifest.qformer);
-        let f32 = TensorElementType::Float32;
-        let input = [None, Some(vision.num_tokens), Some(vision.hidden_size)];
-        let query_output = [None, Some(qformer.num_query_tokens), Some(qformer.hidden_size)];
-        let image_prefix = [None, Some(qformer.num_query_tokens), Some(manifest.decoder.hidden_size)];
+        let input_shape = [vision.num_tokens, vision.hidden_size];
+        let query_shape = [qformer.num_query_tokens, qformer.hidden_size];
+        let prefix_shape = [qformer.num_query_tokens, manifest.decoder.hidden_size];
+        let expected = |name: &str, [rows, width]: [usize; 2]| {
+            Expected::new(name, TensorElementType::Float32, &[None, Some(rows), Some(width)])
+        };
         let outputs = [
-            Expected::new(&qformer.outputs.query_output, f32, &query_output),
-            Expected::new(&qformer.outputs.image_prefix, f32, &image_prefix),
+            expected(&qformer.outputs.query_output, query_shape),
+            expected(&qformer.outputs.image_prefix, prefix_shape),
         ];
-        let inputs = [Expected::new(&qformer.inputs.image_embeds, f32, &input)];
+        let inputs = [expected(&qformer.inputs.image_embeds, input_shape)];
+        let provider = devices.qformer(manifest)?;
+        let session = GraphSession::open(runtime, GRAPH, &bundle.path(&qformer.file), &provider, &inputs, &outputs)?;
+        let place = provider.place();
+        let prefix_place =
+            if let (Place::Gpu(_), Place::Gpu(_)) = (&place, decoder) { place.clone() } else { Place::Host };
+        let bytes = |shape: [usize; 2]| devices.pictures_at_once() * shape.iter().product::<usize>() * size_of::<f32>();
         Ok(Self {
-            session: GraphSession::open(runtime, GRAPH, &bundle.path(&qformer.file), &inputs, &outputs)?,
-            image_embeds: qformer.inputs.image_embeds.clone(),
-            image_prefix: qformer.outputs.image_prefix.clone(),
-            query_output: qformer.outputs.query_output.clone(),
-            hidden_size: qformer.hidden_size,
-            input_shape: [1, vision.num_tokens, vision.hidden_size],
+            names: Names {
+                image_embeds: session.tensor_name(&qformer.inputs.image_embeds)?,
+                image_prefix: session.tensor_name(&qformer.outputs.image_prefix)?,
+                query_output: session.tensor_name(&qformer.outputs.query_output)?,
+            },
+            outputs: Outputs {
+                image_prefix: Buffer::new(&prefix_place, bytes(prefix_shape))?,
+                prefix_shape,
+                query_output: Buffer::on_host(&place, bytes(query_shape))?,
+                query_shape,
+            },
+            session,
+            input_shape,
+            prefix_place,
+            place,
         })
     }
 
-    /// The elements of `image_prefix [num_query_tokens, decoder hidden]` for the `image_embeds` of one picture.
-    pub(super) fn run(&mut self, image_embeds: Vec<f32>) -> Result<Vec<f32>, RuntimeError> {
-        let tensor = self.input(image_embeds)?;
-        self.session.run(ort::inputs![self.image_embeds.as_str() => tensor], &self.image_prefix)
+    /// Where it computes.
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// The image prefixes for the `image_embeds` of so many pictures.
+    pub(super) fn run(&mut self, image_embeds: &Buffer, pictures: usize) -> Result<Vec<ImagePrefix>, RuntimeError> {
+        self.run_both(image_embeds, pictures)?;
+        let bytes = self.outputs.prefix_shape.iter().product::<usize>() * size_of::<f32>();
+        // Each has memory of its own, because each is forgotten at its own time.
+        let prefixes = (0..pictures).map(|picture| {
+            let mut prefix = Buffer::new(&self.prefix_place, bytes)?;
+            prefix.copy_from(&self.outputs.image_prefix, &Pieces::one(picture * bytes, 0, bytes))?;
+            prefix.wait()?;
+            Ok(ImagePrefix::new(bytes, prefix))
+        });
+        prefixes.collect()
     }
 
     /// `query_output` for the `image_embeds` of one picture.
-    pub(super) fn embed(&mut self, image_embeds: Vec<f32>) -> Result<QueryOutput, RuntimeError> {
-        let tensor = self.input(image_embeds)?;
-        let elements = self.session.run(ort::inputs![self.image_embeds.as_str() => tensor], &self.query_output)?;
-        Ok(QueryOutput::new(self.hidden_size, elements))
+    pub(super) fn embed(&mut self, image_embeds: &Buffer) -> Result<QueryOutput, RuntimeError> {
+        self.run_both(image_embeds, 1)?;
+        let [rows, hidden] = self.outputs.query_shape;
+        let elements = self.outputs.query_output.host().unwrap_or_default();
+        Ok(QueryOutput::new(hidden, elements[..rows * hidden].to_vec()))
     }
 
-    fn input(&self, image_embeds: Vec<f32>) -> Result<Tensor<f32>, RuntimeError> {
-        Tensor::from_array((self.input_shape, image_embeds))
-            .map_err(|source| RuntimeError::Run { graph: GRAPH, source })
+    fn run_both(&mut self, image_embeds: &Buffer, pictures: usize) -> Result<(), RuntimeError> {
+        let failed = self.session.failed();
+        let Self { session, names, outputs, .. } = self;
+        let [image, prefix, query] =
+            [self.input_shape, outputs.prefix_shape, outputs.query_shape].map(|[rows, width]| [pictures, rows, width]);
+        let mut run = || {
+            let mut binding = Binding::new(session.session())?;
+            binding.input(&names.image_embeds, image_embeds, Part::f32(&image))?;
+            binding.output(&names.image_prefix, &mut outputs.image_prefix, Part::f32(&prefix))?;
+            binding.output(&names.query_output, &mut outputs.query_output, Part::f32(&query))?;
+            binding.run(session.session_mut())
+        };
+        run().map_err(failed)
     }
 }

@@ -1,10 +1,11 @@
 //! The ViT: `pixel_values [batch, 3, height, width] -> image_embeds [batch, num_tokens, hidden]`.
 
-use ort::value::{TensorElementType, TensorRef};
+use ort::value::TensorElementType;
 
+use super::Devices;
 use crate::bundle::Bundle;
 use crate::image::PixelValues;
-use crate::runtime::{Expected, GraphSession, Runtime, RuntimeError};
+use crate::runtime::{Binding, Buffer, Expected, GraphSession, Part, Place, Runtime, RuntimeError, TensorName};
 
 const GRAPH: &str = "vision encoder";
 
@@ -12,29 +13,79 @@ const GRAPH: &str = "vision encoder";
 #[derive(Debug)]
 pub struct VisionEncoder {
     session: GraphSession,
-    pixel_values: String,
-    image_embeds: String,
+    pixel_values: TensorName,
+    image_embeds: TensorName,
+    /// What the pictures of a run are gathered in, on the host.
+    pixels: Buffer,
+    /// Of a picture.
+    input_shape: [usize; 3],
+    /// Of a picture.
+    output_shape: [usize; 2],
+    place: Place,
 }
 
 impl VisionEncoder {
-    pub(super) fn open(runtime: &Runtime, bundle: &Bundle) -> Result<Self, RuntimeError> {
+    pub(super) fn open(runtime: &Runtime, bundle: &Bundle, devices: &Devices) -> Result<Self, RuntimeError> {
         let manifest = bundle.manifest();
         let (image, vision) = (&manifest.image, &manifest.vision_encoder);
-        let shape = [None, Some(3), Some(image.height as usize), Some(image.width as usize)];
-        let input = Expected::new(&vision.inputs.pixel_values, TensorElementType::Float32, &shape);
-        let shape = [None, Some(vision.num_tokens), Some(vision.hidden_size)];
-        let output = Expected::new(&vision.outputs.image_embeds, TensorElementType::Float32, &shape);
+        let input_shape = [3, image.height as usize, image.width as usize];
+        let output_shape = [vision.num_tokens, vision.hidden_size];
+        let (f32, [channels, height, width]) = (TensorElementType::Float32, input_shape.map(Some));
+        let input = Expected::new(&vision.inputs.pixel_values, f32, &[None, channels, height, width]);
+        let output =
+            Expected::new(&vision.outputs.image_embeds, f32, &[None, Some(output_shape[0]), Some(output_shape[1])]);
+        let provider = devices.vision_encoder(manifest)?;
+        let path = bundle.path(&vision.file);
+        let session = GraphSession::open(runtime, GRAPH, &path, &provider, &[input], &[output])?;
+        let picture_bytes = input_shape.iter().product::<usize>() * size_of::<f32>();
         Ok(Self {
-            session: GraphSession::open(runtime, GRAPH, &bundle.path(&vision.file), &[input], &[output])?,
-            pixel_values: vision.inputs.pixel_values.clone(),
-            image_embeds: vision.outputs.image_embeds.clone(),
+            pixel_values: session.tensor_name(&vision.inputs.pixel_values)?,
+            image_embeds: session.tensor_name(&vision.outputs.image_embeds)?,
+            session,
+            pixels: Buffer::on_host(&provider.place(), devices.pictures_at_once() * picture_bytes)?,
+            input_shape,
+            output_shape,
+            place: provider.place(),
         })
     }
 
-    /// Encodes one picture. The elements of `image_embeds [1, num_tokens, hidden]`.
-    pub(super) fn run(&mut self, pixel_values: &PixelValues) -> Result<Vec<f32>, RuntimeError> {
-        let batch = pixel_values.view().insert_axis(ndarray::Axis(0));
-        let tensor = TensorRef::from_array_view(batch).map_err(|source| RuntimeError::Run { graph: GRAPH, source })?;
-        self.session.run(ort::inputs![self.pixel_values.as_str() => tensor], &self.image_embeds)
+    /// Where it computes.
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+
+    /// Channels, height and width of a picture.
+    pub(super) fn input_shape(&self) -> [usize; 3] {
+        self.input_shape
+    }
+
+    /// Bytes of `image_embeds` of a picture.
+    pub(super) fn output_bytes(&self) -> usize {
+        self.output_shape.iter().product::<usize>() * size_of::<f32>()
+    }
+
+    /// Encodes pictures. `image_embeds` holds `[pictures.len(), num_tokens, hidden]` then.
+    pub(super) fn run(&mut self, pictures: &[&PixelValues], image_embeds: &mut Buffer) -> Result<(), RuntimeError> {
+        let failed = self.session.failed();
+        let gathered = self.pixels.host_mut().map(|pixels| {
+            let places = pixels.chunks_exact_mut(self.input_shape.iter().product());
+            places
+                .zip(pictures)
+                .map(|(place, picture)| picture.as_slice().map(|picture| place.copy_from_slice(picture)).is_some())
+                .filter(|is_copied| *is_copied)
+                .count()
+        });
+        if gathered != Some(pictures.len()) {
+            return Err(failed(ort::Error::new("the pixels of a picture are not in one piece")));
+        }
+        let ([channels, height, width], [tokens, hidden]) = (self.input_shape, self.output_shape);
+        let mut run = || {
+            let mut binding = Binding::new(self.session.session())?;
+            let input = [pictures.len(), channels, height, width];
+            binding.input(&self.pixel_values, &self.pixels, Part::f32(&input))?;
+            binding.output(&self.image_embeds, image_embeds, Part::f32(&[pictures.len(), tokens, hidden]))?;
+            binding.run(self.session.session_mut())
+        };
+        run().map_err(failed)
     }
 }

@@ -1,6 +1,5 @@
 //! One ONNX Runtime environment per process, with one thread pool for all sessions.
 
-use std::fmt;
 use std::num::NonZeroUsize;
 use std::path::Path;
 
@@ -8,21 +7,6 @@ use ort::environment::{Environment, GlobalThreadPoolOptions};
 use ort::logging::LogLevel;
 
 use super::RuntimeError;
-
-/// Where the graphs run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Provider {
-    /// The CPU kernels of ONNX Runtime.
-    Cpu,
-}
-
-impl fmt::Display for Provider {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Cpu => f.write_str("cpu"),
-        }
-    }
-}
 
 /// The loaded library and its environment. Made once, kept until the process ends; clones are handles.
 #[derive(Debug, Clone)]
@@ -68,6 +52,14 @@ impl Runtime {
     #[must_use]
     pub fn threads(&self) -> NonZeroUsize {
         self.threads
+    }
+
+    /// What tells this build of the library from others: the commit it was built from, where it says so.
+    #[must_use]
+    pub fn build_id(&self) -> &'static str {
+        let about = ort::info();
+        let commit = about.split_once("git-commit-id=").map(|(_, commit)| commit);
+        commit.and_then(|commit| commit.split([',', ' ']).next()).unwrap_or(about)
     }
 
     /// What the library says of itself: version and build.

@@ -1,17 +1,31 @@
-//! ONNX Runtime: the environment, sessions with their signatures checked, and runs over a KV cache in place.
+//! ONNX Runtime: the environment, its providers, sessions with their signatures checked, and runs over memory of our own, on
+//! the host or on a GPU.
 //!
 //! `model` builds on this; nothing else does. Only these two modules name `ort`.
 
+mod binding;
+mod buffer;
+#[cfg(test)]
+mod device_tests;
 mod environment;
-mod kv_binding;
+mod gpu;
+mod gpu_libraries;
+mod kv_buffer;
+mod placement;
+mod provider;
 mod session;
 
 use std::io;
 use std::path::PathBuf;
 
-pub use self::environment::{Provider, Runtime};
-pub(crate) use self::kv_binding::{KvBinding, KvBuffer, KvLayerNames};
-pub(crate) use self::session::{Expected, GraphSession, f32_tensor};
+pub(crate) use self::binding::{Binding, Element, Part, TensorName};
+pub(crate) use self::buffer::{Buffer, Pieces, Place};
+pub use self::environment::Runtime;
+pub use self::gpu::{DeviceFailure, Gpu};
+pub use self::gpu_libraries::GpuLibraries;
+pub(crate) use self::kv_buffer::{KvBuffer, KvLayerNames, KvShape};
+pub use self::provider::{Provider, ProviderChoice, Providers};
+pub(crate) use self::session::{CudaSettings, Expected, GraphSession, StageProvider, TensorRtSettings, f32_tensor};
 
 /// Why ONNX Runtime could not be used as asked.
 #[derive(Debug, thiserror::Error)]
@@ -65,10 +79,55 @@ pub enum RuntimeError {
         source: io::Error,
     },
     /// The bundle asks for what this build cannot do.
-    #[error("{what}; export the bundle again for target cpu")]
+    #[error("{what}; {remedy}")]
     Unsupported {
         /// What is asked for, and what can be done.
         what: String,
+        /// What the user can do.
+        remedy: String,
+    },
+    /// The GPU, its driver or its libraries cannot be used.
+    #[error("{reason}; {remedy}")]
+    Gpu {
+        /// What is wrong.
+        reason: String,
+        /// What the user can do.
+        remedy: String,
+    },
+    /// A provider leaves a part of the graph to the CPU.
+    #[error(
+        "the provider {provider} does not run all of the {graph}: {operators} would run on the CPU; use a bundle that was \
+        exported for it (--target), or another provider for this stage"
+    )]
+    Stray {
+        /// The stage.
+        graph: &'static str,
+        /// What it was to run on.
+        provider: Provider,
+        /// The operators left over, with their number.
+        operators: String,
+    },
+    /// The GPU failed, or has no memory left.
+    #[error("{what} failed: {source}")]
+    Device {
+        /// What was being done.
+        what: String,
+        /// What the driver says.
+        source: DeviceFailure,
+    },
+    /// Rows were lost.
+    #[error("rows are lost: {reason}; restart the service")]
+    Broken {
+        /// What happened.
+        reason: String,
+    },
+    /// TensorRT's caches cannot be kept.
+    #[error("cannot make the folder {path} for TensorRT's engines: {source}; give another --tensorrt-cache")]
+    EngineCache {
+        /// The folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
     },
     /// A run failed.
     #[error("the {graph} failed to run: {source}")]

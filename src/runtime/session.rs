@@ -1,12 +1,19 @@
-//! Opens a graph and holds it to the signature that the manifest promises, so that a wrong file fails at start.
+//! Opens a graph where it is to run, and holds it to the signature that the manifest promises, so that a wrong file or a
+//! provider that cannot run it fails at start.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use ort::session::{Session, SessionInputs};
+use ort::ep::cuda::ConvAlgorithmSearch;
+use ort::ep::{self, ArbitrarilyConfigurableExecutionProvider as _, ArenaExtendStrategy, ExecutionProviderDispatch};
+use ort::session::Session;
 use ort::value::{Outlet, Tensor, TensorElementType, ValueType};
 
-use super::{Runtime, RuntimeError};
+use super::binding::TensorName;
+use super::buffer::Place;
+use super::gpu::Gpu;
+use super::placement::{Placement, TAKE_NOTES};
+use super::{Provider, Runtime, RuntimeError};
 
 /// A tensor that a graph must have: its name, element type, and dimensions, `None` where they vary.
 #[derive(Debug)]
@@ -38,68 +45,178 @@ impl Expected {
     }
 }
 
+/// Where a stage runs, with what its provider must know.
+#[derive(Debug, Clone)]
+pub(crate) enum StageProvider {
+    Cpu,
+    Cuda(CudaSettings),
+    TensorRt(CudaSettings, TensorRtSettings),
+}
+
+/// What any session on a GPU must know.
+#[derive(Debug, Clone)]
+pub(crate) struct CudaSettings {
+    pub(crate) gpu: Gpu,
+    /// Bytes that the session's own memory may take of the GPU's: weights and what runs need.
+    pub(crate) memory_limit: usize,
+}
+
+/// What TensorRT must know to build an engine once, and find it again.
+#[derive(Debug, Clone)]
+pub(crate) struct TensorRtSettings {
+    /// Folder of engines and timings for just this GPU, these versions and this bundle.
+    pub(crate) cache: PathBuf,
+    /// Whether the graph is one of f16. An f32 graph must not be computed in less.
+    pub(crate) is_fp16: bool,
+    /// The input, with its dimensions but for the first, which is the number of pictures.
+    pub(crate) input: (String, Vec<usize>),
+    /// The most pictures in a run.
+    pub(crate) most: usize,
+}
+
+impl StageProvider {
+    fn provider(&self) -> Provider {
+        match self {
+            Self::Cpu => Provider::Cpu,
+            Self::Cuda(_) => Provider::Cuda,
+            Self::TensorRt(..) => Provider::TensorRt,
+        }
+    }
+
+    /// Where the stage's tensors lie.
+    pub(crate) fn place(&self) -> Place {
+        match self {
+            Self::Cpu => Place::Host,
+            Self::Cuda(CudaSettings { gpu, .. }) | Self::TensorRt(CudaSettings { gpu, .. }, _) => {
+                Place::Gpu(gpu.clone())
+            }
+        }
+    }
+
+    /// By priority. The CPU's own is always there, and registering it would turn its memory arena off.
+    fn registered(&self) -> Vec<ExecutionProviderDispatch> {
+        match self {
+            Self::Cpu => Vec::new(),
+            Self::Cuda(settings) => vec![cuda(settings)],
+            // What TensorRT does not take, CUDA does.
+            Self::TensorRt(settings, tensorrt) => vec![tensor_rt(settings, tensorrt), cuda(settings)],
+        }
+    }
+}
+
+fn cuda(settings: &CudaSettings) -> ExecutionProviderDispatch {
+    let CudaSettings { gpu, memory_limit } = settings;
+    ep::CUDA::default()
+        .with_device_id(gpu.id() as i32)
+        .with_memory_limit(*memory_limit)
+        // The other strategy doubles what it takes each time, and the sizes of runs are known.
+        .with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested)
+        // An f32 stage is to be f32; ONNX Runtime's own default would use fewer bits.
+        .with_tf32(false)
+        // There is one convolution, so no search for the fastest pays.
+        .with_conv_algorithm_search(ConvAlgorithmSearch::Heuristic)
+        .build()
+        .error_on_failure()
+}
+
+fn tensor_rt(settings: &CudaSettings, tensorrt: &TensorRtSettings) -> ExecutionProviderDispatch {
+    let TensorRtSettings { cache, is_fp16, input: (name, dimensions), most } = tensorrt;
+    let dimensions: String = dimensions.iter().map(|dimension| format!("x{dimension}")).collect();
+    let shapes = |pictures: usize| format!("{name}:{pictures}{dimensions}");
+    let cache = cache.display();
+    ep::TensorRT::default()
+        .with_device_id(settings.gpu.id() as i32)
+        .with_fp16(*is_fp16)
+        .with_layer_norm_fp32_fallback(true)
+        .with_engine_cache(true)
+        .with_engine_cache_path(cache.to_string())
+        .with_timing_cache(true)
+        .with_timing_cache_path(cache.to_string())
+        .with_profile_min_shapes(shapes(1))
+        .with_profile_opt_shapes(shapes(1)) // one picture is what most runs encode, and what a user waits for
+        .with_profile_max_shapes(shapes(*most))
+        // Else the weights pass through one message of at most 2 GiB.
+        .with_arbitrary_config("trt_load_user_initializer", "1")
+        .build()
+        .error_on_failure()
+}
+
 /// A session that knows its name for messages.
 #[derive(Debug)]
 pub(crate) struct GraphSession {
     graph: &'static str,
+    path: PathBuf,
     session: Session,
 }
 
 impl GraphSession {
-    /// Loads `path` and compares its inputs and outputs with what is expected.
+    /// Loads `path` and compares its inputs and outputs with what is expected. On a GPU it also looks where every node is.
     pub(crate) fn open(
         runtime: &Runtime,
         graph: &'static str,
         path: &Path,
+        provider: &StageProvider,
         inputs: &[Expected],
         outputs: &[Expected],
     ) -> Result<Self, RuntimeError> {
         let started = Instant::now();
-        let session = commit(runtime, graph, path).map_err(|source| RuntimeError::Load {
-            graph,
-            path: path.to_path_buf(),
-            source,
-        })?;
+        let load = |source| RuntimeError::Load { graph, path: path.to_path_buf(), source };
+        let session = commit(runtime, graph, path, provider).map_err(load)?;
         let signature = |detail| RuntimeError::Signature { graph, path: path.to_path_buf(), detail };
         check("input", session.inputs(), inputs).map_err(signature)?;
         check("output", session.outputs(), outputs).map_err(signature)?;
-        tracing::info!(graph, ms = started.elapsed().as_millis(), "graph opened");
-        Ok(Self { graph, session })
+        let (ms, on) = (started.elapsed().as_millis(), provider.provider());
+        if on.is_gpu() {
+            let placement = Placement::of(&session).map_err(load)?;
+            if let Some(operators) = placement.strays() {
+                return Err(RuntimeError::Stray { graph, provider: on, operators });
+            }
+            tracing::info!(graph, provider = %on, nodes = %placement, ms, "graph opened");
+        } else {
+            tracing::info!(graph, provider = %on, ms, "graph opened");
+        }
+        Ok(Self { graph, path: path.to_path_buf(), session })
     }
 
-    /// Runs the graph and copies the one output asked for: its elements in row-major order.
-    pub(crate) fn run<'i, 'v: 'i, const N: usize>(
-        &mut self,
-        inputs: impl Into<SessionInputs<'i, 'v, N>>,
-        output: &str,
-    ) -> Result<Vec<f32>, RuntimeError> {
-        let graph = self.graph;
-        let run = || -> ort::Result<Vec<f32>> {
-            let outputs = self.session.run(inputs)?;
-            Ok(outputs[output].try_extract_tensor::<f32>()?.1.to_vec())
-        };
-        run().map_err(|source| RuntimeError::Run { graph, source })
+    pub(crate) fn session(&self) -> &Session {
+        &self.session
     }
 
     pub(crate) fn session_mut(&mut self) -> &mut Session {
         &mut self.session
     }
 
-    pub(crate) fn graph(&self) -> &'static str {
-        self.graph
+    /// A name that the manifest has for a tensor of this graph, for [`super::Binding`].
+    pub(crate) fn tensor_name(&self, name: &str) -> Result<TensorName, RuntimeError> {
+        TensorName::new(name).map_err(|error| RuntimeError::Signature {
+            graph: self.graph,
+            path: self.path.clone(),
+            detail: format!("a tensor's name: {error}"),
+        })
+    }
+
+    /// A failure of a run of this graph.
+    pub(crate) fn failed(&self) -> impl Fn(ort::Error) -> RuntimeError + use<> {
+        let graph = self.graph;
+        move |source| RuntimeError::Run { graph, source }
     }
 }
 
 /// A separate function because the builder's errors are not `Send`.
-fn commit(runtime: &Runtime, graph: &str, path: &Path) -> ort::Result<Session> {
+fn commit(runtime: &Runtime, graph: &str, path: &Path, provider: &StageProvider) -> ort::Result<Session> {
     // Shapes change from run to run, so a plan of one shape is of no use to the next.
     let mut builder = Session::builder(runtime.environment())?.with_log_id(graph)?.with_memory_pattern(false)?;
-    if !has_vnni() {
+    if provider.provider().is_gpu() {
+        builder = builder
+            .with_execution_providers(provider.registered())?
+            .with_config_entry(TAKE_NOTES.0, TAKE_NOTES.1)?
+            // Weights beside the arena take what they need, and not what its blocks are rounded to.
+            .with_config_entry("session.use_device_allocator_for_initializers", "1")?;
+    } else if !has_vnni() {
         builder = builder.with_config_entry("session.x64quantprecision", "1")?;
     }
     builder.commit_from_file(path)
 }
-
 /// Without VNNI the 8-bit kernels of x86 add pairs of products in 16 bits and saturate; the session entry above makes ONNX
 /// Runtime take exact kernels, which cost 5 to 40 % of the time. With VNNI it is not needed, and other processors ignore it.
 fn has_vnni() -> bool {

@@ -11,7 +11,7 @@ use blip2::engine::{
     Answer, AnswerSequence, Engine, EngineLimits, Frontend, Pending, RankJob, ScoreJob, StreamEvent, replay,
 };
 use blip2::image::{ImageLimits, Preprocessor, PreprocessorConfig};
-use blip2::model::{Blip2, CacheSize};
+use blip2::model::{Blip2, CacheSize, Devices};
 use blip2::runtime::Runtime;
 use blip2::text::{SpecialIds, Tokenizer};
 use serde_json::{Value, json};
@@ -35,7 +35,7 @@ pub(crate) fn engine(bundle: &Bundle, slots: usize) -> Engine {
 fn engine_with_caches(bundle: &Bundle, slots: usize, cache_bytes: usize) -> Engine {
     let manifest = bundle.manifest();
     let cache = CacheSize { slots: slots.try_into().unwrap(), max_len: None, kv_tokens: None };
-    let model = Blip2::open(&RUNTIME, bundle, cache).unwrap();
+    let model = Blip2::open(&RUNTIME, bundle, cache, &Devices::CPU).unwrap();
     let (image, tokenizer) = (&manifest.image, &manifest.tokenizer);
     let config = PreprocessorConfig { height: image.height, width: image.width, mean: image.mean, std: image.std };
     let ids = SpecialIds {

@@ -157,7 +157,14 @@ fn a_model_that_cannot_be_loaded_exits_with_3_and_one_line() {
         fs::write(bundle.join("qformer.onnx.data"), "short").unwrap();
     });
     damaged("cuda", &|bundle| edit_manifest(bundle, &|manifest| manifest["target"] = "cuda".into()));
-    damaged("tensorrt", &|bundle| edit_manifest(bundle, &|manifest| manifest["target"] = "tensorrt".into()));
+    for target in ["cuda", "tensorrt"] {
+        damaged(&format!("{target}-float16"), &|bundle| {
+            edit_manifest(bundle, &|manifest| {
+                manifest["target"] = target.into();
+                manifest["decoder"]["kv_dtype"] = "float16".into();
+            });
+        });
+    }
     damaged("float16", &|bundle| edit_manifest(bundle, &|manifest| manifest["decoder"]["kv_dtype"] = "float16".into()));
     for (model, parts) in [
         ("nowhere", ["does not exist", "--model"]),
@@ -172,9 +179,11 @@ fn a_model_that_cannot_be_loaded_exits_with_3_and_one_line() {
         ("weights-flipped", ["decoder.onnx.data is damaged", "sha256"]),
         ("weights-flipped-and-swapped", ["decoder.onnx.data is damaged", "sha256"]),
         ("weights-short", ["qformer.onnx.data is damaged", "5 bytes"]),
-        ("cuda", ["target cuda", "for target cpu"]),
-        ("tensorrt", ["target tensorrt", "for target cpu"]),
-        ("float16", ["kv_dtype is float16", "for target cpu"]),
+        ("cuda", ["kv_dtype is float32", "--target cuda"]),
+        // No driver, or where there is one, a build of ONNX Runtime for the CPU.
+        ("cuda-float16", ["NVIDIA", "docs/gpu.md"]),
+        ("tensorrt-float16", ["NVIDIA", "docs/gpu.md"]),
+        ("float16", ["does not fit the manifest", "past_key_values.0.key"]),
         ("escape", ["leaves the bundle", "../decoder.onnx"]),
     ] {
         for command in [["verify", "--threads", "1"], ["serve", "--port", "0"]] {

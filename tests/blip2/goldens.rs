@@ -12,7 +12,7 @@ use std::{env, fs, iter, thread};
 use blip2::bundle::Bundle;
 use blip2::engine::{EmbeddedImage, EncodedImage, Engine, EngineLimits, Frontend, ImageEncoder, ModelError};
 use blip2::image::{ImageLimits, PixelValues, Preprocessor, PreprocessorConfig, RgbImage};
-use blip2::model::{Blip2, CacheSize};
+use blip2::model::{Blip2, CacheSize, Devices};
 use blip2::runtime::Runtime;
 use blip2::text::{SpecialIds, Tokenizer};
 use image::ImageFormat;
@@ -218,7 +218,7 @@ fn start(cases: &[Case], cache_bytes: usize) -> TestApp {
     bundle.check_small_files().unwrap();
     let manifest = bundle.manifest();
     let cache = CacheSize { slots: SLOTS.try_into().unwrap(), max_len: None, kv_tokens: None };
-    let model = Blip2::open(&RUNTIME, &bundle, cache).unwrap();
+    let model = Blip2::open(&RUNTIME, &bundle, cache, &Devices::CPU).unwrap();
     let (image, tokenizer) = (&manifest.image, &manifest.tokenizer);
     let config = PreprocessorConfig { height: image.height, width: image.width, mean: image.mean, std: image.std };
     let preprocessor = Preprocessor::new(&config, ImageLimits::default()).unwrap();
@@ -267,9 +267,11 @@ impl<E> SeededPixels<E> {
 }
 
 impl<E: ImageEncoder> ImageEncoder for SeededPixels<E> {
-    fn encode(&mut self, pixel_values: &PixelValues) -> Result<EncodedImage, ModelError> {
-        let replaced = self.replaced.iter().find(|(stand_in, _)| stand_in == pixel_values);
-        self.encoder.encode(replaced.map_or(pixel_values, |(_, seeded)| seeded))
+    fn encode(&mut self, pictures: &[&PixelValues]) -> Result<Vec<EncodedImage>, ModelError> {
+        let replaced = |picture: &&PixelValues| self.replaced.iter().find(|(stand_in, _)| stand_in == *picture);
+        let pictures: Vec<_> =
+            pictures.iter().map(|picture| replaced(picture).map_or(*picture, |(_, seeded)| seeded)).collect();
+        self.encoder.encode(&pictures)
     }
 
     fn embed(&mut self, pixel_values: &PixelValues) -> Result<EmbeddedImage, ModelError> {

@@ -87,7 +87,7 @@ impl<D: StepDecoder> StepDecoder for TimedDecoder<D> {
         timed.note(RunKind::Prefill, |decoder| decoder.prefill(first, pieces))
     }
 
-    fn save_row(&self, slot: usize, len: usize, unneeded: SavedRow) -> SavedRow {
+    fn save_row(&mut self, slot: usize, len: usize, unneeded: SavedRow) -> SavedRow {
         self.lock().decoder.save_row(slot, len, unneeded)
     }
 

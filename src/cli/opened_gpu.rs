@@ -1,0 +1,82 @@
+//! A GPU on its way to the sessions: opened and looked at before anything is loaded, so that what is missing is said at once.
+
+use std::fs;
+use std::path::PathBuf;
+
+use crate::bundle::Manifest;
+use crate::memory::MemoryPlan;
+use crate::model::GpuSettings;
+use crate::runtime::{Gpu, GpuLibraries, Providers, Runtime, RuntimeError};
+use crate::settings::RuntimeSettings;
+
+/// A GPU that can be used, with the libraries to do so.
+pub(super) struct OpenedGpu {
+    gpu: Gpu,
+    libraries: GpuLibraries,
+    /// What may be taken of its memory.
+    pub(super) bytes: u64,
+}
+
+impl OpenedGpu {
+    pub(super) fn open(settings: &RuntimeSettings, providers: Providers) -> Result<Self, RuntimeError> {
+        let gpu = Gpu::open(settings.gpu.device_id)?;
+        let libraries = GpuLibraries::open(&settings.ort_library, providers.need_tensorrt())?;
+        let free = gpu.free_bytes()?;
+        tracing::info!(
+            gpu = gpu.name(),
+            device_id = gpu.id(),
+            free_mib = free >> 20,
+            driver_cuda = gpu.driver_cuda(),
+            libraries = %libraries,
+            "GPU opened"
+        );
+        let bytes = settings.gpu.memory.map_or(free, |asked| asked.min(free));
+        Ok(Self { gpu, libraries, bytes })
+    }
+
+    /// What the sessions must know.
+    pub(super) fn settings(
+        self,
+        settings: &RuntimeSettings,
+        manifest: &Manifest,
+        plan: &MemoryPlan,
+        runtime: &Runtime,
+    ) -> Result<GpuSettings, RuntimeError> {
+        let of_caches = plan.kv_bytes.saturating_add(plan.kv_prefix_cache).saturating_add(plan.encoded_pictures);
+        let memory_limit = usize::try_from(self.bytes.saturating_sub(of_caches)).unwrap_or(usize::MAX);
+        let tensorrt_cache = match self.libraries.tensorrt() {
+            None => PathBuf::new(), // nobody asks for it
+            Some(version) => {
+                let folder = cache_name(self.gpu.name(), version, runtime.build_id(), &manifest.fingerprint());
+                let path = settings.gpu.tensorrt_cache.join(folder);
+                fs::create_dir_all(&path).map_err(|source| RuntimeError::EngineCache { path: path.clone(), source })?;
+                tracing::info!(path = %path.display(), "TensorRT keeps its engines here");
+                path
+            }
+        };
+        Ok(GpuSettings { gpu: self.gpu, memory_limit, tensorrt_cache })
+    }
+}
+
+/// Engines are good for one kind of GPU, one TensorRT, one ONNX Runtime and one bundle; anything else gets another folder.
+fn cache_name(gpu: &str, tensorrt: &str, onnxruntime: &str, bundle: &str) -> String {
+    let plain = |name: &str| {
+        let words = name.split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '.');
+        words.filter(|word| !word.is_empty()).collect::<Vec<_>>().join("-").to_lowercase()
+    };
+    format!("{}_tensorrt-{}_onnxruntime-{}_{}", plain(gpu), plain(tensorrt), plain(onnxruntime), plain(bundle))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_of_engines_says_what_they_are_for() {
+        assert_eq!(
+            cache_name("NVIDIA H100 80GB HBM3", "10.13.2", "1.31.1", "00ff"),
+            "nvidia-h100-80gb-hbm3_tensorrt-10.13.2_onnxruntime-1.31.1_00ff"
+        );
+        assert_eq!(cache_name("../x", "1", "2", "3"), "..-x_tensorrt-1_onnxruntime-2_3");
+    }
+}

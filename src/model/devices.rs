@@ -1,0 +1,95 @@
+//! What runs where: a provider for each stage, and the GPU behind those that need one.
+
+use std::path::PathBuf;
+
+use crate::bundle::{Manifest, Precision};
+use crate::runtime::{CudaSettings, Gpu, Provider, Providers, RuntimeError, StageProvider, TensorRtSettings};
+
+/// Pictures that a GPU encodes in one run at most. As many as the engine lets wait for the decoder (ADR 10).
+const PICTURES_AT_ONCE: usize = 4;
+
+/// The providers of the stages, and the GPU if one of them needs it.
+#[derive(Debug, Clone)]
+pub struct Devices {
+    /// What was chosen.
+    pub providers: Providers,
+    /// There when a stage needs it.
+    pub gpu: Option<GpuSettings>,
+}
+
+/// A GPU, and how the sessions on it share it.
+#[derive(Debug, Clone)]
+pub struct GpuSettings {
+    /// The GPU.
+    pub gpu: Gpu,
+    /// Bytes of its memory that a session may take for weights and runs.
+    pub memory_limit: usize,
+    /// Where TensorRT keeps engines and timings: a folder for just this GPU, these versions and this bundle.
+    pub tensorrt_cache: PathBuf,
+}
+
+impl Devices {
+    /// Everything on the CPU.
+    pub const CPU: Self = Self { providers: Providers::CPU, gpu: None };
+
+    /// Pictures for one run of the image stages. On the CPU, several in a run take as long as one after the other.
+    pub(super) fn pictures_at_once(&self) -> usize {
+        let Providers { vision_encoder, qformer, .. } = self.providers;
+        if vision_encoder.is_gpu() && qformer.is_gpu() { PICTURES_AT_ONCE } else { 1 }
+    }
+
+    pub(super) fn vision_encoder(&self, manifest: &Manifest) -> Result<StageProvider, RuntimeError> {
+        let (image, stage) = (&manifest.image, &manifest.vision_encoder);
+        let dimensions = vec![3, image.height as usize, image.width as usize];
+        let engine = (manifest.precision.vision_encoder, &*stage.inputs.pixel_values, dimensions);
+        self.stage(self.providers.vision_encoder, engine)
+    }
+
+    pub(super) fn qformer(&self, manifest: &Manifest) -> Result<StageProvider, RuntimeError> {
+        let (image, stage) = (&manifest.vision_encoder, &manifest.qformer);
+        let dimensions = vec![image.num_tokens, image.hidden_size];
+        let engine = (manifest.precision.qformer, &*stage.inputs.image_embeds, dimensions);
+        self.stage(self.providers.qformer, engine)
+    }
+
+    pub(super) fn decoder(&self) -> Result<StageProvider, RuntimeError> {
+        match self.providers.decoder {
+            Provider::Cpu => Ok(StageProvider::Cpu),
+            // TensorRT was refused when the providers were chosen.
+            Provider::Cuda | Provider::TensorRt => Ok(StageProvider::Cuda(self.cuda()?.0)),
+        }
+    }
+
+    fn stage(
+        &self,
+        provider: Provider,
+        (precision, name, dimensions): (Precision, &str, Vec<usize>),
+    ) -> Result<StageProvider, RuntimeError> {
+        Ok(match provider {
+            Provider::Cpu => StageProvider::Cpu,
+            Provider::Cuda => StageProvider::Cuda(self.cuda()?.0),
+            Provider::TensorRt => {
+                let (cuda, cache) = self.cuda()?;
+                StageProvider::TensorRt(
+                    cuda,
+                    TensorRtSettings {
+                        cache,
+                        is_fp16: precision == Precision::Fp16,
+                        input: (name.to_owned(), dimensions),
+                        most: self.pictures_at_once(),
+                    },
+                )
+            }
+        })
+    }
+
+    fn cuda(&self) -> Result<(CudaSettings, PathBuf), RuntimeError> {
+        let Some(GpuSettings { gpu, memory_limit, tensorrt_cache }) = &self.gpu else {
+            return Err(RuntimeError::Unsupported {
+                what: format!("providers {} need a GPU, and none was opened", self.providers),
+                remedy: "use the provider cpu".to_owned(),
+            });
+        };
+        Ok((CudaSettings { gpu: gpu.clone(), memory_limit: *memory_limit }, tensorrt_cache.clone()))
+    }
+}

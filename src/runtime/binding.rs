@@ -1,0 +1,161 @@
+//! One run of a graph over memory of our own: its tensors are parts of [`Buffer`]s, wherever these lie. So a run moves
+//! nothing between host and GPU that is not asked for, and a KV cache grows in place.
+#![expect(unsafe_code, reason = "ort cannot bind one borrowed tensor as input and as output")]
+
+use std::ffi::{CString, NulError};
+use std::fmt::Debug;
+use std::marker::PhantomData;
+
+use half::f16;
+use ort::session::{IoBinding, Session};
+use ort::value::{PrimitiveTensorElementType, Shape, Tensor, TensorRefMut};
+use ort::{AsPointer, Error};
+
+use super::buffer::Buffer;
+
+/// A graph's name for a tensor, as ONNX Runtime takes it.
+#[derive(Debug, Clone)]
+pub(crate) struct TensorName(CString);
+
+impl TensorName {
+    pub(crate) fn new(name: &str) -> Result<Self, NulError> {
+        CString::new(name).map(Self)
+    }
+}
+
+/// What a tensor's elements are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Element {
+    F32,
+    F16,
+}
+
+impl Element {
+    pub(crate) fn bytes(self) -> usize {
+        match self {
+            Self::F32 => size_of::<f32>(),
+            Self::F16 => size_of::<f16>(),
+        }
+    }
+}
+
+/// A tensor within a buffer: row-major, from `start` bytes on.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Part<'s> {
+    pub(crate) start: usize,
+    pub(crate) element: Element,
+    pub(crate) shape: &'s [usize],
+}
+
+impl<'s> Part<'s> {
+    /// f32 from the beginning on.
+    pub(crate) fn f32(shape: &'s [usize]) -> Self {
+        Self { start: 0, element: Element::F32, shape }
+    }
+
+    fn bytes(&self) -> usize {
+        self.shape.iter().product::<usize>() * self.element.bytes()
+    }
+}
+
+/// Inputs and outputs of one run. The buffers stay borrowed while ONNX Runtime may read or write them.
+pub(crate) struct Binding<'m> {
+    binding: IoBinding,
+    memory: PhantomData<&'m mut Buffer>,
+}
+
+impl<'m> Binding<'m> {
+    pub(crate) fn new(session: &Session) -> ort::Result<Self> {
+        Ok(Self { binding: session.create_binding()?, memory: PhantomData })
+    }
+
+    /// Binds what the run reads.
+    ///
+    /// # Panics
+    /// When the part exceeds the buffer.
+    pub(crate) fn input(&mut self, name: &TensorName, buffer: &'m Buffer, part: Part<'_>) -> ort::Result<()> {
+        assert!(part.start + part.bytes() <= buffer.bytes(), "a tensor lies within its buffer");
+        // Inputs are only read.
+        self.bind(Some(name), None, buffer, buffer.address().cast_mut(), part)
+    }
+
+    /// Binds what the run writes. Every output must be bound so: a mix of these and others would pair names with the wrong values.
+    ///
+    /// # Panics
+    /// When the part exceeds the buffer.
+    pub(crate) fn output(&mut self, name: &TensorName, buffer: &'m mut Buffer, part: Part<'_>) -> ort::Result<()> {
+        assert!(part.start + part.bytes() <= buffer.bytes(), "a tensor lies within its buffer");
+        let address = buffer.address_mut();
+        self.bind(None, Some(name), buffer, address, part)
+    }
+
+    /// Binds what the run reads under one name and writes under another.
+    ///
+    /// # Panics
+    /// When the part exceeds the buffer.
+    pub(crate) fn in_place(
+        &mut self,
+        (past, present): (&TensorName, &TensorName),
+        buffer: &'m mut Buffer,
+        part: Part<'_>,
+    ) -> ort::Result<()> {
+        assert!(part.start + part.bytes() <= buffer.bytes(), "a tensor lies within its buffer");
+        let address = buffer.address_mut();
+        self.bind(Some(past), Some(present), buffer, address, part)
+    }
+
+    /// Copies an input to where the graph wants it. Takes the tensor by value, because `bind_input` never returns for
+    /// borrowed data.
+    pub(crate) fn copied<T>(&mut self, name: &str, tensor: Tensor<T>) -> ort::Result<()>
+    where
+        T: PrimitiveTensorElementType + Debug,
+    {
+        self.binding.bind_input(name, &tensor)
+    }
+
+    /// Runs the graph. When it returns, every output is written, on a GPU too.
+    pub(crate) fn run(self, session: &mut Session) -> ort::Result<()> {
+        session.run_binding(&self.binding)?; // returns no outputs: all of them are bound
+        Ok(())
+    }
+
+    fn bind(
+        &mut self,
+        input: Option<&TensorName>,
+        output: Option<&TensorName>,
+        buffer: &Buffer,
+        address: *mut std::ffi::c_void,
+        part: Part<'_>,
+    ) -> ort::Result<()> {
+        match part.element {
+            Element::F32 => self.bind_as::<f32>(input, output, buffer, address, part),
+            Element::F16 => self.bind_as::<f16>(input, output, buffer, address, part),
+        }
+    }
+
+    fn bind_as<T: PrimitiveTensorElementType + Debug>(
+        &mut self,
+        input: Option<&TensorName>,
+        output: Option<&TensorName>,
+        buffer: &Buffer,
+        address: *mut std::ffi::c_void,
+        part: Part<'_>,
+    ) -> ort::Result<()> {
+        let shape: Shape = part.shape.iter().map(|dimension| *dimension as i64).collect();
+        let address = address.wrapping_byte_add(part.start);
+        // SAFETY: the memory lies where its info says, holds all elements of the shape as the callers checked, and stays
+        // borrowed by the caller for 'm, exclusively if it is bound as an output.
+        let view = unsafe { TensorRefMut::<T>::from_raw(buffer.memory_info()?, address, shape)? };
+        let (io, value) = (self.binding.ptr_mut(), view.ptr());
+        // SAFETY: all pointers are live; ONNX Runtime takes its own reference to the OrtValue.
+        unsafe {
+            if let Some(TensorName(name)) = input {
+                Error::result_from_status((ort::api().BindInput)(io, name.as_ptr(), value))?;
+            }
+            if let Some(TensorName(name)) = output {
+                Error::result_from_status((ort::api().BindOutput)(io, name.as_ptr(), value))?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,299 @@
+//! Memory for tensors, on the host or on a GPU, and copies between any two of them.
+//!
+//! A KV cache on the host is mapped, not allocated: the system grants all of it at once, lends a page when it is first
+//! written, and takes pages back when asked ([`Buffer::release`]). Such a cache may be far larger than what its rows ever use.
+#![expect(unsafe_code, reason = "mapped memory is bytes, seen as f32; pieces of buffers are copied by address")]
+
+use std::ffi::c_void;
+use std::io;
+use std::ops::Range;
+use std::slice;
+
+use cudarc::driver::{CudaSlice, PinnedHostSlice};
+#[cfg(target_os = "linux")]
+use memmap2::{Advice, UncheckedAdvice};
+use memmap2::{MmapMut, MmapOptions};
+use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
+
+use super::RuntimeError;
+use super::gpu::{End, Gpu};
+
+/// Where a stage keeps its tensors.
+#[derive(Debug, Clone)]
+pub(crate) enum Place {
+    /// The memory of the process.
+    Host,
+    /// The memory of a GPU.
+    Gpu(Gpu),
+}
+
+/// A multiple of every page size there is: x86-64 has one, elsewhere Linux may be built with pages of up to 64 KiB.
+#[cfg(target_os = "linux")]
+const PAGE_BYTES: usize = if cfg!(target_arch = "x86_64") { 4 << 10 } else { 64 << 10 };
+
+/// Memory of a fixed size, zero until written.
+#[derive(Debug)]
+pub(crate) struct Buffer {
+    memory: Memory,
+    bytes: usize,
+}
+
+enum Memory {
+    Map(MmapMut),
+    Heap(Vec<f32>),
+    /// Host memory that the GPU reaches by itself.
+    Pinned(PinnedHostSlice<f32>),
+    Device(DeviceMemory),
+}
+
+struct DeviceMemory {
+    gpu: Gpu,
+    address: u64,
+    /// Gives the memory back when it is dropped.
+    _owner: CudaSlice<u8>,
+}
+
+impl std::fmt::Debug for Memory {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Map(_) => "Map",
+            Self::Heap(_) => "Heap",
+            Self::Pinned(_) => "Pinned",
+            Self::Device(_) => "Device",
+        })
+    }
+}
+
+/// `count` pieces of `len` bytes, evenly spaced at both ends of a copy. Everything in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pieces {
+    /// Where the first piece begins in the source.
+    pub(crate) from: usize,
+    /// From the start of a piece to that of the next, in the source.
+    pub(crate) from_pitch: usize,
+    /// Where the first piece begins in the target.
+    pub(crate) to: usize,
+    /// From the start of a piece to that of the next, in the target.
+    pub(crate) to_pitch: usize,
+    /// Of a piece.
+    pub(crate) len: usize,
+    /// How many.
+    pub(crate) count: usize,
+}
+
+impl Pieces {
+    /// One piece.
+    pub(crate) fn one(from: usize, to: usize, len: usize) -> Self {
+        Self { from, from_pitch: len, to, to_pitch: len, len, count: 1 }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.len == 0 || self.count == 0
+    }
+
+    fn ends(&self) -> (usize, usize) {
+        let end = |start: usize, pitch: usize| start + (self.count - 1) * pitch + self.len;
+        (end(self.from, self.from_pitch), end(self.to, self.to_pitch))
+    }
+}
+
+impl Buffer {
+    /// Memory where a stage keeps its tensors.
+    pub(crate) fn new(place: &Place, bytes: usize) -> Result<Self, RuntimeError> {
+        let memory = match place {
+            Place::Host => Memory::Heap(vec![0.0; bytes.div_ceil(size_of::<f32>())]),
+            Place::Gpu(gpu) => {
+                let mut owner = gpu.zeros(bytes)?;
+                Memory::Device(DeviceMemory { gpu: gpu.clone(), address: gpu.address(&mut owner), _owner: owner })
+            }
+        };
+        Ok(Self { memory, bytes })
+    }
+
+    /// Memory of the host for what a stage at `place` reads or writes there: pinned if that is a GPU.
+    pub(crate) fn on_host(place: &Place, bytes: usize) -> Result<Self, RuntimeError> {
+        let elements = bytes.div_ceil(size_of::<f32>());
+        let memory = match place {
+            Place::Host => Memory::Heap(vec![0.0; elements]),
+            Place::Gpu(gpu) => Memory::Pinned(gpu.pinned(elements)?),
+        };
+        Ok(Self { memory, bytes })
+    }
+
+    /// Memory of the host that is lent by the page. No swap is reserved, because most of it is never written.
+    pub(crate) fn map(bytes: usize) -> io::Result<Self> {
+        let map = MmapOptions::new().len(bytes).no_reserve_swap().map_anon()?;
+        // A huge page would cost 2 MiB for the first position of a head. A system that refuses has none.
+        #[cfg(target_os = "linux")]
+        let _ = map.advise(Advice::NoHugePage);
+        Ok(Self { memory: Memory::Map(map), bytes })
+    }
+
+    /// Its size.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Gives the whole pages within `bytes` back: they read zero, and cost nothing until they are written again. Only of
+    /// mapped memory, elsewhere nothing happens.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn release(&mut self, bytes: Range<usize>) {
+        let Memory::Map(map) = &mut self.memory else { return };
+        assert!(bytes.end <= map.len(), "what is released lies within the map");
+        let (start, end) = (bytes.start.next_multiple_of(PAGE_BYTES), bytes.end - bytes.end % PAGE_BYTES);
+        if start >= end {
+            return;
+        }
+        // SAFETY: the range begins at a page, so nothing before it is lost, and lies within a private anonymous map that
+        // is borrowed exclusively. Its bytes become zero, and so stay initialised.
+        let released = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start) };
+        // Refused when the process has locked its memory: then it is to stay.
+        drop(released);
+    }
+
+    /// Other systems have no call that does the same.
+    #[cfg(not(target_os = "linux"))]
+    pub(crate) fn release(&mut self, _bytes: Range<usize>) {}
+
+    /// The elements, of memory on the host.
+    pub(crate) fn host(&self) -> Option<&[f32]> {
+        match &self.memory {
+            Memory::Map(map) => {
+                // SAFETY: the map begins at a page, holds that many initialised f32 (any bits are one), and is borrowed.
+                Some(unsafe { slice::from_raw_parts(map.as_ptr().cast(), map.len() / size_of::<f32>()) })
+            }
+            Memory::Heap(elements) => Some(elements),
+            Memory::Pinned(elements) => elements.as_slice().ok(),
+            Memory::Device(_) => None,
+        }
+    }
+
+    /// As [`Buffer::host`].
+    pub(crate) fn host_mut(&mut self) -> Option<&mut [f32]> {
+        match &mut self.memory {
+            Memory::Map(map) => {
+                // SAFETY: as in `host`, and borrowed exclusively.
+                Some(unsafe { slice::from_raw_parts_mut(map.as_mut_ptr().cast(), map.len() / size_of::<f32>()) })
+            }
+            Memory::Heap(elements) => Some(elements),
+            Memory::Pinned(elements) => elements.as_mut_slice().ok(),
+            Memory::Device(_) => None,
+        }
+    }
+
+    /// What ONNX Runtime is told of where this lies. Pinned memory is to it like any other of the host: the driver knows.
+    pub(super) fn memory_info(&self) -> ort::Result<MemoryInfo<'static>> {
+        match &self.memory {
+            Memory::Device(DeviceMemory { gpu, .. }) => {
+                MemoryInfo::new(AllocationDevice::CUDA, gpu.id() as i32, AllocatorType::Device, MemoryType::Default)
+            }
+            _ => Ok(MemoryInfo::default()),
+        }
+    }
+
+    /// Where it begins, to read from.
+    pub(super) fn address(&self) -> *const c_void {
+        match &self.memory {
+            Memory::Map(map) => map.as_ptr().cast(),
+            Memory::Heap(elements) => elements.as_ptr().cast(),
+            Memory::Pinned(elements) => elements.as_ptr().map_or(std::ptr::null(), <*const f32>::cast),
+            Memory::Device(memory) => memory.address as *const c_void,
+        }
+    }
+
+    /// Where it begins, to write to.
+    pub(super) fn address_mut(&mut self) -> *mut c_void {
+        match &mut self.memory {
+            Memory::Map(map) => map.as_mut_ptr().cast(),
+            Memory::Heap(elements) => elements.as_mut_ptr().cast(),
+            Memory::Pinned(elements) => elements.as_mut_ptr().map_or(std::ptr::null_mut(), <*mut f32>::cast),
+            Memory::Device(memory) => memory.address as *mut c_void,
+        }
+    }
+
+    fn gpu(&self) -> Option<&Gpu> {
+        match &self.memory {
+            Memory::Device(memory) => Some(&memory.gpu),
+            _ => None,
+        }
+    }
+
+    /// Copies pieces of another buffer into this one. On a GPU it is only begun: [`Buffer::wait`].
+    ///
+    /// # Panics
+    /// When a piece lies outside either buffer.
+    pub(crate) fn copy_from(&mut self, source: &Self, pieces: &Pieces) -> Result<(), RuntimeError> {
+        if pieces.is_empty() {
+            return Ok(());
+        }
+        let (from_end, to_end) = pieces.ends();
+        assert!(from_end <= source.bytes && to_end <= self.bytes, "what is copied lies within both buffers");
+        let gpu = self.gpu().or(source.gpu()).cloned();
+        let from = source.end(source.address().cast_mut(), pieces.from);
+        let target = self.address_mut();
+        let to = self.end(target, pieces.to);
+        // SAFETY: all pieces lie within both buffers, as was checked, which are different ones and borrowed here.
+        unsafe { copy(gpu.as_ref(), from, to, pieces) }
+    }
+
+    /// Copies pieces of this buffer to elsewhere in it. On a GPU it is only begun.
+    ///
+    /// # Panics
+    /// When a piece lies outside, or is written to where another is read.
+    pub(crate) fn copy_within(&mut self, pieces: &Pieces) -> Result<(), RuntimeError> {
+        if pieces.is_empty() {
+            return Ok(());
+        }
+        let (from_end, to_end) = pieces.ends();
+        assert!(from_end <= self.bytes && to_end <= self.bytes, "what is copied lies within the buffer");
+        assert!(from_end <= pieces.to || to_end <= pieces.from, "what is written is not read");
+        let gpu = self.gpu().cloned();
+        let address = self.address_mut();
+        let (from, to) = (self.end(address, pieces.from), self.end(address, pieces.to));
+        // SAFETY: all pieces lie within this buffer, which is borrowed exclusively, and none of them meet, as was checked.
+        unsafe { copy(gpu.as_ref(), from, to, pieces) }
+    }
+
+    /// Waits for copies into or within this buffer.
+    pub(crate) fn wait(&self) -> Result<(), RuntimeError> {
+        self.gpu().map_or(Ok(()), Gpu::wait)
+    }
+
+    fn end(&self, address: *mut c_void, offset: usize) -> End {
+        match &self.memory {
+            Memory::Device(_) => End::Device(address as u64 + offset as u64),
+            _ => End::Host(address.wrapping_byte_add(offset)),
+        }
+    }
+}
+
+/// The elements, of memory on the host; else none.
+impl AsRef<[f32]> for Buffer {
+    fn as_ref(&self) -> &[f32] {
+        self.host().unwrap_or_default()
+    }
+}
+
+/// # Safety
+/// All pieces lie within valid memory at both ends, and do not meet; those written are borrowed by the caller alone.
+unsafe fn copy(gpu: Option<&Gpu>, from: End, to: End, pieces: &Pieces) -> Result<(), RuntimeError> {
+    match (from, to, gpu) {
+        (End::Host(from), End::Host(to), _) => {
+            for piece in 0..pieces.count {
+                // SAFETY: as the caller vouches.
+                unsafe {
+                    let source: *const u8 = from.cast::<u8>().add(piece * pieces.from_pitch);
+                    source.copy_to_nonoverlapping(to.cast::<u8>().add(piece * pieces.to_pitch), pieces.len);
+                }
+            }
+            Ok(())
+        }
+        (_, _, Some(gpu)) => {
+            // SAFETY: as the caller vouches.
+            unsafe { gpu.copy(from, to, pieces) }?;
+            // The host's end may be dropped or written right after this.
+            if matches!(from, End::Host(_)) || matches!(to, End::Host(_)) { gpu.wait() } else { Ok(()) }
+        }
+        _ => unreachable!("memory on a device comes with its GPU"),
+    }
+}

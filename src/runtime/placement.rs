@@ -1,0 +1,127 @@
+//! Where ONNX Runtime has put the nodes of a graph. Asked after a session was made, because a provider that cannot run a node
+//! leaves it to the CPU without a word.
+#![expect(unsafe_code, reason = "ort does not wrap this part of ONNX Runtime's interface")]
+
+use std::collections::BTreeMap;
+use std::ffi::{CStr, c_char};
+use std::fmt;
+use std::ptr;
+
+use ort::session::Session;
+use ort::{AsPointer, Error};
+
+/// The entry of a session's settings that makes ONNX Runtime take notes.
+pub(super) const TAKE_NOTES: (&str, &str) = ("session.record_ep_graph_assignment_info", "1");
+
+const CPU: &str = "CPUExecutionProvider";
+
+/// What ONNX Runtime runs on the CPU on purpose: arithmetic on a few dimensions, which no GPU is asked for.
+const OF_SHAPES: [&str; 5] = ["Shape", "Concat", "Unsqueeze", "Squeeze", "Slice"];
+
+/// How many nodes of which operator each provider runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Placement(BTreeMap<String, BTreeMap<String, usize>>);
+
+impl Placement {
+    /// Of a session that was told to take notes.
+    pub(super) fn of(session: &Session) -> ort::Result<Self> {
+        let api = ort::api();
+        let mut placement: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
+        let (mut subgraphs, mut count) = (ptr::null(), 0);
+        // SAFETY: the session is live, and ONNX Runtime writes an array that lives as long as it.
+        let subgraphs = unsafe {
+            Error::result_from_status((api.Session_GetEpGraphAssignmentInfo)(
+                session.ptr(),
+                &raw mut subgraphs,
+                &raw mut count,
+            ))?;
+            items(subgraphs, count)
+        };
+        for subgraph in subgraphs {
+            let (mut provider, mut nodes, mut count) = (ptr::null(), ptr::null(), 0);
+            // SAFETY: the subgraph belongs to the session, as do the strings and arrays that are written here.
+            let (provider, nodes) = unsafe {
+                Error::result_from_status((api.EpAssignedSubgraph_GetEpName)(*subgraph, &raw mut provider))?;
+                Error::result_from_status((api.EpAssignedSubgraph_GetNodes)(
+                    *subgraph,
+                    &raw mut nodes,
+                    &raw mut count,
+                ))?;
+                (text(provider), items(nodes, count))
+            };
+            let operators = placement.entry(provider).or_default();
+            for node in nodes {
+                let mut operator = ptr::null();
+                // SAFETY: as above.
+                let operator = unsafe {
+                    Error::result_from_status((api.EpAssignedNode_GetOperatorType)(*node, &raw mut operator))?;
+                    text(operator)
+                };
+                *operators.entry(operator).or_default() += 1;
+            }
+        }
+        Ok(Self(placement))
+    }
+
+    /// Operators that a GPU was to run and the CPU does, with their number; `None` if there are none.
+    pub(super) fn strays(&self) -> Option<String> {
+        let strays = self.0.get(CPU)?.iter().filter(|(operator, _)| !OF_SHAPES.contains(&operator.as_str()));
+        let strays: Vec<_> = strays.map(|(operator, count)| format!("{operator} x {count}")).collect();
+        (!strays.is_empty()).then(|| strays.join(", "))
+    }
+}
+
+impl fmt::Display for Placement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let nodes = |operators: &BTreeMap<String, usize>| operators.values().sum::<usize>();
+        let counts: Vec<_> =
+            self.0.iter().map(|(provider, operators)| format!("{provider} {}", nodes(operators))).collect();
+        f.write_str(&counts.join(", "))
+    }
+}
+
+/// # Safety
+/// The array holds so many items and lives as long as what it is read for.
+unsafe fn items<'a, T>(first: *const T, count: usize) -> &'a [T] {
+    if first.is_null() || count == 0 {
+        return &[];
+    }
+    // SAFETY: as the caller vouches.
+    unsafe { std::slice::from_raw_parts(first, count) }
+}
+
+/// # Safety
+/// Null, or a C string.
+unsafe fn text(string: *const c_char) -> String {
+    if string.is_null() {
+        return String::new();
+    }
+    // SAFETY: as the caller vouches.
+    unsafe { CStr::from_ptr(string) }.to_string_lossy().into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn placement(nodes: &[(&str, &str, usize)]) -> Placement {
+        let mut placement: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
+        for (provider, operator, count) in nodes {
+            placement.entry((*provider).to_owned()).or_default().insert((*operator).to_owned(), *count);
+        }
+        Placement(placement)
+    }
+
+    #[test]
+    fn arithmetic_on_shapes_belongs_on_the_cpu() {
+        let placed = placement(&[("CUDAExecutionProvider", "MatMul", 9), (CPU, "Shape", 2), (CPU, "Concat", 3)]);
+        assert_eq!(placed.strays(), None);
+        assert_eq!(placed.to_string(), "CPUExecutionProvider 5, CUDAExecutionProvider 9");
+    }
+
+    #[test]
+    fn a_product_on_the_cpu_is_a_stray() {
+        let placed = placement(&[(CPU, "MatMulInteger", 4), (CPU, "Shape", 2), (CPU, "LayerNormalization", 1)]);
+        assert_eq!(placed.strays().unwrap(), "LayerNormalization x 1, MatMulInteger x 4");
+    }
+}

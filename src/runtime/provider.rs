@@ -1,0 +1,143 @@
+//! Which execution provider of ONNX Runtime runs which stage.
+
+use std::fmt;
+
+use super::RuntimeError;
+use crate::bundle::{KvDtype, Manifest, Target};
+
+/// Where a graph runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Provider {
+    /// The CPU kernels of ONNX Runtime.
+    Cpu,
+    /// Its CUDA kernels, on an NVIDIA GPU.
+    Cuda,
+    /// NVIDIA's TensorRT, which compiles a graph for the GPU at hand.
+    TensorRt,
+}
+
+impl Provider {
+    /// Whether it needs a GPU.
+    #[must_use]
+    pub fn is_gpu(self) -> bool {
+        self != Self::Cpu
+    }
+}
+
+impl fmt::Display for Provider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+            Self::TensorRt => "tensorrt",
+        })
+    }
+}
+
+/// What the user asks for: one provider for all stages, or for single ones. What is left open follows the bundle's target.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ProviderChoice {
+    /// For every stage that is not named below.
+    pub all: Option<Provider>,
+    /// For the vision encoder.
+    pub vision_encoder: Option<Provider>,
+    /// For the Q-Former.
+    pub qformer: Option<Provider>,
+    /// For the decoder.
+    pub decoder: Option<Provider>,
+}
+
+/// The provider of each stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Providers {
+    /// Of the vision encoder.
+    pub vision_encoder: Provider,
+    /// Of the Q-Former.
+    pub qformer: Provider,
+    /// Of the decoder, never TensorRT.
+    pub decoder: Provider,
+}
+
+impl Providers {
+    /// All stages on the CPU.
+    pub const CPU: Self = Self { vision_encoder: Provider::Cpu, qformer: Provider::Cpu, decoder: Provider::Cpu };
+
+    /// Settles what runs where, and whether this bundle's graphs can run there at all. Needs no GPU.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Unsupported`] names what cannot be, and the remedy.
+    pub fn choose(choice: ProviderChoice, manifest: &Manifest) -> Result<Self, RuntimeError> {
+        let all = choice.all.unwrap_or(match manifest.target {
+            Target::Cpu => Provider::Cpu,
+            Target::Cuda => Provider::Cuda,
+            Target::TensorRt => Provider::TensorRt,
+        });
+        // The decoder's attention over its cache is ONNX Runtime's own operator, which TensorRT does not know.
+        let decoder = if all == Provider::TensorRt { Provider::Cuda } else { all };
+        let providers = Self {
+            vision_encoder: choice.vision_encoder.unwrap_or(all),
+            qformer: choice.qformer.unwrap_or(all),
+            decoder: choice.decoder.unwrap_or(decoder),
+        };
+        providers.check(manifest)?;
+        Ok(providers)
+    }
+
+    fn check(self, manifest: &Manifest) -> Result<(), RuntimeError> {
+        let (target, kv_dtype) = (manifest.target, manifest.decoder.kv_dtype);
+        let unsupported =
+            |what: String, remedy: &str| Err(RuntimeError::Unsupported { what, remedy: remedy.to_owned() });
+        match self.decoder {
+            Provider::TensorRt => {
+                return unsupported(
+                    "TensorRT cannot run the decoder: its attention is ONNX Runtime's own operator".to_owned(),
+                    "use cuda for the decoder",
+                );
+            }
+            Provider::Cuda if kv_dtype != KvDtype::Float16 => {
+                return unsupported(
+                    format!("the decoder's kv_dtype is {kv_dtype}, and CUDA's attention takes float16 only"),
+                    "export the bundle with --target cuda or tensorrt, or use the cpu provider",
+                );
+            }
+            Provider::Cuda | Provider::Cpu => {}
+        }
+        for (stage, provider) in [("vision encoder", self.vision_encoder), ("Q-Former", self.qformer)] {
+            if provider == Provider::TensorRt && target != Target::TensorRt {
+                return unsupported(
+                    format!(
+                        "the bundle was exported for target {target}, whose {stage} holds operators that TensorRT does not know"
+                    ),
+                    "export it with --target tensorrt, or use another provider",
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether any stage needs a GPU.
+    #[must_use]
+    pub fn need_gpu(self) -> bool {
+        self.stages().into_iter().any(Provider::is_gpu)
+    }
+
+    /// Whether any stage needs TensorRT.
+    #[must_use]
+    pub fn need_tensorrt(self) -> bool {
+        self.stages().contains(&Provider::TensorRt)
+    }
+
+    fn stages(self) -> [Provider; 3] {
+        [self.vision_encoder, self.qformer, self.decoder]
+    }
+}
+
+impl fmt::Display for Providers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { vision_encoder, qformer, decoder } = self;
+        if vision_encoder == qformer && qformer == decoder {
+            return decoder.fmt(f);
+        }
+        write!(f, "vision encoder {vision_encoder}, Q-Former {qformer}, decoder {decoder}")
+    }
+}
