@@ -24,7 +24,7 @@ SHARED := ../shared/data
 GOLDEN := $(SHARED)/golden
 EXPORTER := $(wildcard export/blip2_export/*.py export/blip2_export/*/*.py)
 
-.PHONY: help setup build run test test-rust test-python test-clients goldens check fmt bench verify train clean
+.PHONY: help setup build run test test-rust test-python test-clients test-gpu-bundles goldens check fmt bench verify train clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -38,7 +38,7 @@ run: build ## Serve the tiny bundle on 127.0.0.1:5001
 	@printf '\nAsk it about tests/fixtures/scene.png, from another shell in this folder:\n\n  %s\n\n' '$(ASK)'
 	@ORT_DYLIB_PATH=.ort/libonnxruntime.so exec target/release/blip2 serve --model $(MODEL) --host $(HOST) --port $(PORT)
 
-test: test-rust test-python test-clients $(if $(wildcard $(GOLDEN)),goldens) ## Run every test, `goldens` too where ../shared/data/golden lies
+test: test-rust test-python test-clients test-gpu-bundles $(if $(wildcard $(GOLDEN)),goldens) ## Run every test, `goldens` too where ../shared/data/golden lies
 
 test-rust: setup
 	cargo test --locked $(FEATURES)
@@ -49,6 +49,13 @@ test-python: $(BIN)/pytest
 test-clients: setup $(CLIENTS)/bin/pytest ## Ask the service with the openai and tritonclient packages, and with schemathesis
 	cargo build --locked $(FEATURES)
 	$(CLIENTS)/bin/pytest -q tests/clients
+
+test-gpu-bundles: setup $(BIN)/pytest ## Export the tiny model for GPUs, and run it on the CPU, whose kernels can do that too
+	rm -rf .gpu-bundles
+	for kind in cuda-fp16 cuda-int8 tensorrt-fp16; do \
+	    (cd export && ../$(BIN)/python -m blip2_export export --checkpoint ../onnx/checkpoint --target $${kind%-*} \
+	        --precision $${kind#*-} --output ../.gpu-bundles/$$kind) && \
+	    BLIP2_TEST_BUNDLE=.gpu-bundles/$$kind cargo test --locked $(FEATURES) --test blip2 providers:: || exit 1; done
 
 goldens: setup .goldens/bundle/manifest.json ## Compare the runtime with the reference's answers in ../shared/data/golden
 	BLIP2_REFERENCE_BUNDLE=.goldens/bundle cargo test --locked $(FEATURES) --test blip2 goldens:: -- --nocapture
@@ -77,7 +84,7 @@ train: $(BIN)/reference ## Train the tiny model anew into onnx/new-checkpoint (a
 	    ../$(BIN)/python -m blip2_export train-shapes --output ../onnx/new-checkpoint
 
 clean: ## Remove what was built and installed
-	rm -rf target .ort .goldens $(VENV) $(CLIENTS)
+	rm -rf target .ort .goldens .gpu-bundles $(VENV) $(CLIENTS)
 
 # The library comes out of the wheel, pinned by hash. All its files lie in one folder, because ONNX Runtime looks for its
 # providers beside itself.

@@ -1,6 +1,7 @@
 //! The engine from outside, on threads, with a model that can be held, or made to fail, at every stage: cancellation,
 //! deadlines, failures, streams, rankings, pictures.
 
+use std::iter;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -49,6 +50,7 @@ struct Setup {
     kv_prefix_cache_bytes: usize,
     stored_image_bytes: usize,
     timeout: Duration,
+    pictures_at_once: usize,
 }
 
 impl Default for Setup {
@@ -61,6 +63,7 @@ impl Default for Setup {
             kv_prefix_cache_bytes: 1 << 16,
             stored_image_bytes: 1 << 16,
             timeout: PATIENCE,
+            pictures_at_once: 1,
         }
     }
 }
@@ -87,7 +90,7 @@ impl Setup {
         };
         let defaults = GenerationDefaults { max_new_tokens: 12 };
         let frontend = Frontend { preprocessor: preprocessor(), tokenizer: tokenizer(), defaults };
-        let encoder = FakeEncoder::new(PREFIX_LEN, Arc::clone(&controls));
+        let encoder = FakeEncoder::new(PREFIX_LEN, Arc::clone(&controls)).at_once(self.pictures_at_once);
         let decoder = FakeDecoder::new(decoder, MODEL, Arc::clone(&controls));
         Running { engine: Engine::start(frontend, encoder, decoder, limits).unwrap(), controls, tokenizer: tokenizer() }
     }
@@ -617,23 +620,64 @@ fn a_picture_that_many_ask_about_at_once_is_encoded_once() {
     assert_eq!(running.controls.encode.runs(), 1);
 }
 
+/// A job about a picture that looks like the first one and is none of the others.
+fn submit_new_picture(running: &Running, number: u8) -> Pending<Answer> {
+    let file = [FILES[0], &[number]].concat(); // what follows the end of a PNG is ignored
+    let picture = running.engine.open_picture(&file).unwrap();
+    let params = running.params(&Question::default().params);
+    let job = ScoreJob { picture, text: String::new(), params, deadline: None };
+    running.engine.submit(running.engine.prepare(&job).unwrap(), &running.engine.reserve(1).unwrap()).unwrap()
+}
+
+#[test]
+fn a_model_that_wants_several_pictures_gets_those_that_wait_in_one_run() {
+    let running = Setup { pictures_at_once: 3, ..Setup::default() }.start();
+    running.controls.encode.hold(0);
+    let first = submit_new_picture(&running, 0);
+    running.controls.encode.wait_for(1);
+    // One of them twice, and between them one that wants features only.
+    let before: Vec<_> = [1, 2, 2, 3].map(|number| submit_new_picture(&running, number)).into();
+    let embedded = thread::scope(|scope| {
+        let embedding = scope.spawn(|| embed(&running, 1, None));
+        let patience = Instant::now() + PATIENCE;
+        while running.engine.rows_in_work() < 6 && Instant::now() < patience {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let after: Vec<_> = [4, 5].map(|number| submit_new_picture(&running, number)).into();
+        running.controls.open();
+        for answer in iter::once(first).chain(before).chain(after) {
+            running.check(&about(0, ""), &answer.wait().unwrap());
+        }
+        embedding.join().unwrap()
+    });
+    // 0 alone, 1 and 2 together, 3 and features; 4 and 5 together if the decoder worker is fast enough to want both.
+    let runs = running.controls.encode.runs();
+    assert!((5..=6).contains(&runs), "{runs} runs");
+    assert_eq!(embedded.unwrap().query_output, embed(&running, 1, None).unwrap().query_output);
+}
+
+#[test]
+fn pictures_of_a_run_that_fails_fail_together_and_the_engine_goes_on() {
+    let running = Setup { pictures_at_once: 4, ..Setup::default() }.start();
+    running.controls.encode.fail(1..2);
+    running.controls.encode.hold(0);
+    let first = submit_new_picture(&running, 0);
+    running.controls.encode.wait_for(1);
+    let failing = [1, 2, 3].map(|number| submit_new_picture(&running, number));
+    running.controls.open();
+    assert!(first.wait().is_ok());
+    for pending in failing {
+        assert!(matches!(pending.wait(), Err(EngineError::Model { .. })));
+    }
+    running.check(&about(0, ""), &submit_new_picture(&running, 2).wait().unwrap());
+}
+
 #[test]
 fn pictures_that_wait_are_encoded_together_but_not_more_than_four_before_their_prompts_are_fed() {
     for (held_from, is_fed) in [(3, false), (4, true)] {
         let running = Setup::default().start();
         running.controls.encode.hold(0);
-        let pending: Vec<_> = (0..6_u8)
-            .map(|number| {
-                let file = [FILES[0], &[number]].concat(); // what follows the end of a PNG is ignored
-                let picture = running.engine.open_picture(&file).unwrap();
-                let params = running.params(&Question::default().params);
-                let job = ScoreJob { picture, text: String::new(), params, deadline: None };
-                running
-                    .engine
-                    .submit(running.engine.prepare(&job).unwrap(), &running.engine.reserve(1).unwrap())
-                    .unwrap()
-            })
-            .collect();
+        let pending: Vec<_> = (0..6).map(|number| submit_new_picture(&running, number)).collect();
         running.controls.encode.hold(held_from);
         running.controls.encode.wait_for(held_from + 1);
         assert_eq!(running.controls.prefill.runs() > 0, is_fed);

@@ -18,5 +18,6 @@ mod open_inference_api;
 mod openai_api;
 mod operations;
 mod probes;
+mod providers;
 mod score_api;
 mod scripted_model;
