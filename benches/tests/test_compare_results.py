@@ -90,6 +90,15 @@ def test_targets_are_judged_where_they_were_measured() -> None:
     }
 
 
+def test_the_fastest_form_of_a_rival_is_the_one_to_beat() -> None:
+    results = made_up()
+    results.document["contenders"]["transformers bf16+compile"] = {}
+    compiled = {"round": 0, "contender": "transformers bf16+compile", "measurements": [measurement("one-17", [1.5])]}
+    results.document["runs"].append(compiled)
+    first = next(verdicts(results))
+    assert (first.what, first.is_met) == ("one request, against transformers bf16+compile", False)
+
+
 def test_the_page_has_a_line_for_every_case_and_contender(recorded: Results) -> None:
     text = page(recorded)
     for about in recorded.cases.values():
