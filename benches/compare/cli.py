@@ -93,7 +93,7 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--bundles", type=Path, nargs="*", default=[], metavar="DIR", help="exported from it")
     transformers = "types for transformers, each with +compile, +int8-weights or +int8-dynamic (torchao)"
     what.add_argument("--transformers", nargs="*", metavar="SPEC", help=f"{transformers} (default: fp32 bf16)")
-    slow = "run the quick cases only (default: those with fp32 in their name)"
+    slow = "run the quick cases only (default: those with fp32 or + in their name)"
     what.add_argument("--slow", nargs="*", metavar="NAME", help=slow)
     what.add_argument("--binary", type=Path, default=REPOSITORY / "target/release/blip2", metavar="FILE")
     library = Path(os.environ.get("ORT_DYLIB_PATH", REPOSITORY / ".ort/libonnxruntime.so"))
@@ -168,9 +168,11 @@ def _run(options: argparse.Namespace) -> None:
     with TemporaryDirectory(prefix="compare-") as scratch:
         # Logs name paths, so they stay out of the results.
         place = Place(Path(scratch), _logs(), options.threads, options.device)
-        run_rounds(plan, place, results, path)
+        failed = run_rounds(plan, place, results, path)
     write_page(results, folder)
     print(folder / "README.md")
+    if failed:
+        raise CompareError(f"measured without {', '.join(failed)}, see above; --resume tries again")
 
 
 def _make_quick(options: argparse.Namespace) -> None:
@@ -202,7 +204,7 @@ def _contenders(options: argparse.Namespace) -> list[Contender]:
 def _slow(options: argparse.Namespace, contenders: Sequence[Contender]) -> frozenset[str]:
     names = [contender.name for contender in contenders]
     if options.slow is None:
-        return frozenset(name for name in names if "fp32" in name)
+        return frozenset(name for name in names if "fp32" in name or "+" in name)
     if unknown := set(options.slow) - set(names):
         raise CompareError(f"--slow: no contender is called {', '.join(sorted(unknown))}; there are {', '.join(names)}")
     return frozenset(options.slow)

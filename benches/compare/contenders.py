@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection
 from pathlib import Path
@@ -188,7 +189,8 @@ class _RunningTransformers:
     def _answer(self, batches: Sequence[Sequence[Ask]]) -> float:
         message = [[self._row(ask) for ask in batch] for batch in batches]
         assert self._process.stdin is not None
-        print(json.dumps({"batches": message}), file=self._process.stdin, flush=True)
+        with suppress(BrokenPipeError):  # it has died, which reading tells with its exit code
+            print(json.dumps({"batches": message}), file=self._process.stdin, flush=True)
         return self._read()["seconds"]
 
     def _row(self, ask: Ask) -> Json:

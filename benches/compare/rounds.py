@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from compare.cases import CaseKind, Manner, cases_of_round
 from compare.contenders import prepare
+from compare.errors import CompareError
 from compare.processes import busy_seconds
 
 if TYPE_CHECKING:
@@ -47,19 +48,31 @@ class Plan:
         return 1 if contender.name in self.slow else self.repeats
 
 
-def run_rounds(plan: Plan, place: Place, results: Results, path: Path) -> None:
-    """Runs what the results do not have yet; ends early when `plan.minutes` would not be kept."""
+def run_rounds(plan: Plan, place: Place, results: Results, path: Path) -> list[str]:
+    """Runs what the results do not have yet; ends early when `plan.minutes` would not be kept.
+
+    A contender that fails is left out from then on, so that the others are measured all the same; their names are
+    given back.
+    """
     start = time.monotonic()
+    failed: list[str] = []
     todo = [(number, contender) for number in range(plan.rounds) for contender in plan.order(number)]
     todo = [(number, contender) for number, contender in todo if not results.is_done(number, contender.name)]
     for done, (number, contender) in enumerate(todo):
         elapsed = time.monotonic() - start
         if plan.minutes is not None and elapsed + _expected_s(results, contender.name) > plan.minutes * 60:
             _say(f"stopped before round {number + 1}, {contender.name}: --minutes {plan.minutes:g} would not be kept")
-            return
+            break
+        if contender.name in failed:
+            continue
         _say(f"round {number + 1} of {plan.rounds}, {contender.name}{_left(results, todo[done:])}")
-        results.document["runs"].append(_run(plan, number, contender, place, results))
+        try:
+            results.document["runs"].append(_run(plan, number, contender, place, results))
+        except CompareError as error:
+            _say(f"  {contender.name} failed: {error}")
+            failed.append(contender.name)
         results.write(path)
+    return failed
 
 
 def _run(plan: Plan, number: int, contender: Contender, place: Place, results: Results) -> Json:

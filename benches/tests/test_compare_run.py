@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from compare import machine
-from compare.cases import KINDS
+from compare.cases import KINDS, Case
 from compare.cli import REPOSITORY, main
-from compare.contenders import TransformersContender
+from compare.contenders import Measurement, Place, TransformersContender
 from compare.errors import CompareError
 from compare.pictures import write_picture
+from compare.processes import Usage
 from compare.rates import read_bandwidth
 from compare.results import Results
 from compare.rounds import Plan
@@ -48,6 +49,39 @@ def test_a_run_measures_the_tiny_bundle_and_goes_on_where_it_was(
     main([*arguments, "--rounds", "2", "--resume"])
     assert [run["round"] for run in Results.read(tmp_path / "results.json").document["runs"]] == [0, 1]
     assert "round 2 of 2" in capsys.readouterr().err
+
+
+def test_a_contender_that_fails_leaves_the_others_to_be_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr("compare.cli.measure_rates", lambda *_, **__: {"bandwidth": 1e10, "bf16": 1e12, "fp32": 1e11})
+    monkeypatch.setattr("compare.contenders._RunningTransformers", _FailingInFp32)
+    arguments = ["--checkpoint", str(REPOSITORY / "onnx/checkpoint"), "--transformers", "fp32", "bf16"]
+    with pytest.raises(SystemExit, match="measured without transformers fp32"):
+        main(["run", *arguments, "--cases", "one-5", "ten-questions", "--rounds", "2", "--output", str(tmp_path)])
+    runs = Results.read(tmp_path / "results.json").document["runs"]
+    assert [(run["round"], run["contender"]) for run in runs] == [(0, "transformers bf16"), (1, "transformers bf16")]
+    tried = [[entry["batch"] for entry in run["measurements"]] for run in runs]
+    assert tried == [[None, 10, 1], [None, 1]]  # both sizes of batch, then the better one
+    assert "transformers fp32 failed: out of memory" in capsys.readouterr().err
+
+
+class _FailingInFp32:
+    """A worker that needs no torch: a row takes a second, and a batch one more for each further row."""
+
+    start_s = first_answer_s = 1.0
+
+    def __init__(self, arguments: list[str], place: Place, log_name: str) -> None:
+        del place, log_name
+        self.versions = {}
+        if "fp32" in arguments:
+            raise CompareError("out of memory")
+
+    def measure(self, case: Case, batch: int) -> Measurement:
+        return Measurement(case.kind.name, [float(batch)], batch if case.kind.rows > 1 else None)
+
+    def stop(self) -> Usage:
+        return Usage()
 
 
 def test_the_order_of_contenders_rotates() -> None:
