@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 NEW_TOKENS = 17
-FIRST_QUESTION = "what is this?"
+FIRST_QUESTION = "what is this?"  # asked before others, untimed
 QUESTIONS = (
     "what is in the picture?",
     "how many people are there?",

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from compare import server_client
-from compare.cases import Ask, Manner, question, static_batches
+from compare.cases import FIRST_QUESTION, Ask, Manner, question, static_batches
 from compare.errors import CompareError
 from compare.pictures import write_picture
 from compare.processes import Usage, UsageWatch, end, read_through
@@ -235,7 +235,7 @@ class _RunningServer:
                 measurement.seconds.append(server_client.ask_together(HOST, self._port, requests, SLOTS))
                 continue
             if case.kind.manner is Manner.REPEATED:
-                self._ask(Ask(rows[0].picture, question("what is this?"), 1))
+                self._ask(Ask(rows[0].picture, question(FIRST_QUESTION), 1))
             reply = server_client.ask(HOST, self._port, requests[0])
             measurement.seconds.append(reply.seconds)
             if reply.stages_ms:
@@ -277,7 +277,7 @@ def prepare(contender: Contender) -> int:
 
 
 def _warm_up() -> Ask:
-    return Ask(WARM_UP_SEED, question("what is this?"), 3)
+    return Ask(WARM_UP_SEED, question(FIRST_QUESTION), 3)
 
 
 def _log_name(name: str) -> str:
