@@ -164,11 +164,10 @@ def _run(options: argparse.Namespace) -> None:
         _check_same(results, contenders, kinds)
     else:
         results = _new_results(options, contenders, kinds, about)
-        results.write(path)
     with TemporaryDirectory(prefix="compare-") as scratch:
         # Logs name paths, so they stay out of the results.
         place = Place(Path(scratch), _logs(), options.threads, options.device)
-        failed = run_rounds(plan, place, results, path)
+        failed = run_rounds(plan, place, results, path, lambda: _take_rates(options, plan, results))
     write_page(results, folder)
     print(folder / "README.md")
     if failed:
@@ -239,9 +238,6 @@ def _check_same(results: Results, contenders: Sequence[Contender], kinds: Sequen
 def _new_results(
     options: argparse.Namespace, contenders: Sequence[Contender], kinds: Sequence[CaseKind], about: Json
 ) -> Results:
-    print("measuring what this machine can do", file=sys.stderr)
-    with_torch = any(isinstance(contender, TransformersContender) for contender in contenders)
-    rates = measure_rates(options.threads, options.device, with_torch=with_torch)
     document = {
         "version": VERSION,
         "date": time.strftime("%Y-%m-%d"),
@@ -251,13 +247,22 @@ def _new_results(
         "device": options.device,
         "threads": options.threads,
         "checkpoint": options.checkpoint.resolve().name if options.checkpoint else options.bundles[0].resolve().name,
-        "rates": rates,
+        "rates": {},
         "contenders": {contender.name: {"precisions": contender.precisions} for contender in contenders},
         "cases": {kind.name: _about(kind) for kind in kinds},
-        "floors": _floors(options, contenders, kinds, rates),
+        "floors": {},
         "runs": [],
     }
     return Results(document)
+
+
+def _take_rates(options: argparse.Namespace, plan: Plan, results: Results) -> None:
+    """Every round anew, as speed drifts. The best counts, because nothing is faster than its floor."""
+    with_torch = any(isinstance(contender, TransformersContender) for contender in plan.contenders)
+    known = results.document["rates"]
+    for name, rate in measure_rates(options.threads, options.device, with_torch=with_torch).items():
+        known[name] = max(rate, known.get(name, 0.0))
+    results.document["floors"] = _floors(options, plan.contenders, plan.kinds, known)
 
 
 def _about(kind: CaseKind) -> Json:

@@ -14,7 +14,7 @@ from compare.errors import CompareError
 from compare.processes import busy_seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from compare.contenders import Contender, Place
@@ -48,14 +48,17 @@ class Plan:
         return 1 if contender.name in self.slow else self.repeats
 
 
-def run_rounds(plan: Plan, place: Place, results: Results, path: Path) -> list[str]:
+def run_rounds(
+    plan: Plan, place: Place, results: Results, path: Path, before_round: Callable[[], None] = lambda: None
+) -> list[str]:
     """Runs what the results do not have yet; ends early when `plan.minutes` would not be kept.
 
-    A contender that fails is left out from then on, so that the others are measured all the same; their names are
-    given back.
+    `before_round` is called while no contender runs. A contender that fails is left out from then on, so that the
+    others are measured all the same; the names of those that failed are given back.
     """
     start = time.monotonic()
     failed: list[str] = []
+    begun = -1
     todo = [(number, contender) for number in range(plan.rounds) for contender in plan.order(number)]
     todo = [(number, contender) for number, contender in todo if not results.is_done(number, contender.name)]
     for done, (number, contender) in enumerate(todo):
@@ -65,6 +68,10 @@ def run_rounds(plan: Plan, place: Place, results: Results, path: Path) -> list[s
             break
         if contender.name in failed:
             continue
+        if number > begun:
+            begun = number
+            _say("measuring what this machine can do")
+            before_round()
         _say(f"round {number + 1} of {plan.rounds}, {contender.name}{_left(results, todo[done:])}")
         try:
             results.document["runs"].append(_run(plan, number, contender, place, results))
