@@ -75,7 +75,7 @@ fmt: $(BIN)/pytest ## Format everything
 bench: setup ## Run the benchmarks on the tiny bundle
 	cargo bench --locked $(FEATURES)
 
-bench-compare: build $(BIN)/reference ## Measure transformers and blip2 side by side at full size (40 min); QUICK=1: tiny
+bench-compare: build $(BIN)/reference ## Measure transformers and blip2 side by side at full size (30 min); QUICK=1: tiny
 ifeq ($(QUICK),)
 	cd benches && ../$(BIN)/python -m compare prepare --folder $(abspath $(BENCH_DIR)) \
 	    $(if $(BENCH_TOKENIZER),--tokenizer $(abspath $(BENCH_TOKENIZER)))

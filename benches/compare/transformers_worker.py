@@ -132,7 +132,7 @@ def _compiled(model: Blip2ForConditionalGeneration) -> Json:
     """Parameters of `generate` for a static cache and compiled decode steps, as transformers documents them.
 
     Only on a GPU does `generate` compile by itself. There the vision encoder and the Q-Former are compiled too; on a
-    CPU that made the first token of opt-2.7b in bf16 later: 1.45 s for 1.20.
+    CPU that changes nothing: 0.89 s for a picture of opt-2.7b in bf16 either way.
     """
     on_gpu = model.device.type == "cuda"
     config = CompileConfig(mode="reduce-overhead" if on_gpu else "default")
