@@ -43,8 +43,8 @@ examples, from benches/:
   python -m compare run … --resume                  after a run that broke
   python -m compare render results/2026-11-24-epyc/results.json
 
-A default run takes about half an hour on two cores. Stop whatever else runs on the machine: the page names runs that had
-company. Results are saved after every contender of every round.
+A default run takes about half an hour on two cores. Stop whatever else runs on the machine: the page names runs that
+had company. Results are saved after every contender of every round.
 """
 
 

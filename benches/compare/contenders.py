@@ -131,7 +131,8 @@ class BundleContender:
 
     @property
     def name(self) -> str:
-        return f"blip2 {self.precisions['decoder']}"
+        target = self.manifest["target"]
+        return f"blip2 {self.precisions['decoder']}{'' if target == 'cpu' else f' {target}'}"
 
     @property
     def precisions(self) -> dict[str, str]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 INTERVAL_S = 0.2
+GPU_EVERY = 10  # looks: asking the driver takes a process of its own
 STOP_TIMEOUT_S = 40
 
 
@@ -28,7 +29,7 @@ class UsageWatch:
 
     def __init__(self, pid: int, *, gpu: bool) -> None:
         self.usage = Usage()
-        self._pid, self._gpu, self._stop = pid, gpu, threading.Event()
+        self._pid, self._gpu, self._stop, self._looks = pid, gpu, threading.Event(), 0
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
@@ -44,11 +45,12 @@ class UsageWatch:
             self._look()
 
     def _look(self) -> None:
+        self._looks += 1
         status = _status(self._pid)
         self.usage.resident = _larger(self.usage.resident, status.get("VmHWM"))
         self.usage.private = _larger(self.usage.private, status.get("RssAnon"))
         self.usage.cpu_s = _larger(self.usage.cpu_s, _cpu_seconds(self._pid))
-        if self._gpu:
+        if self._gpu and (self._looks % GPU_EVERY == 0 or self._stop.is_set()):
             self.usage.gpu = _larger(self.usage.gpu, _gpu_bytes(self._pid))
 
 

@@ -1,4 +1,4 @@
-"""What the design asks for on a CPU, and whether a run kept it.
+"""What the design asks for, and whether a run kept it.
 
 The rival in a type is the fastest of all its forms, compiled or not, case by case.
 """
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from compare.spread import Spread, ratios
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from compare.results import Results
 
@@ -24,6 +24,8 @@ SPEED_TARGETS = (
     ("at-once-8", BF16, 2.0),
 )
 SPEED_CONTENDERS = ("blip2 int8", "blip2 int4")
+GPU_SPEED_TARGETS = (("one-17", "transformers fp16", 3.0),)
+GPU_FLOOR_TIMES = 1.5  # at most so many times the floor, which is reading the weights once a token
 START_S = 8.0
 MEMORY_BYTES = {"blip2 int8": 5.5e9, "blip2 int4": 4.5e9}
 OVERHEAD = 0.01  # of a request
@@ -43,9 +45,14 @@ class Verdict:
 
 def verdicts(results: Results) -> Iterator[Verdict]:
     """Of everything that the run measured; what it left out is left out."""
+    if results.document.get("device") == "cuda":
+        for contender in (name for name in results.contenders if name.startswith("blip2")):
+            yield from _speed(results, contender, GPU_SPEED_TARGETS)
+            yield from _near_floor(results, contender)
+        return
     for contender in SPEED_CONTENDERS:
         if contender in results.contenders:
-            yield from _speed(results, contender)
+            yield from _speed(results, contender, SPEED_TARGETS)
             yield from _resources(results, contender)
 
 
@@ -59,8 +66,17 @@ def overhead(results: Results, contender: str, stage: str | None = None) -> Spre
     return Spread.of(shares)
 
 
-def _speed(results: Results, contender: str) -> Iterator[Verdict]:
-    for case, rival_type, least in SPEED_TARGETS:
+def _near_floor(results: Results, contender: str) -> Iterator[Verdict]:
+    spread, floor = results.spread(contender, ALONE), results.floor(contender, ALONE)
+    if spread and floor:
+        times = spread.median / floor
+        most = f"≤ {GPU_FLOOR_TIMES:g} times"
+        what = f"{results.cases[ALONE]['title']}, against the floor"
+        yield Verdict(contender, what, most, f"{times:.2f} times", times <= GPU_FLOOR_TIMES)
+
+
+def _speed(results: Results, contender: str, targets: Iterable[tuple[str, str, float]]) -> Iterator[Verdict]:
+    for case, rival_type, least in targets:
         rival = _fastest(results, rival_type, case)
         if rival is None:
             continue

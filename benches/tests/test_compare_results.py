@@ -90,6 +90,13 @@ def test_targets_are_judged_where_they_were_measured() -> None:
     }
 
 
+def test_a_gpu_has_targets_of_its_own() -> None:
+    results = made_up()
+    results.document.update({"device": "cuda", "floors": {"blip2 int8": {"cases": {"one-17": 1.2}}}})
+    (floor,) = verdicts(results)  # transformers fp16 did not run
+    assert (floor.measured, floor.is_met) == ("1.25 times", True)
+
+
 def test_the_fastest_form_of_a_rival_is_the_one_to_beat() -> None:
     results = made_up()
     results.document["contenders"]["transformers bf16+compile"] = {}
