@@ -175,7 +175,7 @@ def _stages(results: Results) -> str:
             rows.append([contender, title, _spread(measured), _number(floor), against])
         rows.append([contender, "preprocessing", _spread(Spread.of(entry["preprocess"] for entry in told)), "", ""])
         if http := overhead(results, contender):
-            rows.append([contender, "HTTP and the rest", f"{http.median:.2%} of the request", "", ""])
+            rows.append([contender, "HTTP, and between the stages", f"{http.median:.2%} of the request", "", ""])
     if not rows:
         return ""
     return "As the service tells them (`Server-Timing`).\n\n" + _table(
