@@ -5,6 +5,12 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 HOST ?= 127.0.0.1
 PORT ?= 5001
 MODEL ?= onnx/blip2-shapes
+# Where the checkpoint and the bundles of `bench-compare` lie (30 GB), the tokenizer that it gets (default: a made-up one),
+# and further arguments of `python -m compare run`.
+BENCH_DIR ?= .bench
+BENCH_TOKENIZER ?=
+BENCH_ARGS ?=
+QUICK ?=
 
 ORT_VERSION := 1.31.1
 VENV := .venv
@@ -24,7 +30,10 @@ SHARED := ../shared/data
 GOLDEN := $(SHARED)/golden
 EXPORTER := $(wildcard export/blip2_export/*.py export/blip2_export/*/*.py)
 
-.PHONY: help setup build run test test-rust test-python test-clients test-gpu-bundles goldens check fmt bench verify train clean
+# Python beside the exporter's, seen from export/.
+LINTED := ../tests/clients ../benches
+
+.PHONY: help setup build run test test-rust test-python test-clients test-gpu-bundles goldens check fmt bench bench-compare verify train clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
@@ -64,14 +73,24 @@ check: setup $(BIN)/pytest ## Run the linters
 	cargo fmt --check
 	cargo clippy --locked --all-targets $(FEATURES) -- -D warnings
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items $(FEATURES)
-	cd export && ../$(BIN)/ruff format --check . ../tests/clients && ../$(BIN)/ruff check . ../tests/clients
+	cd export && ../$(BIN)/ruff format --check . $(LINTED) && ../$(BIN)/ruff check . $(LINTED)
 
 fmt: $(BIN)/pytest ## Format everything
 	cargo fmt
-	cd export && ../$(BIN)/ruff format . ../tests/clients && ../$(BIN)/ruff check --fix . ../tests/clients
+	cd export && ../$(BIN)/ruff format . $(LINTED) && ../$(BIN)/ruff check --fix . $(LINTED)
 
 bench: setup ## Run the benchmarks on the tiny bundle
 	cargo bench --locked $(FEATURES)
+
+bench-compare: build $(BIN)/reference ## Measure transformers and blip2 side by side at full size (30 min); QUICK=1: tiny
+ifeq ($(QUICK),)
+	cd benches && ../$(BIN)/python -m compare prepare --folder $(abspath $(BENCH_DIR)) \
+	    $(if $(BENCH_TOKENIZER),--tokenizer $(abspath $(BENCH_TOKENIZER)))
+	cd benches && ../$(BIN)/python -m compare run --checkpoint $(abspath $(BENCH_DIR))/checkpoint \
+	    --bundles $(foreach precision,fp32 int8 int4,$(abspath $(BENCH_DIR))/$(precision)) $(BENCH_ARGS)
+else
+	cd benches && ../$(BIN)/python -m compare run --quick $(BENCH_ARGS)
+endif
 
 verify: $(BIN)/reference ## Compare both committed bundles with transformers (installs torch)
 	cd export && ../$(BIN)/python -m blip2_export draw-shapes --output ../onnx/cases
