@@ -106,5 +106,5 @@ def decoder_layers(
 
 
 def _stacked(states: Sequence[np.ndarray]) -> np.ndarray:
-    """The residuals of one row, [positions, hidden] each."""
-    return np.stack([state.astype(np.float32) for state in states])
+    """The residuals of one row, [positions, hidden] each; a graph of a GPU keeps the row as an axis."""
+    return np.stack([state.astype(np.float32).reshape(-1, state.shape[-1]) for state in states])
