@@ -136,7 +136,7 @@ $(BIN)/reference: $(BIN)/pytest export/pyproject.toml
 	touch $@
 
 # An environment of its own, because onnxruntime and onnxruntime-gpu are one Python module by two names. torch brings the
-# CUDA libraries but for cuRAND. Those of .ort-gpu/ stay out: torch wants its own versions.
+# CUDA libraries but for cuRAND.
 $(GPU)/bin/reference: export/requirements.lock export/onnxruntime-gpu.lock export/pyproject.toml
 	$(PYTHON) -m venv $(GPU)
 	grep -v '^onnxruntime==' export/requirements.lock > $(GPU)/requirements.lock

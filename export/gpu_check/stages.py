@@ -211,7 +211,7 @@ def _compare(places: Places, size: str) -> Stage:
     words += [str(places.bundle(size, name)) for name in bundles]
     words += ["--device", "cuda", "--transformers", "fp16", "fp16+compile", "--ort-library", str(places.library)]
     words += ["--rounds", "1"] if places.quick else []
-    environment = _of_python(places) | {"LD_LIBRARY_PATH": _search(places.tensorrt.parent / "tensorrt")}
+    environment = _of_python(places)
     return Stage(
         "compare",
         "beside transformers in fp16, with and without torch.compile",
@@ -227,28 +227,17 @@ def _compare(places: Places, size: str) -> Stage:
 
 
 def _blip2_export(places: Places, *words: str) -> Command:
-    environment = _of_python(places)
-    if places.tensorrt.exists():
-        # Of its libraries TensorRT alone: torch has CUDA libraries of its own.
-        environment["LD_LIBRARY_PATH"] = _search(places.tensorrt.parent / "tensorrt")
-    return Command((str(places.python), "-m", "blip2_export", *words), places.export, environment)
+    return Command((str(places.python), "-m", "blip2_export", *words), places.export, _of_python(places))
 
 
 def _of_python(places: Places) -> dict[str, str]:
-    return {"CUDA_VISIBLE_DEVICES": str(places.device_id)}
+    """For TensorRT. torch looks for its CUDA libraries beside itself first, in versions of its own."""
+    searched = f"{places.library.parent}:$LD_LIBRARY_PATH"  # the runner fills in what is searched already
+    return {"CUDA_VISIBLE_DEVICES": str(places.device_id), "LD_LIBRARY_PATH": searched}
 
 
 def _of_rust(places: Places) -> dict[str, str]:
-    return {
-        "CUDA_VISIBLE_DEVICES": str(places.device_id),
-        "ORT_DYLIB_PATH": str(places.library),
-        "LD_LIBRARY_PATH": _search(places.library.parent),
-    }
-
-
-def _search(folder: Path) -> str:
-    """The folder before whatever is searched already; the runner fills that in."""
-    return f"{folder}:$LD_LIBRARY_PATH"
+    return _of_python(places) | {"ORT_DYLIB_PATH": str(places.library)}
 
 
 def _environment(places: Places) -> Need:
