@@ -20,7 +20,7 @@ from blip2_export.bundle import read_manifest
 from blip2_export.errors import ExportError
 from blip2_export.kv_cache import DeviceKvCache, KvCache
 from blip2_export.memory import release
-from blip2_export.providers import CPU, ON_CPU, Provider, check_session
+from blip2_export.providers import CPU, NO_CPU, ON_CPU, Provider, check_session
 from blip2_export.tokenizer import parse_tokenizer, prompt_ids
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 SEVERITY_ERROR = 3
+UNWRITTEN_ON_GPU = 1000.0
 CPU_INFO = Path("/proc/cpuinfo")
 
 ort.disable_telemetry_events()
@@ -54,7 +55,7 @@ def open_session(
     if model is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
     if CPU not in providers:
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        options.add_session_config_entry(*NO_CPU)
     return ort.InferenceSession(model or path, options, providers=list(providers), enable_fallback=False)
 
 
@@ -146,12 +147,17 @@ class OnnxBlip2:
         )
         return query_output, image_prefix
 
-    def cache(self, rows: int, max_len: int | None = None, fill: float = np.nan) -> KvCache | DeviceKvCache:
-        """A new KV cache. NaN by default: whatever is read before it was written shows at once."""
+    def cache(self, rows: int, max_len: int | None = None, fill: float | None = None) -> KvCache | DeviceKvCache:
+        """A new KV cache. NaN by default: whatever is read before it was written shows at once.
+
+        On a GPU a large number does that: its kernels may multiply what they mask by zero, and what a server leaves
+        behind is finite.
+        """
         max_len = max_len or self.decoder_info["max_positions"]
         if self.provider.is_gpu:
-            return DeviceKvCache(self.decoder_info, rows, max_len, fill, ("cuda", self.provider.device_id))
-        return KvCache(self.decoder_info, rows, max_len, fill)
+            fill, device = UNWRITTEN_ON_GPU if fill is None else fill, ("cuda", self.provider.device_id)
+            return DeviceKvCache(self.decoder_info, rows, max_len, fill, device)
+        return KvCache(self.decoder_info, rows, max_len, np.nan if fill is None else fill)
 
     def no_prefix(self, rows: int) -> np.ndarray:
         """The image prefix of a decode step: [rows, 0, hidden]."""

@@ -15,8 +15,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnxruntime as ort
+from onnx import TensorProto, helper
 
+from blip2_export.builder import IR_VERSION
+from blip2_export.contract import OPSET
 from blip2_export.errors import ExportError
 
 Json = dict[str, Any]
@@ -24,6 +28,8 @@ Json = dict[str, Any]
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 EXECUTION_PROVIDERS = {"cpu": CPU, "cuda": CUDA, "tensorrt": TENSORRT}
 PROVIDERS = tuple(EXECUTION_PROVIDERS)
+# A session with this entry is refused rather than run in part on the CPU.
+NO_CPU = ("session.disable_cpu_ep_fallback", "1")
 DRIVER = "libcuda.so.1"
 # Needed by the CUDA provider, in the order of their dependence; the driver apart.
 CUDA_LIBRARIES = ("libcudart.so.13", "libcublasLt.so.13", "libcublas.so.13", "libcurand.so.10", "libcudnn.so.9")
@@ -121,6 +127,33 @@ def _preload_packages() -> None:
         for path in sorted(packages.glob(f"*/lib/{library}")):
             with contextlib.suppress(OSError):  # what is missing in the end is said by `_load`
                 ctypes.CDLL(os.fspath(path), mode=ctypes.RTLD_GLOBAL)
+
+
+def probe(provider: Provider) -> None:
+    """Runs one node on the GPU, so that a driver or a GPU that does not do is found at once.
+
+    Raises:
+        ExportError: it does not run there.
+    """
+    if not provider.is_gpu:
+        return
+    value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "probe", value[:1], value[1:])
+    opsets = [helper.make_opsetid("", OPSET)]
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION).SerializeToString()
+    options = ort.SessionOptions()
+    options.add_session_config_entry(*NO_CPU)
+    asked = (EXECUTION_PROVIDERS[provider.name], {"device_id": provider.device_id})
+    try:
+        session = ort.InferenceSession(model, options, providers=[asked], enable_fallback=False)
+        found = session.run(None, {"x": np.array([-1, 2], np.float32)})[0].tolist()
+    except Exception as error:  # ONNX Runtime's exceptions have no other base
+        reason = str(error).splitlines()[0]
+        raise ExportError(
+            f"--provider {provider.name}: does not run on GPU {provider.device_id} ({reason}); see docs/gpu.md"
+        ) from error
+    if found != [0, 2]:
+        raise ExportError(f"--provider {provider.name}: GPU {provider.device_id} says that Relu(-1, 2) is {found}")
 
 
 def check_session(session: ort.InferenceSession, graph: Path, provider: Provider) -> None:

@@ -25,7 +25,7 @@ from blip2_export.memory import available_bytes, peak_resident_bytes
 from blip2_export.onnx_blip2 import OnnxBlip2
 from blip2_export.phases import Phases
 from blip2_export.progress import progress
-from blip2_export.providers import EXECUTION_PROVIDERS, ON_CPU, Provider, require
+from blip2_export.providers import EXECUTION_PROVIDERS, ON_CPU, Provider, probe, require
 from blip2_export.reference import VERSIONS, Reference
 from blip2_export.report import page, table
 from blip2_export.thresholds import THRESHOLDS, checks
@@ -63,6 +63,7 @@ def verify(
             memory is too small, or the provider cannot be had.
     """
     require(where.provider)
+    probe(where.provider)
     phases = Phases()
     manifest = read_manifest(bundle)
     with tempfile.TemporaryDirectory() as drawn:

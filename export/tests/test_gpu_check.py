@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -105,6 +107,34 @@ def test_what_cannot_be_used_is_named(pretend: Callable[..., None], line: str, c
     pretend(line, code)
     with pytest.raises(NoGpuError, match=message):
         find_gpu(0)
+
+
+def test_tensorrt_10_is_linked_and_nothing_else_is_taken_for_it(tmp_path: Path) -> None:
+    script = cli.REPOSITORY / "export/link_tensorrt"
+    found, into = tmp_path / "TensorRT/lib", tmp_path / "into"
+    found.mkdir(parents=True)
+    into.mkdir()
+    for name in ("libnvinfer.so.11", "libnvonnxparser.so.11", "libcublas.so.13"):
+        (found / name).touch()
+
+    def link() -> subprocess.CompletedProcess[str]:
+        return subprocess.run([script, found.parent, into], capture_output=True, text=True, check=False)
+
+    refused = link()
+    assert refused.returncode == 1
+    assert "has no libnvinfer.so.10; ONNX Runtime needs TensorRT 10" in refused.stderr
+    wanted = ["libnvinfer.so.10", "libnvinfer_builder_resource_sm90.so.10.16.1", "libnvonnxparser.so.10"]
+    for name in wanted:
+        (found / name).touch()
+    assert link().returncode == 0
+    assert sorted(path.name for path in into.iterdir()) == wanted
+    assert (into / wanted[0]).resolve() == found / wanted[0]
+
+
+def test_both_builds_of_onnxruntime_are_of_one_version() -> None:
+    pinned = [(cli.REPOSITORY / "export" / name).read_text() for name in ("onnxruntime.lock", "onnxruntime-gpu.lock")]
+    [[cpu], [gpu]] = (re.findall(r"^onnxruntime(?:-gpu)?==(\S+)", text, re.MULTILINE) for text in pinned)
+    assert cpu == gpu
 
 
 def python(folder: Path, script: str, **environment: str) -> Command:

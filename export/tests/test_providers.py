@@ -15,7 +15,7 @@ from blip2_export.errors import ExportError
 from blip2_export.export import ExportOptions, export
 from blip2_export.kv_cache import DeviceKvCache
 from blip2_export.onnx_blip2 import OnnxBlip2, open_session
-from blip2_export.providers import CPU, CUDA, DRIVER, TENSORRT, Provider, check_session, require
+from blip2_export.providers import CPU, CUDA, DRIVER, TENSORRT, Provider, check_session, probe, require
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,6 +81,14 @@ def test_what_is_missing_is_named_with_its_remedy(pretended: set[str]) -> None:
     require(Provider("cuda"))
     with pytest.raises(ExportError, match=r"TensorRT 10 for CUDA 13 is missing \(libnvinfer.so.10: .*LD_LIBRARY_PATH"):
         require(Provider("tensorrt"))
+
+
+@without_a_driver
+@pytest.mark.filterwarnings("ignore:Specified provider")
+def test_a_gpu_that_does_not_run_one_node_is_found_before_anything_long() -> None:
+    probe(Provider("cpu"))
+    with pytest.raises(ExportError, match=r"--provider cuda: does not run on GPU 3 \(.+\); see docs/gpu.md"):
+        probe(Provider("cuda", 3))
 
 
 def test_a_session_elsewhere_than_asked_is_refused(fp32_bundle: Path) -> None:
