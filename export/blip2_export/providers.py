@@ -34,8 +34,8 @@ DRIVER = "libcuda.so.1"
 # Needed by the CUDA provider, in the order of their dependence; the driver apart.
 CUDA_LIBRARIES = ("libcudart.so.13", "libcublasLt.so.13", "libcublas.so.13", "libcurand.so.10", "libcudnn.so.9")
 TENSORRT_LIBRARIES = ("libnvinfer.so.10", "libnvonnxparser.so.10")
-# TensorRT builds an engine for a range of batches; `verify` uses at most `contract.IMAGE_CHECK_AT`.
-LARGEST_BATCH = 8
+# TensorRT builds an engine for a range of batches: the server's.
+LARGEST_BATCH = 4
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,8 @@ class Provider:
         if chosen.name == "cuda":
             return [cuda]
         is_f16 = manifest["precision"][stage] == "fp16"
-        return [(TENSORRT, {"device_id": self.device_id, "trt_fp16_enable": is_f16} | _profile(stage, manifest)), cuda]
+        precision = {"trt_fp16_enable": is_f16, "trt_layer_norm_fp32_fallback": True}
+        return [(TENSORRT, {"device_id": self.device_id} | precision | _profile(stage, manifest)), cuda]
 
 
 ON_CPU = Provider()

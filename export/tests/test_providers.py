@@ -45,7 +45,7 @@ def test_tensorrt_leaves_the_decoder_to_cuda(gpu_bundle: Path) -> None:
 def test_tensorrt_gets_the_range_of_batches_and_f16_only_where_the_bundle_has_it(gpu_bundle: Path) -> None:
     (_, options), _ = Provider("tensorrt").execution_providers("vision_encoder", OnnxBlip2(gpu_bundle).manifest)
     side = tiny_checkpoint.CONFIG["vision_config"]["image_size"]
-    assert options["trt_profile_max_shapes"] == f"pixel_values:8x3x{side}x{side}"
+    assert options["trt_profile_max_shapes"] == f"pixel_values:4x3x{side}x{side}"
     assert not options["trt_fp16_enable"]
 
 
