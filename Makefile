@@ -103,6 +103,7 @@ clean: ## Remove what was built and installed
 # Likewise, with the CUDA libraries in the same folder. Nothing of them points to its own place, so the folder has to be in
 # LD_LIBRARY_PATH, or they are loaded before the provider. libcudnn finds its parts beside itself.
 .ort-gpu/libonnxruntime.so: export/onnxruntime-gpu.lock
+	@[ "$$(uname -m)" = x86_64 ] || { echo "export/onnxruntime-gpu.lock is for x86-64 alone, this is $$(uname -m)" >&2; exit 1; }
 	rm -rf .ort-gpu && mkdir -p .ort-gpu/wheels
 	$(PYTHON) -m pip --quiet --disable-pip-version-check download --no-deps --only-binary=:all: --require-hashes \
 	    --python-version 3.11 --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 --platform manylinux2014_x86_64 \
