@@ -107,24 +107,28 @@ def test_without_a_gpu_no_session_opens_for_one(gpu_bundle: Path) -> None:
         OnnxBlip2(gpu_bundle, threads=1, provider=Provider("cuda")).open("qformer")
 
 
-def test_a_cache_in_device_memory_is_extended_moved_and_reordered_as_the_other(fp32_model: OnnxBlip2) -> None:
-    """The device is the CPU here: addresses, shapes and copies are those of a GPU's cache."""
-    prefixes = fp32_model.query(fp32_model.image_embeds(np.concatenate([tiny_checkpoint.pixel_values()] * 2)))[1]
+@pytest.mark.parametrize("bundle", ["fp32_bundle", "gpu_bundle"])
+def test_a_cache_in_device_memory_is_extended_moved_and_reordered_as_the_other(
+    request: pytest.FixtureRequest, bundle: str
+) -> None:
+    """The device is the CPU here: addresses, shapes and copies are those of a GPU's cache, in f32 and f16."""
+    model = OnnxBlip2(request.getfixturevalue(bundle), threads=1)
+    prefixes = model.query(model.image_embeds(np.concatenate([tiny_checkpoint.pixel_values()] * 2)))[1]
     prefixes[1] *= 0.5
-    length, info = prefixes.shape[1] + len(PROMPTS[0]), fp32_model.decoder_info
+    length, info = prefixes.shape[1] + len(PROMPTS[0]), model.decoder_info
 
     def answers(make: Sequence[KvCache | DeviceKvCache]) -> np.ndarray:
         both, single = make
-        logits = [fp32_model.prefill(both, prefixes, PROMPTS)]
+        logits = [model.prefill(both, prefixes, PROMPTS)]
         both.reorder([1, 0])
-        logits.append(fp32_model.decode(both, [5, 6], [length, length]))
-        fp32_model.prefill(single, prefixes[:1], PROMPTS[:1])
+        logits.append(model.decode(both, [5, 6], [length, length]))
+        model.prefill(single, prefixes[:1], PROMPTS[:1])
         both.store_row(1, single)
-        logits.append(fp32_model.decode(both, [7, 8], [length + 1, length]))
-        logits.append(fp32_model.decode(both, [3], [length + 2]).repeat(2, axis=0))
+        logits.append(model.decode(both, [7, 8], [length + 1, length]))
+        logits.append(model.decode(both, [3], [length + 2]).repeat(2, axis=0))
         return np.stack(logits)
 
-    expected = answers([fp32_model.cache(rows, length + 4) for rows in (2, 1)])
+    expected = answers([model.cache(rows, length + 4) for rows in (2, 1)])
     found = answers([DeviceKvCache(info, rows, length + 4, device=("cpu", 0)) for rows in (2, 1)])
     assert np.isfinite(expected).all()
     np.testing.assert_array_equal(found, expected)
