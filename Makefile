@@ -15,6 +15,7 @@ QUICK ?=
 ORT_VERSION := 1.31.1
 VENV := .venv
 CLIENTS := .venv-clients
+GPU := .venv-gpu
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
@@ -33,12 +34,18 @@ EXPORTER := $(wildcard export/blip2_export/*.py export/blip2_export/*/*.py)
 # Python beside the exporter's, seen from export/.
 LINTED := ../tests/clients ../benches
 
-.PHONY: help setup build run test test-rust test-python test-clients test-gpu-bundles goldens check fmt bench bench-compare verify train clean
+.PHONY: help setup onnxruntime-gpu venv-gpu build run test test-rust test-python test-clients test-gpu-bundles goldens check fmt \
+    bench bench-compare verify gpu-check train clean
 
 help: ## Show this list
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 14
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
 
 setup: .ort/libonnxruntime.so ## Get ONNX Runtime into .ort/
+
+onnxruntime-gpu: .ort-gpu/libonnxruntime.so ## Get it with CUDA 13 into .ort-gpu/ (2 GB); TENSORRT_DIR=… adds TensorRT 10
+	@if [ -n "$(TENSORRT_DIR)" ]; then export/link_tensorrt "$(TENSORRT_DIR)" .ort-gpu; fi
+
+venv-gpu: $(GPU)/bin/reference ## Make the Python environment for verify on a GPU, in .venv-gpu/ (6 GB)
 
 build: setup ## Build the release binary
 	cargo build --release --locked $(FEATURES)
@@ -98,12 +105,15 @@ verify: $(BIN)/reference ## Compare both committed bundles with transformers (in
 	    ../$(BIN)/python -m blip2_export verify --checkpoint ../onnx/checkpoint --bundle ../onnx/$$bundle \
 	        --cases ../onnx/cases/cases.json || exit 1; done
 
+gpu-check: ## Export, verify, test and bench on an NVIDIA GPU; GPU_CHECK="--quick" or other options
+	@cd export && $(PYTHON) -m gpu_check $(GPU_CHECK)
+
 train: $(BIN)/reference ## Train the tiny model anew into onnx/new-checkpoint (about an hour)
 	cd export && MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=4294967296 \
 	    ../$(BIN)/python -m blip2_export train-shapes --output ../onnx/new-checkpoint
 
 clean: ## Remove what was built and installed
-	rm -rf target .ort .goldens .gpu-bundles $(VENV) $(CLIENTS)
+	rm -rf target .ort .ort-gpu .goldens .gpu-bundles .gpu-check $(VENV) $(CLIENTS) $(GPU)
 
 # The library comes out of the wheel, pinned by hash. All its files lie in one folder, because ONNX Runtime looks for its
 # providers beside itself.
@@ -115,6 +125,19 @@ clean: ## Remove what was built and installed
 	cp .ort/unpacked/onnxruntime/capi/libonnxruntime*.so* .ort/
 	cd .ort && cp libonnxruntime.so.$(ORT_VERSION) libonnxruntime.so && rm -rf wheel unpacked
 	touch $@
+
+# Likewise, with the CUDA libraries in the same folder. Nothing of them points to its own place, so the folder has to be in
+# LD_LIBRARY_PATH, or they are loaded before the provider. libcudnn finds its parts beside itself.
+.ort-gpu/libonnxruntime.so: export/onnxruntime-gpu.lock
+	@[ "$$(uname -m)" = x86_64 ] || { echo "export/onnxruntime-gpu.lock is for x86-64 alone, this is $$(uname -m)" >&2; exit 1; }
+	rm -rf .ort-gpu && mkdir -p .ort-gpu/wheels
+	$(PYTHON) -m pip --quiet --disable-pip-version-check download --no-deps --only-binary=:all: --require-hashes \
+	    --python-version 3.11 --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 --platform manylinux2014_x86_64 \
+	    --platform manylinux2010_x86_64 --dest .ort-gpu/wheels --requirement export/onnxruntime-gpu.lock
+	for wheel in .ort-gpu/wheels/*.whl; do $(PYTHON) -m zipfile -e $$wheel .ort-gpu/unpacked && rm $$wheel || exit 1; done
+	mv .ort-gpu/unpacked/onnxruntime/capi/libonnxruntime*.so* .ort-gpu/unpacked/nvidia/*/lib/lib*.so* .ort-gpu/
+	rm -rf .ort-gpu/wheels .ort-gpu/unpacked .ort-gpu/*.alt.so* .ort-gpu/libnvblas.so*
+	ln -s libonnxruntime.so.$(ORT_VERSION) $@
 
 .goldens/bundle/manifest.json: $(GOLDEN)/make_reference.py $(GOLDEN)/reference_model.json $(EXPORTER) | $(BIN)/pytest
 	rm -rf .goldens
@@ -137,4 +160,16 @@ $(BIN)/pytest: $(BIN)/python export/requirements.lock
 
 $(BIN)/reference: $(BIN)/pytest export/pyproject.toml
 	$(PIP) install --editable './export[reference]'
+	touch $@
+
+# An environment of its own, because onnxruntime and onnxruntime-gpu are one Python module by two names. torch brings the
+# CUDA libraries but for cuRAND.
+$(GPU)/bin/reference: export/requirements.lock export/onnxruntime-gpu.lock export/pyproject.toml
+	$(PYTHON) -m venv $(GPU)
+	grep -v '^onnxruntime==' export/requirements.lock > $(GPU)/requirements.lock
+	grep -E '^(onnxruntime-gpu|nvidia-curand)==' export/onnxruntime-gpu.lock > $(GPU)/gpu.lock
+	$(GPU)/bin/python -m pip --quiet --disable-pip-version-check install --requirement $(GPU)/requirements.lock \
+	    $$($(PYTHON) -c 'import tomllib; print(*tomllib.load(open("export/pyproject.toml", "rb"))["project"]["optional-dependencies"]["reference"])')
+	$(GPU)/bin/python -m pip --quiet --disable-pip-version-check install --no-deps --require-hashes --requirement $(GPU)/gpu.lock
+	$(GPU)/bin/python -m pip --quiet --disable-pip-version-check install --no-deps --editable export
 	touch $@

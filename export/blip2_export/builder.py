@@ -42,8 +42,9 @@ class GraphBuilder:
 
     `float_type` is the type of the activations; signatures are f32 but for the KV buffers, so `enter` and
     `leave` stand at the borders. With `standard_only` no operator of ONNX Runtime's own is used, so that
-    another compiler (TensorRT) can take the whole graph. `store` keeps the values of a constant: in the
-    protobuf by default, on the disk during an export.
+    another compiler (TensorRT) can take the whole graph. With `on_gpu` nothing computes with shapes: ONNX
+    Runtime would do that on the CPU, and the graph could not be asked to stay on the GPU. `store` keeps the
+    values of a constant: in the protobuf by default, on the disk during an export.
     """
 
     def __init__(
@@ -53,12 +54,14 @@ class GraphBuilder:
         *,
         float_type: str = "float32",
         standard_only: bool = False,
+        on_gpu: bool = False,
         store: Callable[[str, np.ndarray], TensorProto] | None = None,
     ) -> None:
         self.contract = contract
         self.producer_version = producer_version
         self.float_type = float_type
         self.standard_only = standard_only
+        self.on_gpu = on_gpu
         self._store = store or store_inline
         self._nodes: list[onnx.NodeProto] = []
         self._value_infos: list[onnx.ValueInfoProto] = []
@@ -138,6 +141,17 @@ class GraphBuilder:
         """
         self._value_infos.append(helper.make_tensor_value_info(name, ELEMENT_TYPES[self.float_type], ["tokens", width]))
         return self.reshape(x, [-1, width], name)
+
+    def once_per_row(self, constant: str, like: str, name: str) -> str:
+        """A constant [1, positions, width], once for every row of `like` [rows, …, …] of the same type."""
+        if not self.on_gpu:
+            rows = self.op("Shape", [like], f"{name}/Batch", start=0, end=1)
+            shape = self.op("Concat", [rows, self.ints(1, 1)], f"{name}/Shape", axis=0)
+            return self.op("Expand", [constant, shape], f"{name}/Expand")
+        # One value of each row, made zero, brings the number of rows along. Expand would want it in CPU memory.
+        corner = self.op("Slice", [like, self.ints(0, 0), self.ints(1, 1), self.ints(1, 2)], f"{name}/Corner")
+        zero = self.op("Mul", [corner, self.scalar(0.0, self.float_type)], f"{name}/Zero")
+        return self.op("Add", [zero, constant], f"{name}/Expand")
 
     def layer_norm(self, x: str, name: str, weight: np.ndarray, bias: np.ndarray, eps: float) -> str:
         """LayerNorm over the last axis. The operator computes mean and deviation in f32 in any type."""

@@ -15,7 +15,7 @@ import onnx
 from blip2_export.errors import ExportError
 from blip2_export.graphs import decoder, vision_encoder
 from blip2_export.metrics import cosine
-from blip2_export.onnx_blip2 import cannot_open, open_session, run_decoder, teacher_forced_step
+from blip2_export.onnx_blip2 import run_decoder, teacher_forced_step
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,11 +68,7 @@ def traced_session(model: OnnxBlip2, stage: str) -> tuple[ort.InferenceSession, 
     """A session of a stage that also gives the hidden state after every layer, and the names of those outputs."""
     path = model.graph(stage)
     names = [RESIDUALS[stage].format(layer=layer) for layer in range(model.manifest[stage]["num_layers"])]
-    graph = with_outputs(path, names)
-    try:
-        return open_session(path, model.threads, graph), names
-    except Exception as error:  # ONNX Runtime's exceptions have no other base
-        raise cannot_open(path, error) from error
+    return model.session(stage, with_outputs(path, names)), names
 
 
 def with_outputs(path: Path, names: Sequence[str]) -> bytes:
@@ -106,5 +102,5 @@ def decoder_layers(
 
 
 def _stacked(states: Sequence[np.ndarray]) -> np.ndarray:
-    """The residuals of one row, [positions, hidden] each."""
-    return np.stack([state.astype(np.float32) for state in states])
+    """The residuals of one row, [positions, hidden] each; a graph of a GPU keeps the row as an axis."""
+    return np.stack([state.astype(np.float32).reshape(-1, state.shape[-1]) for state in states])

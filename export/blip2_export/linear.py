@@ -104,7 +104,7 @@ class TiedEmbedding(Protocol):
         ...
 
     def logits(self, x: str, name: str) -> str:
-        """[tokens, hidden] -> f32 [tokens, vocab]."""
+        """[…, hidden] -> f32 […, vocab]; on the CPU [tokens, hidden]."""
         ...
 
 
@@ -302,7 +302,8 @@ class GroupedLinear(FloatInputs):
 
 
 class FloatTiedEmbedding:
-    """The table is stored once, [vocab, hidden]: Gather reads rows, Gemm multiplies with its transpose.
+    """The table is stored once, [vocab, hidden]: Gather reads rows, Gemm multiplies with its transpose. On GPUs it is
+    ONNX Runtime's own product, which takes hidden states of any rank.
 
     The product is f32 in any precision: the logits of an f16 product would be 1/64 apart where they are largest,
     and equal where they decide.
@@ -320,6 +321,8 @@ class FloatTiedEmbedding:
         """See `TiedEmbedding`."""
         build = self.builder
         inputs = [build.leave(x, f"{name}/HiddenF32"), build.leave(self.table, f"{name}/TableF32")]
+        if build.on_gpu:
+            return build.op("FusedMatMul", inputs, name, domain=MICROSOFT, transB=1)
         return build.op("Gemm", inputs, name, transB=1)
 
 

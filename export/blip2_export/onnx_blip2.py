@@ -1,8 +1,8 @@
-"""A bundle run by ONNX Runtime on the CPU, in the way the Rust runtime runs it.
+"""A bundle run by ONNX Runtime, in the way the Rust runtime runs it: on the CPU, unless a GPU is asked for.
 
-The KV cache is one buffer a layer and kind, bound as `past_key_values` and as `present` at once, so a run
-extends it in place. Tensor names and dimensions come from the manifest, as they do in the server. Sessions open
-when they are needed and stay until `close`, because at full size not all of them fit into memory at once.
+The decoder's KV cache is extended in place (`kv_cache`). Tensor names and dimensions come from the manifest, as they
+do in the server. Sessions open when they are needed and stay until `close`, because at full size not all of them fit
+into memory at once.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ import onnxruntime as ort
 
 from blip2_export.beam_search import BeamAnswer, BeamOptions, beam_search
 from blip2_export.bundle import read_manifest
-from blip2_export.contract import KV_KINDS
 from blip2_export.errors import ExportError
+from blip2_export.kv_cache import DeviceKvCache, KvCache
 from blip2_export.memory import release
+from blip2_export.providers import CPU, NO_CPU, ON_CPU, Provider, check_session
 from blip2_export.tokenizer import parse_tokenizer, prompt_ids
 
 if TYPE_CHECKING:
@@ -27,17 +28,23 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
-PROVIDER = "CPUExecutionProvider"
 SEVERITY_ERROR = 3
+UNWRITTEN_ON_GPU = 1000.0
 CPU_INFO = Path("/proc/cpuinfo")
 
 ort.disable_telemetry_events()
 
 
-def open_session(path: Path, threads: int = 0, model: bytes | None = None) -> ort.InferenceSession:
-    """A CPU session; `threads` 0 means as many as there are cores.
+def open_session(
+    path: Path,
+    threads: int = 0,
+    model: bytes | None = None,
+    providers: Sequence[str | tuple[str, Json]] = (CPU,),
+) -> ort.InferenceSession:
+    """A session, on the CPU by default; `threads` 0 means as many as there are cores.
 
-    `model` is run in the place of the graph in the file, with the weights that lie beside the file.
+    `model` is run in the place of the graph in the file, with the weights that lie beside the file. With other
+    providers than the CPU's, no node may fall back to the CPU.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -47,7 +54,9 @@ def open_session(path: Path, threads: int = 0, model: bytes | None = None) -> or
         options.add_session_config_entry("session.x64quantprecision", "1")
     if model is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(path.parent))
-    return ort.InferenceSession(model or path, options, providers=[PROVIDER])
+    if CPU not in providers:
+        options.add_session_config_entry(*NO_CPU)
+    return ort.InferenceSession(model or path, options, providers=list(providers), enable_fallback=False)
 
 
 @cache
@@ -81,44 +90,13 @@ def teacher_forced_step(image_prefix: np.ndarray, prompt: Sequence[int], answer:
     return Step(image_prefix, [[*prompt, *answer[:-1]]], [0], index)
 
 
-class KvCache:
-    """Keys and values of some rows, [rows, heads, max_len, head_dim] a layer and kind, filled with `fill`."""
-
-    def __init__(self, decoder: Json, rows: int, max_len: int, fill: float = np.nan) -> None:
-        shape = (rows, decoder["num_heads"], max_len, decoder["head_dim"])
-        dtype = np.dtype(decoder["kv_dtype"])
-        self.buffers: dict[tuple[str, str], np.ndarray] = {}
-        for layer in range(decoder["num_layers"]):
-            for kind in KV_KINDS:
-                past, present = (decoder[name].format(layer=layer, kind=kind) for name in ("past", "present"))
-                self.buffers[past, present] = np.full(shape, fill, dtype)
-
-    def bind(self, binding: ort.IOBinding, rows: int) -> None:
-        """Binds the first `rows` rows of every buffer as past and, in the same memory, as present."""
-        for (past, present), buffer in self.buffers.items():
-            value = ort.OrtValue.ortvalue_from_numpy(buffer[:rows])
-            if value.data_ptr() != buffer.ctypes.data:
-                raise RuntimeError("ONNX Runtime copied the KV buffer, so it would not be extended in place")
-            binding.bind_ortvalue_input(past, value)
-            binding.bind_ortvalue_output(present, value)
-
-    def store_row(self, row: int, single: KvCache) -> None:
-        """Copies the only row of another cache into one of this cache; their other dimensions are equal."""
-        for names, buffer in self.buffers.items():
-            buffer[row] = single.buffers[names][0]
-
-    def reorder(self, parents: Sequence[int]) -> None:
-        """Makes row i a copy of what row `parents[i]` was."""
-        for buffer in self.buffers.values():
-            buffer[: len(parents)] = buffer[list(parents)]
-
-
 class OnnxBlip2:
     """A bundle. Its stages take and give the same as those of `reference.Reference`."""
 
-    def __init__(self, folder: Path, threads: int = 0) -> None:
+    def __init__(self, folder: Path, threads: int = 0, provider: Provider = ON_CPU) -> None:
         self.folder = folder
         self.threads = threads
+        self.provider = provider
         self.manifest = read_manifest(folder)
         self.decoder_info: Json = self.manifest["decoder"]
         self.tokenizer = parse_tokenizer((folder / self.manifest["tokenizer"]["file"]).read_bytes())
@@ -132,14 +110,22 @@ class OnnxBlip2:
         """The session of a stage.
 
         Raises:
-            ExportError: ONNX Runtime cannot run the graph on the CPU.
+            ExportError: ONNX Runtime cannot run the graph where it was asked to.
         """
         if stage not in self._sessions:
-            try:
-                self._sessions[stage] = open_session(self.graph(stage), self.threads)
-            except Exception as error:  # ONNX Runtime's exceptions have no other base
-                raise cannot_open(self.graph(stage), error) from error
+            self._sessions[stage] = self.session(stage)
         return self._sessions[stage]
+
+    def session(self, stage: str, model: bytes | None = None) -> ort.InferenceSession:
+        """A new session of a stage; with `model`, of that in the place of the stage's graph. Raises as `open`."""
+        graph, provider = self.graph(stage), self.provider.of(stage)
+        try:
+            wanted = provider.execution_providers(stage, self.manifest)
+            session = open_session(graph, self.threads, model, wanted)
+        except Exception as error:  # ONNX Runtime's exceptions have no other base
+            raise cannot_open(graph, provider, error) from error
+        check_session(session, graph, provider)
+        return session
 
     def close(self) -> None:
         """Frees every open session."""
@@ -161,25 +147,35 @@ class OnnxBlip2:
         )
         return query_output, image_prefix
 
-    def cache(self, rows: int, max_len: int | None = None, fill: float = np.nan) -> KvCache:
-        """A new KV cache. NaN by default: whatever is read before it was written shows at once."""
-        return KvCache(self.decoder_info, rows, max_len or self.decoder_info["max_positions"], fill)
+    def cache(self, rows: int, max_len: int | None = None, fill: float | None = None) -> KvCache | DeviceKvCache:
+        """A new KV cache. NaN by default: whatever is read before it was written shows at once.
+
+        On a GPU a large number does that: its kernels may multiply what they mask by zero, and what a server leaves
+        behind is finite.
+        """
+        max_len = max_len or self.decoder_info["max_positions"]
+        if self.provider.is_gpu:
+            fill, device = UNWRITTEN_ON_GPU if fill is None else fill, ("cuda", self.provider.device_id)
+            return DeviceKvCache(self.decoder_info, rows, max_len, fill, device)
+        return KvCache(self.decoder_info, rows, max_len, np.nan if fill is None else fill)
 
     def no_prefix(self, rows: int) -> np.ndarray:
         """The image prefix of a decode step: [rows, 0, hidden]."""
         return np.zeros((rows, 0, self.decoder_info["hidden_size"]), np.float32)
 
-    def step(self, cache: KvCache, step: Step) -> np.ndarray:
+    def step(self, cache: KvCache | DeviceKvCache, step: Step) -> np.ndarray:
         """Runs the decoder over the first rows of the cache, in place -> logits f32 [rows, k, vocab]."""
         return run_decoder(self.open("decoder"), cache, step, ["logits"])[0]
 
-    def prefill(self, cache: KvCache, image_prefix: np.ndarray, prompts: Sequence[Sequence[int]]) -> np.ndarray:
+    def prefill(
+        self, cache: KvCache | DeviceKvCache, image_prefix: np.ndarray, prompts: Sequence[Sequence[int]]
+    ) -> np.ndarray:
         """Runs whole prompts from an empty cache -> logits of each row's last position, [rows, vocab]."""
         last = [image_prefix.shape[1] + len(prompt) - 1 for prompt in prompts]
         index = np.array(last, np.int64)[:, None]
         return self.step(cache, Step(image_prefix, prompts, [0] * len(prompts), index))[:, 0]
 
-    def decode(self, cache: KvCache, tokens: Sequence[int], starts: Sequence[int]) -> np.ndarray:
+    def decode(self, cache: KvCache | DeviceKvCache, tokens: Sequence[int], starts: Sequence[int]) -> np.ndarray:
         """Runs one token a row -> logits [rows, vocab]."""
         rows = len(tokens)
         ids = [[token] for token in tokens]
@@ -219,13 +215,16 @@ class OnnxBlip2:
         return beam_search(logits, advance, options, max_new_tokens, self.manifest["tokenizer"]["eos_token_id"])
 
 
-def cannot_open(graph: Path, error: Exception) -> ExportError:
+def cannot_open(graph: Path, provider: Provider, error: Exception) -> ExportError:
     """One line for whatever ONNX Runtime says about a graph."""
     reason = str(error).splitlines()[0]
-    return ExportError(f"{graph}: ONNX Runtime cannot run this graph on the CPU, where bundles are verified ({reason})")
+    where = "with " + provider.name if provider.is_gpu else "on the CPU, where bundles are verified"
+    return ExportError(f"{graph}: ONNX Runtime cannot run this graph {where} ({reason})")
 
 
-def run_decoder(session: ort.InferenceSession, cache: KvCache, step: Step, outputs: Sequence[str]) -> list[np.ndarray]:
+def run_decoder(
+    session: ort.InferenceSession, cache: KvCache | DeviceKvCache, step: Step, outputs: Sequence[str]
+) -> list[np.ndarray]:
     """One run over the first rows of the cache, in place -> the outputs asked for."""
     binding = session.io_binding()
     for name, value in step_inputs(step).items():
@@ -234,6 +233,7 @@ def run_decoder(session: ort.InferenceSession, cache: KvCache, step: Step, outpu
     for name in outputs:
         binding.bind_output(name)
     session.run_with_iobinding(binding)
+    binding.synchronize_outputs()
     return [value.numpy() for value in binding.get_outputs()[-len(outputs) :]]
 
 

@@ -1,4 +1,4 @@
-"""The reference: transformers in f32 on the CPU, one row at a time, with the torchvision image processor.
+"""The reference: transformers in f32, one row at a time, with the torchvision image processor. On the CPU by default.
 
 A stage's modules are made without memory, get their weights tensor by tensor, and go when another stage is asked
 for: so the whole never is in memory. The result is that of `Blip2ForConditionalGeneration`, to the last bit.
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from blip2_export.beam_search import BeamOptions
 
-DESCRIPTION = f"transformers {transformers.__version__}, fp32, cpu"
 VERSIONS = {
     "transformers": transformers.__version__,
     "torch": torch.__version__,
@@ -57,7 +56,11 @@ class Reference:
         ExportError: a file is missing or unreadable, or a tensor is missing or of another shape.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, device: str = "cpu") -> None:
+        if device != "cpu" and not torch.cuda.is_available():
+            raise ExportError(f"--reference-device {device}: torch finds no GPU")
+        torch.backends.cudnn.allow_tf32 = False  # its default for convolutions; products are f32 by default
+        self.device = device
         self.checkpoint = Checkpoint(folder)
         self.config = Blip2Config.from_pretrained(folder)
         self.processor = BlipImageProcessor.from_pretrained(folder)
@@ -79,6 +82,11 @@ class Reference:
             raise ExportError(f"{path}: not a readable picture ({error})") from error
         return self.processor(Image.fromarray(rgb), return_tensors="np")["pixel_values"].astype(np.float32)
 
+    @property
+    def description(self) -> str:
+        """For certificates and golden answers."""
+        return f"transformers {transformers.__version__}, fp32, {self.device}"
+
     def close(self) -> None:
         """Frees the weights in memory."""
         self._stage = ("", None)
@@ -88,18 +96,18 @@ class Reference:
     def image_embeds(self, pixel_values: np.ndarray) -> np.ndarray:
         """[1, 3, height, width] -> [1, num_tokens, vision hidden]."""
         vision = self._load("vision_encoder")
-        return vision(pixel_values=torch.from_numpy(pixel_values)).last_hidden_state.numpy()
+        return vision(pixel_values=self._tensor(pixel_values)).last_hidden_state.cpu().numpy()
 
     @torch.no_grad()
     def query(self, image_embeds: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """image_embeds -> query_output [1, queries, hidden], image_prefix [1, queries, width]."""
-        stage, embeds = self._load("qformer"), torch.from_numpy(image_embeds)
+        stage, embeds = self._load("qformer"), self._tensor(image_embeds)
         output = stage.qformer(
             query_embeds=stage.query_tokens,
             encoder_hidden_states=embeds,
-            encoder_attention_mask=torch.ones(embeds.shape[:-1], dtype=torch.long),
+            encoder_attention_mask=torch.ones(embeds.shape[:-1], dtype=torch.long, device=self.device),
         ).last_hidden_state
-        return output.numpy(), stage.language_projection(output).numpy()
+        return output.cpu().numpy(), stage.language_projection(output).cpu().numpy()
 
     def greedy(self, image_prefix: np.ndarray, prompt: Sequence[int], max_new_tokens: int) -> list[int]:
         """The new tokens of `generate`, the end token included if it came."""
@@ -122,7 +130,7 @@ class Reference:
         """The logits before each token of `answer`, in one pass: f32 [len(answer), vocab]."""
         inputs = self._inputs(image_prefix, [*prompt, *answer[:-1]])
         del inputs["input_ids"]
-        return self._load("decoder")(**inputs).logits[0, -len(answer) :].numpy()
+        return self._load("decoder")(**inputs).logits[0, -len(answer) :].cpu().numpy()
 
     def vision_layers(self, pixel_values: np.ndarray) -> np.ndarray:
         """The hidden state after every layer: f32 [layers, num_tokens, hidden]."""
@@ -150,12 +158,15 @@ class Reference:
 
     def _inputs(self, image_prefix: np.ndarray, ids: Sequence[int]) -> dict[str, torch.Tensor]:
         """What `Blip2ForConditionalGeneration` passes to its decoder; the image stands before the text."""
-        prefix = torch.from_numpy(image_prefix)
-        text = torch.tensor([list(ids)])
+        prefix = self._tensor(image_prefix)
+        text = torch.tensor([list(ids)], device=self.device)
         embeds = torch.cat([prefix, self._load("decoder").get_input_embeddings()(text)], dim=1)
-        image = torch.full((1, prefix.shape[1]), self._image_token_id)
+        image = torch.full((1, prefix.shape[1]), self._image_token_id, device=self.device)
         input_ids = torch.cat([image, text], dim=1)
         return {"inputs_embeds": embeds, "input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+
+    def _tensor(self, values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(values).to(self.device)
 
     def _load(self, stage: str) -> Any:  # noqa: ANN401  the modules of transformers have no common type
         """The modules of a stage with their weights, after those of any other stage were freed."""
@@ -175,7 +186,7 @@ class Reference:
             else:
                 module = OPTForCausalLM._from_config(config.text_config, dtype=torch.float32)
         weights = {
-            name: torch.from_numpy(self.checkpoint.tensor(root + name, tuple(empty.shape)))
+            name: self._tensor(self.checkpoint.tensor(root + name, tuple(empty.shape)))
             for name, empty in module.state_dict().items()
             if root + name != LM_HEAD
         }
@@ -191,7 +202,7 @@ class Reference:
 def _layer_states(layers: nn.ModuleList, run: Callable[[], object]) -> np.ndarray:
     """What each layer returns during `run`, for its only row: [layers, positions, hidden]."""
     states: list[np.ndarray] = []
-    hooks = [layer.register_forward_hook(lambda _m, _i, out: states.append(out[0].numpy())) for layer in layers]
+    hooks = [layer.register_forward_hook(lambda _m, _i, out: states.append(out[0].cpu().numpy())) for layer in layers]
     try:
         run()
     finally:

@@ -61,6 +61,11 @@ class Graph:
         return self.target == "tensorrt" and self.stage != "decoder"
 
     @property
+    def on_gpu(self) -> bool:
+        """Whether the whole graph is to stay on the GPU."""
+        return self.target != "cpu"
+
+    @property
     def is_grouped(self) -> bool:
         """Whether weights are rounded in groups, so that there is something to choose."""
         return is_grouped(self.precision, self.float_type)
@@ -82,6 +87,7 @@ def stage_graph(
         __version__,
         float_type=graph.float_type,
         standard_only=graph.standard_only,
+        on_gpu=graph.on_gpu,
         store=store,
     )
     WRITERS[graph.stage](checkpoint, builder, linear_layers(builder, graph.precision, graph.grouping)).write()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +22,11 @@ from blip2_export.expected import ask_reference
 from blip2_export.golden import FOLDER, choose, golden_files
 from blip2_export.layout import stage_of, tensor_shapes
 from blip2_export.memory import available_bytes, peak_resident_bytes
-from blip2_export.onnx_blip2 import PROVIDER, OnnxBlip2
+from blip2_export.onnx_blip2 import OnnxBlip2
 from blip2_export.phases import Phases
 from blip2_export.progress import progress
-from blip2_export.reference import DESCRIPTION, VERSIONS, Reference
+from blip2_export.providers import EXECUTION_PROVIDERS, ON_CPU, Provider, probe, require
+from blip2_export.reference import VERSIONS, Reference
 from blip2_export.report import page, table
 from blip2_export.thresholds import THRESHOLDS, checks
 from blip2_export.workload import Workload
@@ -44,20 +45,33 @@ PARITY, PAGE = "parity.json", "parity.html"
 WORKING_BYTES = 1_500_000_000
 
 
-def verify(checkpoint: Path, bundle: Path, cases_file: Path | None, golden_count: int, beams: BeamPlan) -> bool:
+@dataclass(frozen=True)
+class Where:
+    """What the bundle is run by, and the torch device of the reference."""
+
+    provider: Provider = ON_CPU
+    reference_device: str = "cpu"
+
+
+def verify(
+    checkpoint: Path, bundle: Path, cases_file: Path | None, golden_count: int, beams: BeamPlan, where: Where
+) -> bool:
     """Verifies, writes parity.json, parity.html and golden/, prints the table, and returns whether the bundle passed.
 
     Raises:
         ExportError: the bundle is damaged or was exported from another checkpoint, the cases cannot be read, or
-            memory is too small.
+            memory is too small, or the provider cannot be had.
     """
+    require(where.provider)
+    probe(where.provider)
     phases = Phases()
     manifest = read_manifest(bundle)
     with tempfile.TemporaryDirectory() as drawn:
         default_tokens = manifest["generation"]["max_new_tokens"]
         cases = read_cases(cases_file, default_tokens) if cases_file else drawn_cases(Path(drawn), default_tokens)
         _check_sources(checkpoint, manifest, _size)
-        model, reference = OnnxBlip2(bundle), Reference(checkpoint)
+        model = OnnxBlip2(bundle, provider=where.provider)
+        reference = Reference(checkpoint, where.reference_device)
         workload = Workload.of(model, cases, beams)
         _check_memory(model, reference)
         with phases.phase("hashing bundle and checkpoint"):
@@ -65,7 +79,7 @@ def verify(checkpoint: Path, bundle: Path, cases_file: Path | None, golden_count
             _check_sources(checkpoint, manifest, file_entry)
         expected = ask_reference(reference, workload, phases)
         comparison = Comparer(model, workload, expected, phases).run()
-        return _certify(bundle, manifest, comparison, phases, golden_count)
+        return _certify(model, reference.description, comparison, phases, golden_count)
 
 
 def _check_memory(model: OnnxBlip2, reference: Reference) -> None:
@@ -107,23 +121,26 @@ def _size(path: Path) -> Json:
     return {"bytes": path.stat().st_size}
 
 
-def _certify(bundle: Path, manifest: Json, comparison: Comparison, phases: Phases, golden_count: int) -> bool:
-    found = checks(manifest["precision"], comparison)
-    certificate = _certificate(manifest, comparison, found, phases)
+def _certify(model: OnnxBlip2, reference: str, comparison: Comparison, phases: Phases, golden_count: int) -> bool:
+    found = checks(model.manifest["precision"], comparison, on_gpu=model.provider.is_gpu)
+    certificate = _certificate(model, reference, comparison, found, phases)
     chosen = choose(comparison.answers, golden_count)
     if len(chosen) < golden_count:
         progress(f"only {len(chosen)} of {golden_count} golden answers: the other cases differ or were close")
     files = {
         PARITY: json_bytes(certificate),
         PAGE: page(certificate, comparison),
-        **golden_files(chosen, DESCRIPTION),
+        **golden_files(chosen, reference),
     }
-    replace_files(bundle, (PARITY, PAGE, FOLDER), files)
+    replace_files(model.folder, (PARITY, PAGE, FOLDER), files)
     print(table(certificate))
     return certificate["passed"]
 
 
-def _certificate(manifest: Json, comparison: Comparison, found: Sequence[Check], phases: Phases) -> Json:
+def _certificate(
+    model: OnnxBlip2, reference: str, comparison: Comparison, found: Sequence[Check], phases: Phases
+) -> Json:
+    manifest = model.manifest
     missed = [check.sentence() for check in found if not check.passed]
     in_use = {check.precision for check in found}
     return {
@@ -131,8 +148,8 @@ def _certificate(manifest: Json, comparison: Comparison, found: Sequence[Check],
         "bundle": manifest["name"],
         "passed": not missed,
         "misses": missed,
-        "reference": DESCRIPTION,
-        "provider": PROVIDER,
+        "reference": reference,
+        "provider": EXECUTION_PROVIDERS[model.provider.name],
         "versions": {
             "blip2_export": __version__,
             "onnxruntime": onnxruntime.__version__,

@@ -23,14 +23,14 @@ MAX_NEW_TOKENS = 12
 
 def compute(folder: Path) -> dict[str, Any]:
     """The expected numbers for a checkpoint folder."""
-    from blip2_export.reference import DESCRIPTION, Reference
+    from blip2_export.reference import Reference
 
     reference = Reference(folder)
     pixel_values = tiny_checkpoint.pixel_values()
     embeds = reference.image_embeds(pixel_values)
     output, prefix = reference.query(embeds)
     return {
-        "reference": DESCRIPTION,
+        "reference": reference.description,
         "image_embeds": _rounded(embeds),
         "query_output": _rounded(output),
         "image_prefix": _rounded(prefix),

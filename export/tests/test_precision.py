@@ -92,7 +92,7 @@ def test_on_gpus_only_the_decoder_has_few_bits_and_its_output_layer_has_not(
     assert f"{MICROSOFT}MatMulNBits" not in found["vision_encoder"] | found["qformer"]
     text = tiny_checkpoint.CONFIG["text_config"]
     assert found["decoder"][f"{MICROSOFT}MatMulNBits"] == 4 * text["num_hidden_layers"]
-    assert found["decoder"]["Gemm"] == 1
+    assert found["decoder"][f"{MICROSOFT}FusedMatMul"] == 1
 
 
 def test_in_fp16_weights_are_f16_and_softmax_and_logits_f32(reader: Checkpoint) -> None:
@@ -102,8 +102,8 @@ def test_in_fp16_weights_are_f16_and_softmax_and_logits_f32(reader: Checkpoint) 
             floats = {t.data_type for t in model.graph.initializer if len(t.dims) and t.data_type != TensorProto.INT64}
             assert floats == {TensorProto.FLOAT16}
     made = {name: node for node in model.graph.node for name in node.output}
-    logits = made[made["logits"].input[0]]
-    assert (logits.op_type, {made[name].op_type for name in logits.input}) == ("Gemm", {"Cast"})
+    logits = made["logits"]
+    assert (logits.op_type, {made[name].op_type for name in logits.input}) == ("FusedMatMul", {"Cast"})
     vision = stage_graph(reader, Graph("vision_encoder", "tensorrt", "fp16")).model().graph
     made = {name: node for node in vision.node for name in node.output}
     for node in vision.node:

@@ -1,12 +1,12 @@
-"""Compares a bundle with transformers (fp32, CPU, one row at a time), and checks what a server relies on.
+"""Compares a bundle with transformers (fp32, one row at a time), and checks what a server relies on.
 
 Every stage, the logits over the reference's own tokens, greedy and beam-search answers, and the hidden state after
 every layer are compared; then the bundle with itself: unequal rows in one batch, in-place KV buffers, continuation
 of a prefix.
 
 One stage of one side is in memory at a time: BLIP-2 OPT-2.7b takes 12 GB, most of it for the reference, whatever
-the precision of the bundle. What is free is looked at before anything starts. Bundles for GPUs are run on the CPU
-here.
+the precision of the bundle. What is free is looked at before anything starts. Bundles for GPUs are run on the CPU,
+unless --provider says otherwise; then nothing falls back to the CPU in silence.
 
 Prints a table, and writes parity.json, parity.html (the same with plots) and golden/ into the bundle. Exit code 1
 means that the bundle misses a limit of its precision. Needs the extra `reference`: pip install
@@ -22,6 +22,7 @@ EXAMPLES = """\
 examples:
   python -m blip2_export verify --checkpoint blip2-opt-2.7b --bundle onnx/blip2-opt-2.7b-int8
   python -m blip2_export verify --checkpoint blip2-opt-2.7b --bundle onnx/int4 --cases cases.json --beams 0
+  python -m blip2_export verify --checkpoint blip2-opt-2.7b --bundle onnx/cuda --provider cuda --reference-device cuda
 
 A cases file: {"cases": [{"image": "cat.png", "text": "Question: what is this? Answer:"}]}; pictures are
 relative to it; `name` and `max_new_tokens` are optional.
@@ -47,17 +48,29 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="the first N cases are also answered by beam search, each in three ways (default: 4)",
     )
+    parser.add_argument(
+        "--provider",
+        choices=("cpu", "cuda", "tensorrt"),
+        default="cpu",
+        help="what runs the bundle; tensorrt leaves the decoder to cuda; both need onnxruntime-gpu (default: cpu)",
+    )
+    parser.add_argument("--device-id", type=_count, default=0, metavar="N", help="the GPU to use (default: 0)")
+    parser.add_argument(
+        "--reference-device", choices=("cpu", "cuda"), default="cpu", help="what runs transformers (default: cpu)"
+    )
 
 
 def run(options: argparse.Namespace) -> int:
     """Verifies."""
     from blip2_export.hub import local_folder
-    from blip2_export.verify import verify
+    from blip2_export.providers import Provider
+    from blip2_export.verify import Where, verify
     from blip2_export.workload import BeamPlan
 
     beams = BeamPlan(options.beams, options.beam_cases)
     checkpoint = local_folder(options.checkpoint, options.revision)
-    return 0 if verify(checkpoint, options.bundle, options.cases, options.golden, beams) else 1
+    where = Where(Provider(options.provider, options.device_id), options.reference_device)
+    return 0 if verify(checkpoint, options.bundle, options.cases, options.golden, beams, where) else 1
 
 
 def _count(text: str) -> int:

@@ -3,6 +3,9 @@
 input_ids [rows, seq] and image_prefix [rows, prefix, hidden] -> logits [rows, k, vocab], with the KV buffers
 [rows, heads, max_len, head_dim] read and extended in place. Rows are padded on the right; `seqlens_k` alone
 tells where each row ends, so there is no attention mask.
+
+On the CPU the hidden states are [tokens, hidden], as everywhere. Attention needs them by row, [rows, prefix_seq,
+hidden], and a graph of a GPU leaves them so: no shape has to be computed, which would happen on the CPU.
 """
 
 from __future__ import annotations
@@ -37,18 +40,17 @@ class Decoder:
 
     def write(self) -> None:
         """Adds the whole graph to the builder."""
-        hidden = self._embeddings()
-        rows = self.builder.op("Shape", ["position_ids"], f"{ROOT}/RowsAndPositions")
-        qkv_shape = self.builder.op(
-            "Concat", [rows, self.builder.ints(3 * self.config.hidden_size)], f"{ROOT}/QkvShape", axis=0
-        )
+        build, hidden, rows, qkv_shape = self.builder, self._embeddings(), "", ""
+        if not build.on_gpu:
+            rows = build.op("Shape", ["position_ids"], f"{ROOT}/RowsAndPositions")
+            qkv_shape = build.op("Concat", [rows, build.ints(3 * self.config.hidden_size)], f"{ROOT}/QkvShape", axis=0)
         for layer in range(self.config.num_layers):
             hidden = self._block(hidden, layer, qkv_shape)
         self._logits(hidden, rows)
 
     def _embeddings(self) -> str:
-        """Image prefix, then tokens, each with its position -> [rows * prefix_seq, hidden]."""
-        build, config = self.builder, self.config
+        """Image prefix, then tokens, each with its position -> [rows, prefix_seq, hidden], flattened on the CPU."""
+        build = self.builder
         tokens = self.tokens.embed("input_ids", f"{ROOT}.embed_tokens")
         prefix = build.enter("image_prefix", "image_prefix/Typed")
         joined = build.op("Concat", [prefix, tokens], f"{ROOT}/Inputs", axis=1)
@@ -56,7 +58,11 @@ class Decoder:
         table = build.floats(EMBED_POSITIONS, weights.positions(self.checkpoint))
         positions = build.op("Gather", [table, "position_ids"], name, axis=0)
         placed = build.op("Add", [joined, positions], f"{ROOT}/Placed")
-        return build.tokens(placed, config.hidden_size, f"{ROOT}/Flat")
+        return self._flat(placed, f"{ROOT}/Flat")
+
+    def _flat(self, x: str, name: str) -> str:
+        """[rows, prefix_seq, hidden] as the layers read it."""
+        return x if self.builder.on_gpu else self.builder.tokens(x, self.config.hidden_size, name)
 
     def _block(self, x: str, layer: int, qkv_shape: str) -> str:
         build, config, name = self.builder, self.config, f"{ROOT}.layers.{layer}"
@@ -76,9 +82,10 @@ class Decoder:
             for part in "qkv"
         )
         qkv = self.linear(x, f"{name}.qkv", *weights.stacked(parts))
-        qkv = build.op("Reshape", [qkv, qkv_shape], f"{name}.qkv/Rows")
-        context = self._attend(qkv, layer, name)
-        return self._linear(build.tokens(context, width, f"{name}/Flat"), f"{name}.out_proj", width, width)
+        if qkv_shape:
+            qkv = build.op("Reshape", [qkv, qkv_shape], f"{name}.qkv/Rows")
+        context = self._flat(self._attend(qkv, layer, name), f"{name}/Flat")
+        return self._linear(context, f"{name}.out_proj", width, width)
 
     def _attend(self, qkv: str, layer: int, name: str) -> str:
         config = self.config
@@ -99,10 +106,13 @@ class Decoder:
     def _logits(self, hidden: str, rows: str) -> str:
         """Only the positions asked for go through the last norm and the output layer."""
         build, config, name = self.builder, self.config, "language_model.lm_head"
-        shape = build.op("Concat", [rows, build.ints(config.hidden_size)], f"{name}/HiddenShape", axis=0)
-        states = build.op("Reshape", [hidden, shape], f"{name}/Hidden")
+        if not build.on_gpu:
+            shape = build.op("Concat", [rows, build.ints(config.hidden_size)], f"{name}/HiddenShape", axis=0)
+            hidden = build.op("Reshape", [hidden, shape], f"{name}/Hidden")
         index = build.op("Unsqueeze", ["logits_index", build.ints(-1)], f"{name}/Index")
-        wanted = build.op("GatherND", [states, index], f"{name}/Wanted", batch_dims=1)
+        wanted = build.op("GatherND", [hidden, index], f"{name}/Wanted", batch_dims=1)
+        if build.on_gpu:
+            return self.tokens.logits(self._norm(wanted, f"{ROOT}.final_layer_norm"), "logits")
         flat = build.reshape(wanted, [-1, config.hidden_size], f"{name}/Flat")
         logits = self.tokens.logits(self._norm(flat, f"{ROOT}.final_layer_norm"), name)
         asked = build.op("Shape", ["logits_index"], f"{name}/Asked")

@@ -55,9 +55,7 @@ class QFormer:
         """The state before the first cross-attention, once per picture: [batch * queries, hidden]."""
         build, config = self.builder, self.config
         folded = build.constant(f"{name}.attention/Folded", self._fold(f"{name}.attention").astype(np.float32))
-        batch = build.op("Shape", ["image_embeds"], f"{name}/Batch", start=0, end=1)
-        shape = build.op("Concat", [batch, build.ints(1, 1)], f"{name}/Shape", axis=0)
-        expanded = build.op("Expand", [folded, shape], f"{name}/Expand")
+        expanded = build.once_per_row(folded, "image_embeds", name)
         return build.reshape(expanded, [-1, config.hidden_size], f"{name}/Flat")
 
     def _fold(self, name: str) -> np.ndarray:

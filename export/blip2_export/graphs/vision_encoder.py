@@ -60,9 +60,7 @@ class VisionEncoder:
         """The class token once per picture: [batch, 1, hidden]."""
         build, name, width = self.builder, f"{ROOT}.embeddings.class_embedding", self.config.hidden_size
         token = build.floats(name, self.checkpoint.tensor(name, (1, 1, width)))
-        batch = build.op("Shape", [patches], f"{name}/Batch", start=0, end=1)
-        shape = build.op("Concat", [batch, build.ints(1, 1)], f"{name}/Shape", axis=0)
-        return build.op("Expand", [token, shape], f"{name}/Expand")
+        return build.once_per_row(token, patches, name)
 
     def _block(self, x: str, name: str) -> str:
         build, config = self.builder, self.config
