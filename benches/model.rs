@@ -11,7 +11,7 @@ use blip2::bundle::Bundle;
 use blip2::engine::{ImageEncoder as _, ImagePrefix, Logits, PromptPiece, StepDecoder as _};
 use blip2::image::PixelValues;
 use blip2::model::{Blip2, CacheSize, Decoder, Devices};
-use blip2::runtime::Runtime;
+use blip2::runtime::{CpuSettings, Runtime};
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
 
 const SLOTS: usize = 8;
@@ -20,7 +20,8 @@ const PROMPT_TOKENS: usize = 11;
 fn model() -> (Blip2, PixelValues) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let library = std::env::var_os("ORT_DYLIB_PATH").map_or_else(|| root.join(".ort/libonnxruntime.so"), PathBuf::from);
-    let runtime = Runtime::load(&library, std::thread::available_parallelism().unwrap()).unwrap();
+    let runtime =
+        Runtime::load(&library, &CpuSettings::with_threads(std::thread::available_parallelism().unwrap())).unwrap();
     let bundle = Bundle::open(&root.join("onnx/blip2-shapes")).unwrap();
     let cache = CacheSize { slots: SLOTS.try_into().unwrap(), max_len: None, kv_tokens: None };
     let image = &bundle.manifest().image;

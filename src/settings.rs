@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use crate::engine::EngineLimits;
 use crate::image::ImageLimits;
-use crate::runtime::ProviderChoice;
+use crate::runtime::{CpuSettings, ProviderChoice};
 
 /// What every command needs that runs the model.
 #[derive(Debug, Clone)]
@@ -18,8 +18,8 @@ pub struct RuntimeSettings {
     pub providers: ProviderChoice,
     /// The GPU.
     pub gpu: GpuChoice,
-    /// Threads of ONNX Runtime.
-    pub threads: NonZeroUsize,
+    /// How ONNX Runtime uses the CPU.
+    pub cpu: CpuSettings,
     /// Rows decoded together; as many as memory allows when `None`.
     pub slots: Option<NonZeroUsize>,
     /// Positions of all rows together; what free memory holds when `None`.

@@ -62,7 +62,7 @@ pub(super) fn open(settings: &RuntimeSettings) -> Result<Opened, LoadError> {
     tracing::info!("memory: {plan}");
     bundle.check_small_files()?;
     let frontend = frontend(settings, &bundle)?;
-    let runtime = Runtime::load(&settings.ort_library, settings.threads)?;
+    let runtime = Runtime::load(&settings.ort_library, &settings.cpu)?;
     let gpu = gpu.map(|gpu| gpu.settings(settings, manifest, &plan, &runtime)).transpose()?;
     let devices = Devices { providers, gpu };
     let bytes = manifest.bytes();
@@ -84,7 +84,7 @@ pub(super) fn open(settings: &RuntimeSettings) -> Result<Opened, LoadError> {
         bundle = %manifest.name,
         precision = %manifest.precision.decoder,
         provider = %providers,
-        threads = settings.threads,
+        threads = settings.cpu.threads,
         slots = limits.slots,
         kv_tokens = limits.kv_tokens,
         max_len = limits.max_len,

@@ -6,11 +6,11 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use clap::{Args, ValueEnum};
+use clap::{ArgAction, Args, ValueEnum};
 
 use crate::engine::EngineLimits;
 use crate::image::ImageLimits;
-use crate::runtime::{Provider, ProviderChoice};
+use crate::runtime::{CpuSettings, Provider, ProviderChoice};
 use crate::settings::{GpuChoice, RuntimeSettings};
 
 /// The committed tiny bundle, relative to the repository.
@@ -130,6 +130,18 @@ pub(super) struct RuntimeArgs {
     #[arg(long, value_name = "N", env = "BLIP2_THREADS")]
     threads: Option<NonZeroUsize>,
 
+    /// Whether these threads wait for the next operator for a moment before they sleep
+    #[arg(long, value_name = "BOOL", env = "BLIP2_SPIN", default_value_t = true, action = ArgAction::Set)]
+    spin: bool,
+
+    /// Processors of each thread but the first, counted from 1, as in `2;3,4` [default: the system decides]
+    #[arg(long, value_name = "LIST", env = "BLIP2_THREAD_AFFINITY")]
+    thread_affinity: Option<String>,
+
+    /// Whether a run on the CPU keeps its memory for the next one
+    #[arg(long, value_name = "BOOL", env = "BLIP2_MEMORY_ARENA", default_value_t = true, action = ArgAction::Set)]
+    memory_arena: bool,
+
     /// Rows decoded together, a beam being a row [default: as many as memory is there for, up to 16]
     #[arg(long, value_name = "N", env = "BLIP2_SLOTS")]
     slots: Option<NonZeroUsize>,
@@ -193,7 +205,12 @@ impl RuntimeArgs {
                 memory: self.gpu_memory_mib.map(|mib| mib.saturating_mul(1 << 20)),
                 tensorrt_cache: self.tensorrt_cache.clone().unwrap_or_else(default_tensorrt_cache),
             },
-            threads: self.threads.unwrap_or_else(cores),
+            cpu: CpuSettings {
+                threads: self.threads.unwrap_or_else(cores),
+                spin: self.spin,
+                affinity: self.thread_affinity.clone(),
+                arena: self.memory_arena,
+            },
             slots: self.slots,
             kv_tokens: self.kv_tokens,
             max_len: self.max_len,

@@ -8,19 +8,41 @@ use ort::logging::LogLevel;
 
 use super::RuntimeError;
 
+/// How ONNX Runtime uses the CPU. The defaults are what was fastest (docs/performance.md).
+#[derive(Debug, Clone)]
+pub struct CpuSettings {
+    /// Threads of the pool, the caller's counted.
+    pub threads: NonZeroUsize,
+    /// Whether they wait for the next operator for a moment before they sleep.
+    pub spin: bool,
+    /// Where they run, as ONNX Runtime writes it: for each but the first the processors, counted from 1, as in `2;3,4`.
+    pub affinity: Option<String>,
+    /// Whether sessions keep the memory of a run for the next one.
+    pub arena: bool,
+}
+
+impl CpuSettings {
+    /// The defaults, on so many threads.
+    #[must_use]
+    pub fn with_threads(threads: NonZeroUsize) -> Self {
+        Self { threads, spin: true, affinity: None, arena: true }
+    }
+}
+
 /// The loaded library and its environment. Made once, kept until the process ends; clones are handles.
 #[derive(Debug, Clone)]
 pub struct Runtime {
     environment: Environment,
     threads: NonZeroUsize,
+    arena: bool,
 }
 
 impl Runtime {
-    /// Loads the library and starts a pool of `threads`. Must come before any other use of `ort`, once a process.
+    /// Loads the library and starts its threads. Must come before any other use of `ort`, once a process.
     ///
     /// # Errors
     /// [`RuntimeError::Library`] when the file is missing or older than 1.24, [`RuntimeError::Environment`] else.
-    pub fn load(library: &Path, threads: NonZeroUsize) -> Result<Self, RuntimeError> {
+    pub fn load(library: &Path, cpu: &CpuSettings) -> Result<Self, RuntimeError> {
         // Checked first, because ONNX Runtime's loader says only that it failed.
         if !library.is_file() {
             let reason = "no such file".to_owned();
@@ -31,8 +53,9 @@ impl Runtime {
         // Threads that spin for a moment between two operators make a run 8 % shorter (benches/results). They have the
         // cores to themselves, because the engine's workers take turns, and sleep soon after a run.
         let pool = GlobalThreadPoolOptions::default()
-            .with_intra_threads(threads.get())
-            .and_then(|pool| pool.with_spin_control(true))
+            .with_intra_threads(cpu.threads.get())
+            .and_then(|pool| pool.with_spin_control(cpu.spin))
+            .and_then(|pool| cpu.affinity.iter().try_fold(pool, GlobalThreadPoolOptions::with_intra_affinity))
             .map_err(|source| RuntimeError::Environment { source })?;
         let environment = builder
             .with_name("blip2")
@@ -41,11 +64,15 @@ impl Runtime {
             .build()
             .map_err(|source| RuntimeError::Environment { source })?;
         environment.set_log_level(LogLevel::Warning);
-        Ok(Self { environment, threads })
+        Ok(Self { environment, threads: cpu.threads, arena: cpu.arena })
     }
 
     pub(super) fn environment(&self) -> &Environment {
         &self.environment
+    }
+
+    pub(super) fn arena(&self) -> bool {
+        self.arena
     }
 
     /// Threads of the pool that all sessions share.

@@ -20,7 +20,7 @@ use std::path::PathBuf;
 
 pub(crate) use self::binding::{Binding, Element, Part, TensorName};
 pub(crate) use self::buffer::{Buffer, Pieces, Place};
-pub use self::environment::Runtime;
+pub use self::environment::{CpuSettings, Runtime};
 pub use self::gpu::{DeviceFailure, Gpu};
 pub use self::gpu_libraries::GpuLibraries;
 pub(crate) use self::kv_buffer::{KvBuffer, KvLayerNames, KvShape};

@@ -212,8 +212,13 @@ fn commit(runtime: &Runtime, graph: &str, path: &Path, provider: &StageProvider)
             .with_config_entry(TAKE_NOTES.0, TAKE_NOTES.1)?
             // Weights beside the arena take what they need, and not what its blocks are rounded to.
             .with_config_entry("session.use_device_allocator_for_initializers", "1")?;
-    } else if !has_vnni() {
-        builder = builder.with_config_entry("session.x64quantprecision", "1")?;
+    } else {
+        if !runtime.arena() {
+            builder = builder.with_execution_providers([ep::CPU::default().with_arena_allocator(false).build()])?;
+        }
+        if !has_vnni() {
+            builder = builder.with_config_entry("session.x64quantprecision", "1")?;
+        }
     }
     builder.commit_from_file(path)
 }

@@ -12,7 +12,7 @@ use blip2::engine::{
 };
 use blip2::image::{ImageLimits, Preprocessor, PreprocessorConfig};
 use blip2::model::{Blip2, CacheSize, Devices};
-use blip2::runtime::Runtime;
+use blip2::runtime::{CpuSettings, Runtime};
 use blip2::text::{SpecialIds, Tokenizer};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -24,7 +24,7 @@ pub(crate) const BUNDLES: [&str; 2] = ["onnx/blip2-shapes", "onnx/blip2-shapes-i
 /// One environment per process.
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     let library = std::env::var_os("ORT_DYLIB_PATH").map_or_else(|| repository(".ort/libonnxruntime.so"), Into::into);
-    Runtime::load(&library, 2.try_into().unwrap()).expect("ONNX Runtime; run `make setup`")
+    Runtime::load(&library, &CpuSettings::with_threads(2.try_into().unwrap())).expect("ONNX Runtime; run `make setup`")
 });
 
 pub(crate) fn engine(bundle: &Bundle, slots: usize) -> Engine {

@@ -13,7 +13,7 @@ use blip2::bundle::Bundle;
 use blip2::engine::{EmbeddedImage, EncodedImage, Engine, EngineLimits, Frontend, ImageEncoder, ModelError};
 use blip2::image::{ImageLimits, PixelValues, Preprocessor, PreprocessorConfig, RgbImage};
 use blip2::model::{Blip2, CacheSize, Devices};
-use blip2::runtime::Runtime;
+use blip2::runtime::{CpuSettings, Runtime};
 use blip2::text::{SpecialIds, Tokenizer};
 use image::ImageFormat;
 use rand::SeedableRng as _;
@@ -41,7 +41,8 @@ const SLOTS: usize = 12;
 /// One environment a process.
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     let library = env::var_os("ORT_DYLIB_PATH").map_or_else(|| repository(".ort/libonnxruntime.so"), Into::into);
-    Runtime::load(&library, 2.try_into().unwrap()).expect("ONNX Runtime; run `make goldens`")
+    Runtime::load(&library, &CpuSettings::with_threads(2.try_into().unwrap()))
+        .expect("ONNX Runtime; run `make goldens`")
 });
 
 #[derive(Deserialize)]

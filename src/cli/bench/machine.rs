@@ -38,7 +38,7 @@ impl Machine {
         let DecoderLimits { slots, max_len, kv_tokens, .. } = limits;
         Self {
             processor: processor(),
-            threads: settings.threads.get(),
+            threads: settings.cpu.threads.get(),
             library: file_name(&settings.ort_library),
             build: runtime.version().trim_start_matches("ORT Build Info: "),
             bundle: manifest.name.clone(),
