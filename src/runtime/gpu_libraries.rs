@@ -5,6 +5,7 @@
 #![expect(unsafe_code, reason = "opening a library runs its initialisers, and its version is asked by symbol")]
 
 use std::env;
+use std::error::Error as _;
 use std::ffi::c_int;
 use std::fmt;
 use std::path::Path;
@@ -113,7 +114,10 @@ fn open(folder: &Path, name: &str) -> Result<(), String> {
     let file = if beside.is_file() { beside.canonicalize().unwrap_or(beside) } else { name.into() };
     // SAFETY: the user chose the folder, as that of ONNX Runtime, or the system's: NVIDIA's initialisers run.
     let library = unsafe { UnixLibrary::open(Some(&file), RTLD_NOW | RTLD_GLOBAL) };
-    let library = library.map_err(|error| format!("cannot open {name}: {error}"))?;
+    let library = library.map_err(|error| match error.source() {
+        Some(reason) => format!("cannot open {name}: {reason}"),
+        None => format!("cannot open {name}: {error}"),
+    })?;
     std::mem::forget(library); // never closed
     Ok(())
 }

@@ -47,12 +47,14 @@ pub enum RuntimeError {
         source: ort::Error,
     },
     /// A graph does not load.
-    #[error("cannot load the {graph} from {path}: {source}; check the bundle with `blip2 verify`")]
+    #[error("cannot load the {graph} from {path} on {provider}: {source}; {}", load_remedy(*.provider))]
     Load {
         /// The stage.
         graph: &'static str,
         /// The ONNX file.
         path: PathBuf,
+        /// What it was to run on.
+        provider: Provider,
         /// ONNX Runtime's reason.
         source: ort::Error,
     },
@@ -145,4 +147,12 @@ pub enum RuntimeError {
         /// ONNX Runtime's reason.
         source: ort::Error,
     },
+}
+
+fn load_remedy(provider: Provider) -> &'static str {
+    if provider.is_gpu() {
+        "look the reason up in docs/gpu.md, and check the bundle with `blip2 verify --provider cpu`"
+    } else {
+        "check the bundle with `blip2 verify`"
+    }
 }

@@ -160,12 +160,13 @@ impl GraphSession {
         outputs: &[Expected],
     ) -> Result<Self, RuntimeError> {
         let started = Instant::now();
-        let load = |source| RuntimeError::Load { graph, path: path.to_path_buf(), source };
+        let on = provider.provider();
+        let load = |source| RuntimeError::Load { graph, path: path.to_path_buf(), provider: on, source };
         let session = commit(runtime, graph, path, provider).map_err(load)?;
         let signature = |detail| RuntimeError::Signature { graph, path: path.to_path_buf(), detail };
         check("input", session.inputs(), inputs).map_err(signature)?;
         check("output", session.outputs(), outputs).map_err(signature)?;
-        let (ms, on) = (started.elapsed().as_millis(), provider.provider());
+        let ms = started.elapsed().as_millis();
         if on.is_gpu() {
             let placement = Placement::of(&session).map_err(load)?;
             if let Some(operators) = placement.strays() {
