@@ -105,7 +105,7 @@ verify: $(BIN)/reference ## Compare both committed bundles with transformers (in
 	    ../$(BIN)/python -m blip2_export verify --checkpoint ../onnx/checkpoint --bundle ../onnx/$$bundle \
 	        --cases ../onnx/cases/cases.json || exit 1; done
 
-gpu-check: ## Export, verify, test and bench on an NVIDIA GPU; GPU_CHECK="--quick" or other options
+gpu-check: setup ## Export, verify, test and bench on an NVIDIA GPU; GPU_CHECK="--quick" or other options
 	@cd export && $(PYTHON) -m gpu_check $(GPU_CHECK)
 
 train: $(BIN)/reference ## Train the tiny model anew into onnx/new-checkpoint (about an hour)

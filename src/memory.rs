@@ -82,6 +82,8 @@ pub struct MemoryNeeds {
 /// How memory is shared out. Sizes in bytes, shown in MiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryPlan {
+    /// Whose memory it is.
+    pub kind: MemoryKind,
     /// The bundle's files.
     pub weights: u64,
     /// Activations and the like, at most.
@@ -130,7 +132,9 @@ impl MemoryNeeds {
     /// # Errors
     /// [`MemoryShortage`] when the positions asked for do not fit, or else not even one short row.
     pub fn plan(&self) -> Result<MemoryPlan, MemoryShortage> {
-        let usable = if self.kv_tokens.is_some() { self.available } else { self.available / 10 * 9 };
+        // On a GPU the cache follows slots and their length, so no wish for positions says how much memory may go.
+        let may_take_all = self.kv_tokens.is_some() && self.kind == MemoryKind::Host;
+        let usable = if may_take_all { self.available } else { self.available / 10 * 9 };
         let room = usable.saturating_sub(self.total(0)) / self.position_bytes.max(1);
         let room = usize::try_from(room).unwrap_or(usize::MAX);
         let (slots, kv_tokens, kv_bytes) = match self.kind {
@@ -146,6 +150,7 @@ impl MemoryNeeds {
             }
         };
         Ok(MemoryPlan {
+            kind: self.kind,
             weights: self.weights,
             working: self.working,
             encoded_pictures: self.encoded_pictures,

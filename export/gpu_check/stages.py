@@ -233,7 +233,9 @@ def _blip2_export(places: Places, *words: str) -> Command:
 def _of_python(places: Places) -> dict[str, str]:
     """For TensorRT. torch looks for its CUDA libraries beside itself first, in versions of its own."""
     searched = f"{places.library.parent}:$LD_LIBRARY_PATH"  # the runner fills in what is searched already
-    return {"CUDA_VISIBLE_DEVICES": str(places.device_id), "LD_LIBRARY_PATH": searched}
+    # CUDA would count the fastest first, and nvidia-smi, which names the GPU in the results, does not.
+    counted = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": str(places.device_id)}
+    return counted | {"LD_LIBRARY_PATH": searched}
 
 
 def _of_rust(places: Places) -> dict[str, str]:

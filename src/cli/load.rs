@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::memory_plan::plan_memory;
 use super::opened_gpu::OpenedGpu;
-use crate::bundle::{Bundle, BundleError, Manifest};
+use crate::bundle::{Bundle, BundleError, Manifest, Target};
 use crate::engine::{Engine, Frontend, GoldenError, ModelError, StepDecoder as _, replay};
 use crate::image::{ImageError, Preprocessor, PreprocessorConfig};
 use crate::memory::{MemoryPlan, MemoryShortage};
@@ -57,6 +57,9 @@ pub(super) fn open(settings: &RuntimeSettings) -> Result<Opened, LoadError> {
     let bundle = Bundle::open(&settings.model)?;
     let manifest = bundle.manifest();
     let providers = Providers::choose(settings.providers, manifest)?;
+    if providers == Providers::CPU && manifest.target != Target::Cpu {
+        tracing::warn!("the bundle was exported for {}; on the CPU its f16 layers are slow", manifest.target);
+    }
     let gpu = if providers.need_gpu() { Some(OpenedGpu::open(settings, providers)?) } else { None };
     let plan = plan_memory(settings, manifest, providers, gpu.as_ref().map(|gpu| gpu.bytes))?;
     tracing::info!("memory: {plan}");

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use crate::bundle::Manifest;
-use crate::memory::MemoryPlan;
+use crate::memory::{MemoryKind, MemoryPlan};
 use crate::model::GpuSettings;
 use crate::runtime::{Gpu, GpuLibraries, Providers, Runtime, RuntimeError};
 use crate::settings::RuntimeSettings;
@@ -42,8 +42,7 @@ impl OpenedGpu {
         plan: &MemoryPlan,
         runtime: &Runtime,
     ) -> Result<GpuSettings, RuntimeError> {
-        let of_caches = plan.kv_bytes.saturating_add(plan.kv_prefix_cache).saturating_add(plan.encoded_pictures);
-        let memory_limit = usize::try_from(self.bytes.saturating_sub(of_caches)).unwrap_or(usize::MAX);
+        let memory_limit = memory_limit(self.bytes, plan);
         let tensorrt_cache = match self.libraries.tensorrt() {
             None => PathBuf::new(), // nobody asks for it
             Some(version) => {
@@ -58,6 +57,15 @@ impl OpenedGpu {
     }
 }
 
+/// What is left for the sessions beside the caches, if those lie on the GPU too. Never 0, which ONNX Runtime takes for no limit.
+fn memory_limit(bytes: u64, plan: &MemoryPlan) -> usize {
+    let caches = match plan.kind {
+        MemoryKind::Host => 0,
+        MemoryKind::Gpu => plan.kv_bytes.saturating_add(plan.kv_prefix_cache).saturating_add(plan.encoded_pictures),
+    };
+    usize::try_from(bytes.saturating_sub(caches).max(1)).unwrap_or(usize::MAX)
+}
+
 /// Engines are good for one kind of GPU, one TensorRT, one ONNX Runtime and one bundle; anything else gets another folder.
 fn cache_name(gpu: &str, tensorrt: &str, onnxruntime: &str, bundle: &str) -> String {
     let plain = |name: &str| {
@@ -69,7 +77,32 @@ fn cache_name(gpu: &str, tensorrt: &str, onnxruntime: &str, bundle: &str) -> Str
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroUsize;
+
     use super::*;
+    use crate::memory::MemoryNeeds;
+
+    #[test]
+    fn caches_on_the_host_leave_the_memory_of_the_gpu_to_the_sessions() {
+        let mut plan = MemoryNeeds {
+            kind: MemoryKind::Gpu,
+            available: 1000,
+            weights: 100,
+            working: 10,
+            encoded_pictures: 20,
+            kv_prefix_cache: 30,
+            position_bytes: 2,
+            max_len: NonZeroUsize::new(50).unwrap(),
+            slots: NonZeroUsize::new(4),
+            kv_tokens: None,
+        }
+        .plan()
+        .unwrap();
+        assert_eq!(memory_limit(1000, &plan), 1000 - 20 - 30 - 4 * 50 * 2);
+        assert_eq!(memory_limit(100, &plan), 1);
+        plan.kind = MemoryKind::Host;
+        assert_eq!(memory_limit(1000, &plan), 1000);
+    }
 
     #[test]
     fn a_folder_of_engines_says_what_they_are_for() {

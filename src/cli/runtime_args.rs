@@ -114,7 +114,7 @@ pub(super) struct RuntimeArgs {
     #[arg(long, value_enum, env = "BLIP2_DECODER_PROVIDER")]
     decoder_provider: Option<DecoderProviderArg>,
 
-    /// GPU to use, as the driver counts them
+    /// GPU to use, as CUDA counts: the fastest first, or with CUDA_DEVICE_ORDER=PCI_BUS_ID as nvidia-smi does
     #[arg(long, value_name = "N", env = "BLIP2_DEVICE_ID", default_value = "0")]
     device_id: usize,
 

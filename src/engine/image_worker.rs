@@ -3,6 +3,7 @@
 //! Pictures are encoded in the order in which they were asked about, as many in a run as the model wants at once. Ten jobs
 //! about one picture encode it once: it is done when the second comes up.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Instant;
@@ -175,6 +176,12 @@ fn take_up(mut work: EncodeWork, place: impl FnOnce(&mut Queued)) -> Option<Enco
     Some(work)
 }
 
+/// How many different pictures are to be encoded for these works.
+fn new_pictures(works: &[EncodeWork]) -> usize {
+    let new = works.iter().filter(|work| work.picture().prefix().is_none());
+    new.map(|work| work.picture().key()).collect::<HashSet<_>>().len()
+}
+
 /// The queue, and what was taken from it too early.
 struct Waiting {
     works: Receiver<ImageWork>,
@@ -190,9 +197,9 @@ impl Waiting {
         })
     }
 
-    /// Adds pictures that wait already, up to so many, as long as the decoder worker wants further ones.
+    /// Adds works that wait already, until they are about so many new pictures, as long as the decoder worker wants further ones.
     fn join(&mut self, works: &mut Vec<EncodeWork>, most: usize, ahead: &Arc<Ahead>) {
-        while works.len() < most {
+        while new_pictures(works) < most {
             let work = match self.works.try_recv() {
                 Ok(ImageWork::Encode(work)) => work,
                 Ok(other) => {

@@ -131,12 +131,14 @@ impl PictureTable {
         let mut timings = vec![ImageTimings::default(); pictures.len()];
         if !new.is_empty() {
             let pixels: Vec<&PixelValues> = new.iter().map(|(_, decoded)| &decoded.pixel_values).collect();
-            let encoded = match encoder.encode(&pixels) {
+            let encoded: Vec<Result<EncodedImage, ModelError>> = match encoder.encode(&pixels) {
                 Ok(images) => images.into_iter().map(Ok).collect(),
-                Err(error) => vec![Err(Arc::new(error)); new.len()],
+                Err(error) if pixels.len() == 1 => vec![Err(error)],
+                // One of them may be to blame, or their number.
+                Err(_) => pixels.iter().map(|pixels| encode_alone(encoder, pixels)).collect(),
             };
             for ((picture, decoded), encoded) in new.into_iter().zip(encoded) {
-                let prefix = encoded.map(|EncodedImage { prefix, vision_encoder, qformer }| {
+                let prefix = encoded.map_err(Arc::new).map(|EncodedImage { prefix, vision_encoder, qformer }| {
                     if let Some(place) = pictures.iter().position(|other| Arc::ptr_eq(&other.0, &picture.0)) {
                         timings[place] = ImageTimings { preprocess: decoded.took, vision_encoder, qformer };
                     }
@@ -161,6 +163,10 @@ impl PictureTable {
             Err(source) => Err(EngineError::Model { stage: "encoding the image", source: Arc::clone(source) }),
         }
     }
+}
+
+fn encode_alone(encoder: &mut impl ImageEncoder, pixels: &PixelValues) -> Result<EncodedImage, ModelError> {
+    encoder.encode(&[pixels])?.pop().ok_or_else(|| ModelError::new("nothing came of the picture"))
 }
 
 impl Known {

@@ -257,7 +257,9 @@ impl SlotTable {
             let bytes = self.saved_len() * self.limits.position_bytes;
             let unneeded = self.prefixes.make_room(bytes).unwrap_or_default();
             let saved = decoder.save_row(prompt.slot, self.saved_len(), unneeded);
-            self.prefixes.put(prompt.picture_key(), saved, bytes);
+            if !saved.is_empty() {
+                self.prefixes.put(prompt.picture_key(), saved, bytes);
+            }
         }
     }
 
@@ -278,7 +280,9 @@ impl SlotTable {
         let other = self.prefilling.iter_mut().find(|other| other.slot == slot);
         let saved = other.map(|other| {
             other.slot = from;
-            decoder.save_row(slot, other.done, SavedRow::default())
+            let saved = decoder.save_row(slot, other.done, SavedRow::default());
+            other.done = saved.len(); // without memory for it, it is fed again
+            saved
         });
         decoder.copy_row(from, slot, 0..prompt_len);
         if let Some(saved) = saved {

@@ -43,8 +43,8 @@ pub trait StepDecoder: Send {
     fn prefill(&mut self, first: usize, pieces: &[PromptPiece<'_>]) -> Result<Logits, ModelError>;
 
     /// A copy of the first `len` positions of the row in `slot`, in the memory of one that is not needed any more: fresh
-    /// memory takes far longer to write. This and the other copies cannot fail by themselves: a model whose memory does says
-    /// so with the next run.
+    /// memory takes far longer to write. An empty row when there is no memory for it. This and the other copies cannot fail by
+    /// themselves: a model whose memory does says so with the next run.
     fn save_row(&mut self, slot: usize, len: usize, unneeded: SavedRow) -> SavedRow;
 
     /// Makes the row in `slot` the first `len` positions of a saved one.

@@ -19,6 +19,9 @@ const GRAPH: &str = "decoder";
 /// What stands behind a prompt that is shorter than the others of its run. Nothing reads it, so any id does.
 const PADDING: i64 = 0;
 
+/// Start token, a token of a question, and two new ones.
+const SHORTEST_TEXT: usize = 4;
+
 /// The session of the decoder, and the cache that it writes.
 #[derive(Debug)]
 pub struct Decoder {
@@ -68,9 +71,13 @@ impl Decoder {
             KvDtype::Float32 => Element::F32,
             KvDtype::Float16 => Element::F16,
         };
+        let prefix_len = bundle.manifest().qformer.num_query_tokens;
+        if max_len < prefix_len + SHORTEST_TEXT {
+            let what = format!("rows of {max_len} positions have no room for a picture of {prefix_len} and a text");
+            return Err(RuntimeError::Unsupported { what, remedy: "raise --max-len".to_owned() });
+        }
         let shape = KvShape { slots, heads: manifest.num_heads, max_len, head_dim: manifest.head_dim, element };
         let cache = KvCache::new(place.clone(), cache_names(&session, &manifest)?, shape)?;
-        let prefix_len = bundle.manifest().qformer.num_query_tokens;
         let f32s = |elements: usize| elements * size_of::<f32>();
         Ok(Self {
             image_prefix: session.tensor_name(&manifest.inputs.image_prefix)?,

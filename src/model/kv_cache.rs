@@ -65,15 +65,28 @@ impl KvCache {
         }
     }
 
-    /// A copy of the first `len` positions of a slot, in the memory of an unneeded one.
+    /// A copy of the first `len` positions of a slot, in the memory of an unneeded one. An empty row if there is no memory for
+    /// it, which harms nobody but who would have used it.
     pub(super) fn save_row(&self, slot: usize, len: usize, unneeded: SavedRow) -> Result<SavedRow, RuntimeError> {
-        Ok(SavedRow::new(len, self.buffer.save_row(slot, len, unneeded.into_memory::<Buffer>())?))
+        if len == 0 {
+            return Ok(SavedRow::default());
+        }
+        let mut saved = match self.buffer.room_for_row(len, unneeded.into_memory::<Buffer>()) {
+            Ok(saved) => saved,
+            Err(error) => {
+                tracing::warn!(error = %error, "keys and values cannot be kept");
+                return Ok(SavedRow::default());
+            }
+        };
+        self.buffer.save_row(slot, len, &mut saved)?;
+        Ok(SavedRow::new(len, saved))
     }
 
     /// Fills a slot with the first `len` positions of a saved row.
     pub(super) fn restore_row(&mut self, slot: usize, saved: &SavedRow, len: usize) -> Result<(), RuntimeError> {
-        if let Some(memory) = saved.memory::<Buffer>() {
-            self.buffer.restore_row(slot, memory, saved.len(), len)?;
+        if len > 0 {
+            let foreign = || RuntimeError::Broken { reason: "a saved row is of another model".to_owned() };
+            self.buffer.restore_row(slot, saved.memory::<Buffer>().ok_or_else(foreign)?, saved.len(), len)?;
         }
         self.set_len(slot, len);
         Ok(())

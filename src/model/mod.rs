@@ -24,6 +24,9 @@ use crate::engine::{EmbeddedImage, EncodedImage, ImageEncoder, ModelError, Promp
 use crate::image::PixelValues;
 use crate::runtime::{Buffer, Place, Runtime, RuntimeError};
 
+/// Prompts that a warm-up feeds in one run: of as many pictures as the engine lets wait for the decoder.
+const PROMPTS: usize = 4;
+
 /// How much cache the decoder gets.
 #[derive(Debug, Clone, Copy)]
 pub struct CacheSize {
@@ -51,6 +54,11 @@ impl Blip2 {
     /// [`RuntimeError`] when a graph is not supported, does not load or has another signature.
     pub fn open(runtime: &Runtime, bundle: &Bundle, cache: CacheSize, devices: &Devices) -> Result<Self, RuntimeError> {
         // ONNX Runtime rearranges the weights of a graph on one thread. The decoder's take as long as all others.
+        if devices.providers.need_tensorrt() {
+            // It looks for the fastest kernels in memory that the cache would have taken.
+            let image = ImageStage::open(runtime, bundle, devices)?;
+            return Ok(Self { image, decoder: Decoder::open(runtime, bundle, cache, devices)? });
+        }
         let (image, decoder) = thread::scope(|scope| {
             let decoder = scope.spawn(|| Decoder::open(runtime, bundle, cache, devices));
             let image = ImageStage::open(runtime, bundle, devices);
@@ -72,7 +80,10 @@ impl Blip2 {
             let limits = self.decoder.limits();
             let input_ids = [0; 2];
             let positions = 0..limits.prefix_len + input_ids.len();
-            self.decoder.prefill(0, &[PromptPiece { image: &image, input_ids: &input_ids, positions }])?;
+            let piece = PromptPiece { image: &image, input_ids: &input_ids, positions };
+            for prompts in [limits.slots.min(PROMPTS), 1] {
+                self.decoder.prefill(0, &vec![piece.clone(); prompts])?;
+            }
             for rows in [1, limits.slots] {
                 self.decoder.decode(&vec![0; rows])?;
             }

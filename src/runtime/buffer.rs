@@ -44,9 +44,29 @@ pub(crate) struct Buffer {
 enum Memory {
     Map(MmapMut),
     Heap(Vec<f32>),
-    /// Host memory that the GPU reaches by itself.
-    Pinned(PinnedHostSlice<f32>),
+    Pinned(PinnedMemory),
     Device(DeviceMemory),
+}
+
+/// Host memory that the GPU reaches by itself.
+struct PinnedMemory {
+    /// Of the first element. Asked once: cudarc waits for an event at each time, and passes on what failed elsewhere.
+    address: usize,
+    elements: usize,
+    /// Gives the memory back when it is dropped.
+    _owner: PinnedHostSlice<f32>,
+}
+
+impl PinnedMemory {
+    fn as_slice(&self) -> &[f32] {
+        // SAFETY: the owner has so many initialised elements there, which stay while it lives, and is borrowed with `self`.
+        unsafe { slice::from_raw_parts(self.address as *const f32, self.elements) }
+    }
+
+    fn as_mut_slice(&mut self) -> &mut [f32] {
+        // SAFETY: as in `as_slice`, and borrowed exclusively.
+        unsafe { slice::from_raw_parts_mut(self.address as *mut f32, self.elements) }
+    }
 }
 
 struct DeviceMemory {
@@ -119,7 +139,10 @@ impl Buffer {
         let elements = bytes.div_ceil(size_of::<f32>());
         let memory = match place {
             Place::Host => Memory::Heap(vec![0.0; elements]),
-            Place::Gpu(gpu) => Memory::Pinned(gpu.pinned(elements)?),
+            Place::Gpu(gpu) => {
+                let (address, owner) = gpu.pinned(elements)?;
+                Memory::Pinned(PinnedMemory { address, elements, _owner: owner })
+            }
         };
         Ok(Self { memory, bytes })
     }
@@ -177,7 +200,7 @@ impl Buffer {
                 Some(unsafe { slice::from_raw_parts(map.as_ptr().cast(), map.len() / size_of::<f32>()) })
             }
             Memory::Heap(elements) => Some(elements),
-            Memory::Pinned(elements) => elements.as_slice().ok(),
+            Memory::Pinned(memory) => Some(memory.as_slice()),
             Memory::Device(_) => None,
         }
     }
@@ -190,7 +213,7 @@ impl Buffer {
                 Some(unsafe { slice::from_raw_parts_mut(map.as_mut_ptr().cast(), map.len() / size_of::<f32>()) })
             }
             Memory::Heap(elements) => Some(elements),
-            Memory::Pinned(elements) => elements.as_mut_slice().ok(),
+            Memory::Pinned(memory) => Some(memory.as_mut_slice()),
             Memory::Device(_) => None,
         }
     }
@@ -210,7 +233,7 @@ impl Buffer {
         match &self.memory {
             Memory::Map(map) => map.as_ptr().cast(),
             Memory::Heap(elements) => elements.as_ptr().cast(),
-            Memory::Pinned(elements) => elements.as_ptr().map_or(std::ptr::null(), <*const f32>::cast),
+            Memory::Pinned(memory) => memory.address as *const c_void,
             Memory::Device(memory) => memory.address as *const c_void,
         }
     }
@@ -220,7 +243,7 @@ impl Buffer {
         match &mut self.memory {
             Memory::Map(map) => map.as_mut_ptr().cast(),
             Memory::Heap(elements) => elements.as_mut_ptr().cast(),
-            Memory::Pinned(elements) => elements.as_mut_ptr().map_or(std::ptr::null_mut(), <*mut f32>::cast),
+            Memory::Pinned(memory) => memory.address as *mut c_void,
             Memory::Device(memory) => memory.address as *mut c_void,
         }
     }

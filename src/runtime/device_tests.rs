@@ -41,7 +41,11 @@ fn gpu(test: &str) -> Option<Gpu> {
 
 fn counted(place: &Place, elements: usize) -> Buffer {
     let mut host = Buffer::on_host(place, elements * size_of::<f32>()).unwrap();
-    host.host_mut().unwrap().iter_mut().zip(1_u16..).for_each(|(element, number)| *element = f32::from(number));
+    host.host_mut()
+        .unwrap()
+        .iter_mut()
+        .zip((1_u16..=999).cycle())
+        .for_each(|(element, number)| *element = f32::from(number));
     host
 }
 
@@ -80,30 +84,37 @@ fn a_cache_on_a_device_does_as_one_on_the_host() {
         KvLayerNames { past: name("past"), present: name("present") }
     };
     let row_len = 5;
-    for element in [Element::F32, Element::F16] {
-        let shape = KvShape { slots: 4, heads: 3, max_len: 7, head_dim: 2, element };
+    // Tiny ones, and pieces as far from each other as those of opt-2.7b.
+    for (element, max_len, head_dim) in [(Element::F32, 7, 2), (Element::F16, 7, 2), (Element::F16, 2048, 80)] {
+        let shape = KvShape { slots: 4, heads: 3, max_len, head_dim, element };
         let place = Place::Gpu(gpu.clone());
         let mut caches = [Place::Host, place.clone()]
             .map(|place| KvBuffer::new(place, vec![names("key"), names("value")], shape).unwrap());
         let row = counted(&place, row_len * caches[0].position_bytes() / size_of::<f32>());
+        let save = |cache: &KvBuffer, slot: usize, len: usize, unneeded: Option<Buffer>| {
+            let mut saved = cache.room_for_row(len, unneeded).unwrap();
+            cache.save_row(slot, len, &mut saved).unwrap();
+            saved
+        };
         let saved = caches.each_mut().map(|cache| {
             cache.restore_row(3, &row, row_len, row_len).unwrap();
             cache.copy_row(3, 0, 0..4).unwrap();
             cache.copy_row(0, 2, 1..3).unwrap();
             cache.restore_row(1, &row, row_len, 2).unwrap();
             cache.release(3, 2);
-            let unneeded = cache.save_row(0, 2, None).unwrap();
-            let again = cache.save_row(1, 2, Some(unneeded)).unwrap();
-            let rows = [0, 1, 2].map(|slot| read(&cache.save_row(slot, 7, None).unwrap()));
+            let unneeded = save(cache, 0, 2, None);
+            let again = save(cache, 1, 2, Some(unneeded));
+            let rows = [0, 1, 2].map(|slot| read(&save(cache, slot, shape.max_len, None)));
             (read(&again), rows)
         });
         assert_eq!(saved[0], saved[1], "{element:?}");
         assert!(saved[0].1.iter().flatten().any(|element| *element != 0.0));
         // What was saved on the device can be restored there.
         let [_, mut device] = caches;
-        let saved = device.save_row(0, 4, None).unwrap();
+        let saved = save(&device, 0, 4, None);
         device.restore_row(2, &saved, 4, 4).unwrap();
-        assert_eq!(read(&device.save_row(2, 4, None).unwrap()), read(&saved));
+        assert_eq!(read(&save(&device, 2, 4, None)), read(&saved));
+        assert_eq!(device.room_for_row(0, None).unwrap().bytes(), 0);
     }
 }
 

@@ -115,7 +115,7 @@ impl Gpu {
 
     /// Memory on the GPU, of zeros.
     pub(super) fn zeros(&self, bytes: usize) -> Result<CudaSlice<u8>, RuntimeError> {
-        let memory = self.context.bind_to_thread().and_then(|()| self.stream.alloc_zeros::<u8>(bytes));
+        let memory = self.context.bind_to_thread().and_then(|()| self.stream.alloc_zeros::<u8>(bytes.max(1)));
         let memory = memory.map_err(|source| {
             let what = format!("taking {} MiB of GPU memory", bytes.div_ceil(1 << 20));
             RuntimeError::Device { what, source: DeviceFailure::new(source) }
@@ -124,14 +124,15 @@ impl Gpu {
         Ok(memory)
     }
 
-    /// Memory of the host that the GPU reads and writes by itself, of zeros.
-    pub(super) fn pinned(&self, elements: usize) -> Result<PinnedHostSlice<f32>, RuntimeError> {
+    /// Memory of the host that the GPU reads and writes by itself, of zeros, and where it lies.
+    pub(super) fn pinned(&self, elements: usize) -> Result<(usize, PinnedHostSlice<f32>), RuntimeError> {
         // SAFETY: it is filled before anyone can read it. The flags ask for plain memory: what is write-combined, cudarc's
         // default, is read slowly, and logits are read.
         let mut memory = unsafe { self.context.alloc_pinned_with_flags::<f32>(elements, 0) }
             .map_err(device("taking pinned host memory"))?;
-        memory.as_mut_slice().map_err(device("clearing pinned host memory"))?.fill(0.0);
-        Ok(memory)
+        let zeros = memory.as_mut_slice().map_err(device("clearing pinned host memory"))?;
+        zeros.fill(0.0);
+        Ok((zeros.as_mut_ptr().expose_provenance(), memory))
     }
 
     /// Where memory lies. It stays there, so this is asked once: cudarc notes an event each time.

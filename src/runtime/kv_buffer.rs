@@ -93,14 +93,17 @@ impl KvBuffer {
         self.tensors.len() * self.shape.heads * self.shape.position()
     }
 
-    /// The first `len` positions of a slot, `[tensors, heads, len, head_dim]`, where the cache lies too. In the memory of
-    /// `unneeded` if that has the right size.
-    pub(crate) fn save_row(&self, slot: usize, len: usize, unneeded: Option<Buffer>) -> Result<Buffer, RuntimeError> {
+    /// Memory for `len` positions of a row, where the cache lies too: `unneeded` if that has the right size.
+    pub(crate) fn room_for_row(&self, len: usize, unneeded: Option<Buffer>) -> Result<Buffer, RuntimeError> {
         let bytes = len * self.position_bytes();
-        let mut saved = match unneeded.filter(|unneeded| unneeded.bytes() == bytes) {
-            Some(unneeded) => unneeded,
-            None => Buffer::new(&self.place, bytes)?,
-        };
+        match unneeded.filter(|unneeded| unneeded.bytes() == bytes) {
+            Some(unneeded) => Ok(unneeded),
+            None => Buffer::new(&self.place, bytes),
+        }
+    }
+
+    /// Writes the first `len` positions of a slot into memory for so many, as `[tensors, heads, len, head_dim]`.
+    pub(crate) fn save_row(&self, slot: usize, len: usize, saved: &mut Buffer) -> Result<(), RuntimeError> {
         let (head, used) = (self.shape.head(), len * self.shape.position());
         for (place, tensor) in self.tensors.iter().enumerate() {
             saved.copy_from(
@@ -115,8 +118,7 @@ impl KvBuffer {
                 },
             )?;
         }
-        saved.wait()?;
-        Ok(saved)
+        saved.wait()
     }
 
     /// Writes the first `len` of `saved_len` saved positions into a slot.
@@ -217,7 +219,9 @@ mod tests {
     }
 
     fn saved(buffer: &KvBuffer, slot: usize, len: usize) -> Vec<f32> {
-        buffer.save_row(slot, len, None).unwrap().host().unwrap().to_vec()
+        let mut saved = buffer.room_for_row(len, None).unwrap();
+        buffer.save_row(slot, len, &mut saved).unwrap();
+        saved.host().unwrap().to_vec()
     }
 
     fn row(elements: &[f32]) -> Buffer {
@@ -266,13 +270,12 @@ mod tests {
 
     #[test]
     fn memory_that_is_not_needed_is_used_again_if_it_fits() {
-        let mut buffer = buffer(1, 2, 4, 2);
-        fill(&mut buffer, 1.0);
-        let first = buffer.save_row(0, 2, None).unwrap();
+        let buffer = buffer(1, 2, 4, 2);
+        let first = buffer.room_for_row(2, None).unwrap();
         let place = first.host().unwrap().as_ptr();
-        let second = buffer.save_row(0, 2, Some(first)).unwrap();
+        let second = buffer.room_for_row(2, Some(first)).unwrap();
         assert_eq!(second.host().unwrap().as_ptr(), place);
-        assert_eq!(buffer.save_row(0, 3, Some(second)).unwrap().bytes(), 3 * buffer.position_bytes());
+        assert_eq!(buffer.room_for_row(3, Some(second)).unwrap().bytes(), 3 * buffer.position_bytes());
     }
 
     #[test]
@@ -280,7 +283,7 @@ mod tests {
         let shape = KvShape { slots: 2, heads: 3, max_len: 5, head_dim: 8, element: Element::F16 };
         let half = KvBuffer::new(Place::Host, vec![names("key"), names("value")], shape).unwrap();
         assert_eq!((half.position_bytes(), buffer(2, 3, 5, 8).position_bytes()), (96, 192));
-        assert_eq!(half.save_row(1, 5, None).unwrap().bytes(), 5 * 96);
+        assert_eq!(half.room_for_row(5, None).unwrap().bytes(), 5 * 96);
     }
 
     #[test]

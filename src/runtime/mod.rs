@@ -106,8 +106,8 @@ pub enum RuntimeError {
     },
     /// A provider leaves a part of the graph to the CPU.
     #[error(
-        "the provider {provider} does not run all of the {graph}: {operators} would run on the CPU; use a bundle that was \
-        exported for it (--target), or another provider for this stage"
+        "the provider {provider} does not run all of the {graph}: {operators}; use a bundle that was exported for it by this \
+        version (--target), or another provider for this stage"
     )]
     Stray {
         /// The stage.

@@ -10,13 +10,25 @@ use std::ptr;
 use ort::session::Session;
 use ort::{AsPointer, Error};
 
+use super::Provider;
+
 /// The entry of a session's settings that makes ONNX Runtime take notes.
 pub(super) const TAKE_NOTES: (&str, &str) = ("session.record_ep_graph_assignment_info", "1");
 
-const CPU: &str = "CPUExecutionProvider";
-
-/// What ONNX Runtime runs on the CPU on purpose: arithmetic on a few dimensions, which no GPU is asked for.
-const OF_SHAPES: [&str; 5] = ["Shape", "Concat", "Unsqueeze", "Squeeze", "Slice"];
+/// What moves or reshapes data, and computes nothing. TensorRT may leave such nodes to CUDA at the edges of its engine.
+const MOVING: [&str; 11] = [
+    "Cast",
+    "Concat",
+    "Expand",
+    "Gather",
+    "Identity",
+    "Reshape",
+    "Slice",
+    "Split",
+    "Squeeze",
+    "Transpose",
+    "Unsqueeze",
+];
 
 /// How many nodes of which operator each provider runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,11 +75,27 @@ impl Placement {
         Ok(Self(placement))
     }
 
-    /// Operators that a GPU was to run and the CPU does, with their number; `None` if there are none.
-    pub(super) fn strays(&self) -> Option<String> {
-        let strays = self.0.get(CPU)?.iter().filter(|(operator, _)| !OF_SHAPES.contains(&operator.as_str()));
-        let strays: Vec<_> = strays.map(|(operator, count)| format!("{operator} x {count}")).collect();
+    /// Nodes that `asked` was to run and does not, as a clause; `None` if all is well. Graphs for GPUs compute no shapes, so
+    /// the CPU has nothing to do.
+    pub(super) fn strays(&self, asked: Provider) -> Option<String> {
+        let wanted = name(asked);
+        let strays = self.0.iter().filter(|(provider, _)| *provider != wanted).flat_map(|(provider, operators)| {
+            let is_allowed = asked == Provider::TensorRt && provider == name(Provider::Cuda);
+            let strays =
+                operators.iter().filter(move |(operator, _)| !(is_allowed && MOVING.contains(&operator.as_str())));
+            strays.map(move |(operator, count)| format!("{operator} x {count} on {provider}"))
+        });
+        let strays: Vec<_> = strays.collect();
         (!strays.is_empty()).then(|| strays.join(", "))
+    }
+}
+
+/// What ONNX Runtime calls a provider.
+fn name(provider: Provider) -> &'static str {
+    match provider {
+        Provider::Cpu => "CPUExecutionProvider",
+        Provider::Cuda => "CUDAExecutionProvider",
+        Provider::TensorRt => "TensorrtExecutionProvider",
     }
 }
 
@@ -112,16 +140,33 @@ mod tests {
         Placement(placement)
     }
 
+    const CPU: &str = "CPUExecutionProvider";
+    const CUDA: &str = "CUDAExecutionProvider";
+    const TENSORRT: &str = "TensorrtExecutionProvider";
+
     #[test]
-    fn arithmetic_on_shapes_belongs_on_the_cpu() {
-        let placed = placement(&[("CUDAExecutionProvider", "MatMul", 9), (CPU, "Shape", 2), (CPU, "Concat", 3)]);
-        assert_eq!(placed.strays(), None);
-        assert_eq!(placed.to_string(), "CPUExecutionProvider 5, CUDAExecutionProvider 9");
+    fn a_graph_that_is_where_it_should_be_has_no_strays() {
+        let placed = placement(&[(CUDA, "MatMul", 9), (CUDA, "Concat", 3)]);
+        assert_eq!(placed.strays(Provider::Cuda), None);
+        assert_eq!(placed.to_string(), "CUDAExecutionProvider 12");
+        let placed = placement(&[(TENSORRT, "MatMul", 9), (CUDA, "Cast", 1), (CUDA, "Reshape", 2)]);
+        assert_eq!(placed.strays(Provider::TensorRt), None);
     }
 
     #[test]
-    fn a_product_on_the_cpu_is_a_stray() {
-        let placed = placement(&[(CPU, "MatMulInteger", 4), (CPU, "Shape", 2), (CPU, "LayerNormalization", 1)]);
-        assert_eq!(placed.strays().unwrap(), "LayerNormalization x 1, MatMulInteger x 4");
+    fn any_node_on_the_cpu_is_a_stray() {
+        let placed = placement(&[(CPU, "MatMulInteger", 4), (CPU, "Shape", 2), (CUDA, "MatMul", 1)]);
+        let strays = "MatMulInteger x 4 on CPUExecutionProvider, Shape x 2 on CPUExecutionProvider";
+        assert_eq!(placed.strays(Provider::Cuda).unwrap(), strays);
+        assert_eq!(
+            placement(&[(CPU, "Cast", 1)]).strays(Provider::TensorRt).unwrap(),
+            "Cast x 1 on CPUExecutionProvider"
+        );
+    }
+
+    #[test]
+    fn what_tensorrt_was_to_compute_is_a_stray_on_cuda() {
+        let placed = placement(&[(CUDA, "MatMul", 66), (CUDA, "Cast", 2)]);
+        assert_eq!(placed.strays(Provider::TensorRt).unwrap(), "MatMul x 66 on CUDAExecutionProvider");
     }
 }

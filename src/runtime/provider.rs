@@ -141,3 +141,73 @@ impl fmt::Display for Providers {
         write!(f, "vision encoder {vision_encoder}, Q-Former {qformer}, decoder {decoder}")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::bundle::Bundle;
+
+    fn manifest(target: Target, kv_dtype: KvDtype) -> Manifest {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("onnx/blip2-shapes");
+        let mut manifest = Bundle::open(&root).unwrap().manifest().clone();
+        (manifest.target, manifest.decoder.kv_dtype) = (target, kv_dtype);
+        manifest
+    }
+
+    fn chosen(choice: ProviderChoice, target: Target) -> String {
+        let kv_dtype = if target == Target::Cpu { KvDtype::Float32 } else { KvDtype::Float16 };
+        Providers::choose(choice, &manifest(target, kv_dtype))
+            .map_or_else(|error| error.to_string(), |providers| providers.to_string())
+    }
+
+    #[test]
+    fn a_bundle_runs_on_what_it_was_exported_for() {
+        let auto = ProviderChoice::default();
+        assert_eq!(chosen(auto, Target::Cpu), "cpu");
+        assert_eq!(chosen(auto, Target::Cuda), "cuda");
+        assert_eq!(chosen(auto, Target::TensorRt), "vision encoder tensorrt, Q-Former tensorrt, decoder cuda");
+    }
+
+    #[test]
+    fn a_stage_may_run_elsewhere() {
+        let choice = ProviderChoice { qformer: Some(Provider::Cpu), ..ProviderChoice::default() };
+        assert_eq!(chosen(choice, Target::Cuda), "vision encoder cuda, Q-Former cpu, decoder cuda");
+        let choice = ProviderChoice { all: Some(Provider::Cpu), ..ProviderChoice::default() };
+        assert_eq!(chosen(choice, Target::TensorRt), "cpu");
+        let choice = ProviderChoice { decoder: Some(Provider::Cpu), ..ProviderChoice::default() };
+        assert_eq!(chosen(choice, Target::TensorRt), "vision encoder tensorrt, Q-Former tensorrt, decoder cpu");
+        let vision = ProviderChoice { vision_encoder: Some(Provider::Cuda), ..ProviderChoice::default() };
+        assert_eq!(chosen(vision, Target::Cpu), "vision encoder cuda, Q-Former cpu, decoder cpu");
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_a_remedy() {
+        for (choice, target, parts) in [
+            (
+                ProviderChoice { all: Some(Provider::Cuda), ..ProviderChoice::default() },
+                Target::Cpu,
+                ["float16", "--target cuda"],
+            ),
+            (
+                ProviderChoice { all: Some(Provider::TensorRt), ..ProviderChoice::default() },
+                Target::Cuda,
+                ["vision encoder", "--target tensorrt"],
+            ),
+            (
+                ProviderChoice { qformer: Some(Provider::TensorRt), ..ProviderChoice::default() },
+                Target::Cuda,
+                ["Q-Former", "--target tensorrt"],
+            ),
+            (
+                ProviderChoice { decoder: Some(Provider::TensorRt), ..ProviderChoice::default() },
+                Target::TensorRt,
+                ["decoder", "cuda"],
+            ),
+        ] {
+            let text = chosen(choice, target);
+            assert!(parts.iter().all(|part| text.contains(part)), "{text}");
+        }
+    }
+}

@@ -57,7 +57,8 @@ pub(crate) enum StageProvider {
 #[derive(Debug, Clone)]
 pub(crate) struct CudaSettings {
     pub(crate) gpu: Gpu,
-    /// Bytes that the session's own memory may take of the GPU's: weights and what runs need.
+    /// Bytes that the session's own memory may take of the GPU's, for weights and what runs need. A bound for each session on CUDA,
+    /// not for their sum; what TensorRT takes for an engine is bounded by its workspace alone.
     pub(crate) memory_limit: usize,
 }
 
@@ -104,6 +105,9 @@ impl StageProvider {
     }
 }
 
+/// What TensorRT may take while it looks for the fastest kernels. Its own limit would be all there is.
+const WORKSPACE_BYTES: usize = 1 << 30;
+
 fn cuda(settings: &CudaSettings) -> ExecutionProviderDispatch {
     let CudaSettings { gpu, memory_limit } = settings;
     ep::CUDA::default()
@@ -128,6 +132,7 @@ fn tensor_rt(settings: &CudaSettings, tensorrt: &TensorRtSettings) -> ExecutionP
         .with_device_id(settings.gpu.id() as i32)
         .with_fp16(*is_fp16)
         .with_layer_norm_fp32_fallback(true)
+        .with_max_workspace_size(WORKSPACE_BYTES.min(settings.memory_limit))
         .with_engine_cache(true)
         .with_engine_cache_path(cache.to_string())
         .with_timing_cache(true)
@@ -169,7 +174,7 @@ impl GraphSession {
         let ms = started.elapsed().as_millis();
         if on.is_gpu() {
             let placement = Placement::of(&session).map_err(load)?;
-            if let Some(operators) = placement.strays() {
+            if let Some(operators) = placement.strays(on) {
                 return Err(RuntimeError::Stray { graph, provider: on, operators });
             }
             tracing::info!(graph, provider = %on, nodes = %placement, ms, "graph opened");

@@ -187,7 +187,9 @@ fn a_model_that_cannot_be_loaded_exits_with_3_and_one_line() {
         ("escape", ["leaves the bundle", "../decoder.onnx"]),
     ] {
         for command in [["verify", "--threads", "1"], ["serve", "--port", "0"]] {
-            let (code, _, stderr) = run(blip2(&command).args(["--model", &path(model)]));
+            // The build for the CPU, also where the tests run with another.
+            let library = repository(".ort/libonnxruntime.so");
+            let (code, _, stderr) = run(blip2(&command).args(["--model", &path(model)]).env("ORT_DYLIB_PATH", library));
             assert_eq!(code, 3, "{model}: {stderr}");
             let line = complaint(&stderr);
             assert!(parts.iter().all(|part| line.contains(part)), "{model}: {line}");
