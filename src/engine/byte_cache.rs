@@ -55,6 +55,11 @@ impl<K: Hash + Eq, V> ByteCache<K, V> {
         Self { entries: LruCache::unbounded(), capacity, bytes: 0, counters: Arc::default() }
     }
 
+    /// Bytes that it holds at most.
+    pub(super) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     pub(super) fn counters(&self) -> Arc<CacheCounters> {
         Arc::clone(&self.counters)
     }

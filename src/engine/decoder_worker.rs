@@ -33,6 +33,7 @@ impl<D: StepDecoder> DecoderWorker<D> {
 
     /// Works until all jobs are answered and no more can come. Holds `cores` while it computes.
     pub(super) fn run(mut self, ready: &Receiver<Queued>, cores: &FairMutex<()>) {
+        self.slots.prepare(&mut self.decoder);
         while self.wait_for_work(ready) {
             let _turn = cores.lock();
             self.waiting.extend(ready.try_iter());

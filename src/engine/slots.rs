@@ -22,6 +22,9 @@ use super::status::Turn;
 use super::traits::{DecoderLimits, ModelError, PromptPiece, SavedRow, StepDecoder};
 use crate::generation::{Continuation, Origin};
 
+/// Rows that memory is taken for beforehand: all that the default cache holds at full size, and little for a tiny model.
+const MOST_SPARE: usize = 16;
+
 /// Prompts are fed together if none of them is so many positions shorter than the longest: what is padded costs as much as
 /// what is fed, and a run of its own the time to read the weights (benches/results: about 20 positions on two cores).
 const MOST_PADDING: usize = 16;
@@ -81,6 +84,8 @@ pub(super) struct SlotTable {
     /// Positions that the jobs in work can reach: at most `limits.kv_tokens`.
     booked: usize,
     prefixes: ByteCache<PictureKey, SavedRow>,
+    /// Memory for those of the first pictures.
+    spare: Vec<SavedRow>,
     prefilling: VecDeque<Prefilling>,
     rows: Vec<ActiveRow>,
     jobs: BTreeMap<JobNumber, Running>,
@@ -93,11 +98,19 @@ impl SlotTable {
             limits,
             booked: 0,
             prefixes: ByteCache::new(prefix_cache_bytes),
+            spare: Vec::new(),
             prefilling: VecDeque::new(),
             rows: Vec::with_capacity(limits.slots),
             jobs: BTreeMap::new(),
             next_job: 0,
         }
+    }
+
+    /// Takes memory for what is kept of the first pictures. To write fresh memory takes 10 to 60 ms a picture at full size, which
+    /// no request is to wait for; later ones get the memory of those that are forgotten.
+    pub(super) fn prepare(&mut self, decoder: &mut impl StepDecoder) {
+        let rows = self.prefixes.capacity() / (self.saved_len() * self.limits.position_bytes).max(1);
+        self.spare = (0..rows.min(MOST_SPARE)).map(|_| decoder.spare_row(self.saved_len())).collect();
     }
 
     pub(super) fn prefix_counters(&self) -> Arc<CacheCounters> {
@@ -255,7 +268,7 @@ impl SlotTable {
     fn remember(&mut self, decoder: &mut impl StepDecoder, prompt: &Prefilling) {
         if self.keeps_prefixes() {
             let bytes = self.saved_len() * self.limits.position_bytes;
-            let unneeded = self.prefixes.make_room(bytes).unwrap_or_default();
+            let unneeded = self.prefixes.make_room(bytes).or_else(|| self.spare.pop()).unwrap_or_default();
             let saved = decoder.save_row(prompt.slot, self.saved_len(), unneeded);
             if !saved.is_empty() {
                 self.prefixes.put(prompt.picture_key(), saved, bytes);

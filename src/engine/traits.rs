@@ -47,6 +47,12 @@ pub trait StepDecoder: Send {
     /// themselves: a model whose memory does says so with the next run.
     fn save_row(&mut self, slot: usize, len: usize, unneeded: SavedRow) -> SavedRow;
 
+    /// Memory for a row of `len` positions to be saved in later, as one that is not needed any more.
+    fn spare_row(&mut self, len: usize) -> SavedRow {
+        let _ = len;
+        SavedRow::default()
+    }
+
     /// Makes the row in `slot` the first `len` positions of a saved one.
     fn restore_row(&mut self, slot: usize, saved: &SavedRow, len: usize);
 

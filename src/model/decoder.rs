@@ -213,6 +213,10 @@ impl StepDecoder for Decoder {
         self.note(saved)
     }
 
+    fn spare_row(&mut self, len: usize) -> SavedRow {
+        self.cache.spare_row(len)
+    }
+
     fn restore_row(&mut self, slot: usize, saved: &SavedRow, len: usize) {
         let restored = self.cache.restore_row(slot, saved, len);
         self.note(restored);

@@ -82,6 +82,15 @@ impl KvCache {
         Ok(SavedRow::new(len, saved))
     }
 
+    /// Memory for `len` positions, which was written once so that it is there.
+    pub(super) fn spare_row(&self, len: usize) -> SavedRow {
+        let Ok(mut memory) = self.buffer.room_for_row(len, None) else { return SavedRow::default() };
+        if let Some(elements) = memory.host_mut() {
+            elements.fill(0.0);
+        }
+        SavedRow::new(0, memory)
+    }
+
     /// Fills a slot with the first `len` positions of a saved row.
     pub(super) fn restore_row(&mut self, slot: usize, saved: &SavedRow, len: usize) -> Result<(), RuntimeError> {
         if len > 0 {
@@ -144,6 +153,17 @@ mod tests {
         cache.release(1, 0);
         cache.release(2, 5);
         assert_eq!([0, 1, 2].map(|slot| (cache.len(slot), cache.held(slot))), [(1, 2), (0, 0), (3, 3)]);
+    }
+
+    #[test]
+    fn a_row_is_saved_in_the_memory_that_was_taken_for_it() {
+        let cache = cache();
+        let spare = cache.spare_row(4);
+        assert!(spare.is_empty());
+        let place = elements(&spare).as_ptr();
+        let saved = cache.save_row(0, 4, spare).unwrap();
+        assert_eq!((saved.len(), elements(&saved).as_ptr()), (4, place));
+        assert!(cache.save_row(0, 0, saved).unwrap().is_empty());
     }
 
     #[test]

@@ -31,9 +31,6 @@ pub(crate) enum Place {
 #[cfg(target_os = "linux")]
 const PAGE_BYTES: usize = if cfg!(target_arch = "x86_64") { 4 << 10 } else { 64 << 10 };
 
-/// What is larger comes from the system and not from the allocator: two huge pages.
-const LARGE: usize = 4 << 20;
-
 /// Memory of a fixed size, zero until written.
 #[derive(Debug)]
 pub(crate) struct Buffer {
@@ -124,7 +121,6 @@ impl Buffer {
     /// Memory where a stage keeps its tensors.
     pub(crate) fn new(place: &Place, bytes: usize) -> Result<Self, RuntimeError> {
         let memory = match place {
-            Place::Host if bytes >= LARGE => return Self::map_whole(bytes),
             Place::Host => Memory::Heap(vec![0.0; bytes.div_ceil(size_of::<f32>())]),
             Place::Gpu(gpu) => {
                 let mut owner = gpu.zeros(bytes)?;
@@ -145,16 +141,6 @@ impl Buffer {
             }
         };
         Ok(Self { memory, bytes })
-    }
-
-    /// Memory of the host that will be written whole, and at once. Huge pages, where the system has them, come in two
-    /// milliseconds for the keys and values of a picture at full size, small ones in 12 to 55.
-    fn map_whole(bytes: usize) -> Result<Self, RuntimeError> {
-        let map = MmapOptions::new().len(bytes).map_anon();
-        let map = map.map_err(|source| RuntimeError::Memory { mib: bytes.div_ceil(1 << 20), source })?;
-        #[cfg(target_os = "linux")]
-        let _ = map.advise(Advice::HugePage); // a system without says so
-        Ok(Self { memory: Memory::Map(map), bytes })
     }
 
     /// Memory of the host that is lent by the page. No swap is reserved, because most of it is never written.

@@ -80,14 +80,6 @@ pub enum RuntimeError {
         /// The system's reason.
         source: io::Error,
     },
-    /// The system has no memory left.
-    #[error("cannot take {mib} MiB of memory: {source}")]
-    Memory {
-        /// How much was wanted.
-        mib: usize,
-        /// The system's reason.
-        source: io::Error,
-    },
     /// The bundle asks for what this build cannot do.
     #[error("{what}; {remedy}")]
     Unsupported {

@@ -91,6 +91,10 @@ impl<D: StepDecoder> StepDecoder for TimedDecoder<D> {
         self.lock().decoder.save_row(slot, len, unneeded)
     }
 
+    fn spare_row(&mut self, len: usize) -> SavedRow {
+        self.lock().decoder.spare_row(len)
+    }
+
     fn restore_row(&mut self, slot: usize, saved: &SavedRow, len: usize) {
         self.lock().decoder.restore_row(slot, saved, len);
     }
