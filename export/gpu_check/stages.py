@@ -65,7 +65,7 @@ class Places:
         return self.repository / "export"
 
     @property
-    def library(self) -> Path:
+    def onnxruntime(self) -> Path:
         """ONNX Runtime for GPUs."""
         return self.repository / ".ort-gpu/libonnxruntime.so"
 
@@ -119,7 +119,7 @@ def _machine(places: Places) -> Stage:
 
 def _libraries(places: Places) -> Stage:
     with_tensorrt = ("--tensorrt",) if places.tensorrt.exists() else ()
-    words = (sys.executable, "-m", "gpu_check.libraries", str(places.library.parent), *with_tensorrt)
+    words = (sys.executable, "-m", "gpu_check.libraries", str(places.onnxruntime.parent), *with_tensorrt)
     return Stage(
         "libraries",
         "CUDA, cuDNN, TensorRT and ONNX Runtime can be loaded",
@@ -209,7 +209,7 @@ def _compare(places: Places, size: str) -> Stage:
     source = places.tiny if size == "tiny" else places.full
     words = [str(places.python), "-m", "compare", "run", "--checkpoint", str(source), "--bundles"]
     words += [str(places.bundle(size, name)) for name in bundles]
-    words += ["--device", "cuda", "--transformers", "fp16", "fp16+compile", "--ort-library", str(places.library)]
+    words += ["--device", "cuda", "--transformers", "fp16", "fp16+compile", "--ort-library", str(places.onnxruntime)]
     words += ["--rounds", "1"] if places.quick else []
     environment = _of_python(places)
     return Stage(
@@ -232,14 +232,14 @@ def _blip2_export(places: Places, *words: str) -> Command:
 
 def _of_python(places: Places) -> dict[str, str]:
     """For TensorRT. torch looks for its CUDA libraries beside itself first, in versions of its own."""
-    searched = f"{places.library.parent}:$LD_LIBRARY_PATH"  # the runner fills in what is searched already
+    searched = f"{places.onnxruntime.parent}:$LD_LIBRARY_PATH"  # the runner fills in what is searched already
     # CUDA would count the fastest first, and nvidia-smi, which names the GPU in the results, does not.
     counted = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": str(places.device_id)}
     return counted | {"LD_LIBRARY_PATH": searched}
 
 
 def _of_rust(places: Places) -> dict[str, str]:
-    return _of_python(places) | {"ORT_DYLIB_PATH": str(places.library)}
+    return _of_python(places) | {"ORT_DYLIB_PATH": str(places.onnxruntime)}
 
 
 def _environment(places: Places) -> Need:
@@ -247,7 +247,7 @@ def _environment(places: Places) -> Need:
 
 
 def _library(places: Places) -> Need:
-    return Need(places.library, "no .ort-gpu: make onnxruntime-gpu", is_fault=True)
+    return Need(places.onnxruntime, "no .ort-gpu: make onnxruntime-gpu", is_fault=True)
 
 
 def _bundle(places: Places, size: str, name: str) -> tuple[Need, ...]:

@@ -137,8 +137,8 @@ pub(super) fn run(
             turn.get_or_insert_with(|| cores.lock());
             waiting.join(&mut works, encoder.pictures_at_once(), &ahead);
         }
-        let batch: Vec<Picture> = works.iter().map(|work| work.picture().clone()).collect();
-        let encoded = pictures.encode(&batch.iter().collect::<Vec<_>>(), &mut encoder);
+        let batch: Vec<&Picture> = works.iter().map(EncodeWork::picture).collect();
+        let encoded = pictures.encode(&batch, &mut encoder);
         for (work, encoded) in works.into_iter().zip(encoded) {
             match (work, encoded) {
                 (work, Err(error)) => {

@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
 
+use ort::memory::Allocator;
 use ort::value::{Shape, Tensor, TensorElementType};
 
 use super::{CacheSize, Devices, KvCache};
@@ -11,7 +12,7 @@ use crate::bundle::{Bundle, DecoderManifest, KvDtype, KvKind};
 use crate::engine::{DecoderLimits, Logits, ModelError, PromptPiece, SavedRow, StepDecoder};
 use crate::runtime::{
     Buffer, Element, Expected, GraphSession, KvLayerNames, KvShape, Part, Pieces, Place, Runtime, RuntimeError,
-    TensorName, f32_tensor,
+    TensorName,
 };
 
 const GRAPH: &str = "decoder";
@@ -67,16 +68,18 @@ impl Decoder {
         let slots = size.slots.get();
         let limit = manifest.max_positions;
         let max_len = size.max_len.map_or(limit, |asked| asked.get().min(limit));
-        let element = match manifest.kv_dtype {
-            KvDtype::Float32 => Element::F32,
-            KvDtype::Float16 => Element::F16,
-        };
         let prefix_len = bundle.manifest().qformer.num_query_tokens;
         if max_len < prefix_len + SHORTEST_TEXT {
             let what = format!("rows of {max_len} positions have no room for a picture of {prefix_len} and a text");
             return Err(RuntimeError::Unsupported { what, remedy: "raise --max-len".to_owned() });
         }
-        let shape = KvShape { slots, heads: manifest.num_heads, max_len, head_dim: manifest.head_dim, element };
+        let shape = KvShape {
+            slots,
+            heads: manifest.num_heads,
+            max_len,
+            head_dim: manifest.head_dim,
+            element: cache_element(&manifest),
+        };
         let cache = KvCache::new(place.clone(), cache_names(&session, &manifest)?, shape)?;
         let f32s = |elements: usize| elements * size_of::<f32>();
         Ok(Self {
@@ -134,7 +137,7 @@ impl Decoder {
         if prefix_len > 0 {
             binding.input(&self.image_prefix, &self.prefixes, Part::f32(&[count, prefix_len, hidden]))?;
         } else {
-            binding.copied(&names.image_prefix, f32_tensor([count, 0, hidden], Vec::new())?)?;
+            binding.copied(&names.image_prefix, Tensor::<f32>::new(&Allocator::default(), [count, 0, hidden])?)?;
         }
         binding.copied(&names.input_ids, Tensor::<i64>::from_array(([count, seq_len], input_ids))?)?;
         binding.copied(&names.position_ids, Tensor::<i64>::from_array(([count, written], positions))?)?;
@@ -250,10 +253,10 @@ fn cache_names(session: &GraphSession, manifest: &DecoderManifest) -> Result<Vec
     cache_tensors(manifest).map(names).collect()
 }
 
-fn cache_element(manifest: &DecoderManifest) -> TensorElementType {
+fn cache_element(manifest: &DecoderManifest) -> Element {
     match manifest.kv_dtype {
-        KvDtype::Float32 => TensorElementType::Float32,
-        KvDtype::Float16 => TensorElementType::Float16,
+        KvDtype::Float32 => Element::F32,
+        KvDtype::Float16 => Element::F16,
     }
 }
 
@@ -272,7 +275,8 @@ fn inputs(manifest: &DecoderManifest) -> Vec<Expected> {
         Expected::new(&names.total_sequence_length, Int32, &[]),
         Expected::new(&names.logits_index, Int64, &[None, None]),
     ];
-    let (cache, shape) = (cache_element(manifest), [None, Some(manifest.num_heads), None, Some(manifest.head_dim)]);
+    let (cache, shape) =
+        (cache_element(manifest).onnx(), [None, Some(manifest.num_heads), None, Some(manifest.head_dim)]);
     expected.extend(
         cache_tensors(manifest).map(|(layer, kind)| Expected::new(&manifest.past_name(layer, kind), cache, &shape)),
     );
@@ -281,7 +285,8 @@ fn inputs(manifest: &DecoderManifest) -> Vec<Expected> {
 
 fn outputs(manifest: &DecoderManifest) -> Vec<Expected> {
     let logits = [None, None, Some(manifest.vocab_size)];
-    let (cache, shape) = (cache_element(manifest), [None, Some(manifest.num_heads), None, Some(manifest.head_dim)]);
+    let (cache, shape) =
+        (cache_element(manifest).onnx(), [None, Some(manifest.num_heads), None, Some(manifest.head_dim)]);
     let mut expected = vec![Expected::new(&manifest.outputs.logits, TensorElementType::Float32, &logits)];
     expected.extend(
         cache_tensors(manifest).map(|(layer, kind)| Expected::new(&manifest.present_name(layer, kind), cache, &shape)),

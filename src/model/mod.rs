@@ -22,7 +22,7 @@ use std::time::Instant;
 use crate::bundle::Bundle;
 use crate::engine::{EmbeddedImage, EncodedImage, ImageEncoder, ModelError, PromptPiece, StepDecoder as _};
 use crate::image::PixelValues;
-use crate::runtime::{Buffer, Place, Runtime, RuntimeError};
+use crate::runtime::{Buffer, Runtime, RuntimeError};
 
 /// Prompts that a warm-up feeds in one run: of as many pictures as the engine lets wait for the decoder.
 const PROMPTS: usize = 4;
@@ -53,12 +53,12 @@ impl Blip2 {
     /// # Errors
     /// [`RuntimeError`] when a graph is not supported, does not load or has another signature.
     pub fn open(runtime: &Runtime, bundle: &Bundle, cache: CacheSize, devices: &Devices) -> Result<Self, RuntimeError> {
-        // ONNX Runtime rearranges the weights of a graph on one thread. The decoder's take as long as all others.
         if devices.providers.need_tensorrt() {
             // It looks for the fastest kernels in memory that the cache would have taken.
             let image = ImageStage::open(runtime, bundle, devices)?;
             return Ok(Self { image, decoder: Decoder::open(runtime, bundle, cache, devices)? });
         }
+        // ONNX Runtime rearranges the weights of a graph on one thread. The decoder's take as long as all others.
         let (image, decoder) = thread::scope(|scope| {
             let decoder = scope.spawn(|| Decoder::open(runtime, bundle, cache, devices));
             let image = ImageStage::open(runtime, bundle, devices);
@@ -107,10 +107,7 @@ impl ImageStage {
         let vision_encoder = VisionEncoder::open(runtime, bundle, devices)?;
         let qformer = QFormer::open(runtime, bundle, devices, &devices.decoder()?.place())?;
         let pictures_at_once = devices.pictures_at_once();
-        let place = match (vision_encoder.place(), qformer.place()) {
-            (Place::Gpu(gpu), Place::Gpu(_)) => Place::Gpu(gpu.clone()),
-            _ => Place::Host,
-        };
+        let place = vision_encoder.place().between(qformer.place());
         let image_embeds = Buffer::new(&place, pictures_at_once * vision_encoder.output_bytes())?;
         Ok(Self { vision_encoder, qformer, image_embeds, pictures_at_once })
     }

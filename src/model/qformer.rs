@@ -67,8 +67,7 @@ impl QFormer {
         let provider = devices.qformer(manifest)?;
         let session = GraphSession::open(runtime, GRAPH, &bundle.path(&qformer.file), &provider, &inputs, &outputs)?;
         let place = provider.place();
-        let prefix_place =
-            if let (Place::Gpu(_), Place::Gpu(_)) = (&place, decoder) { place.clone() } else { Place::Host };
+        let prefix_place = place.between(decoder);
         let bytes = |shape: [usize; 2]| devices.pictures_at_once() * shape.iter().product::<usize>() * size_of::<f32>();
         Ok(Self {
             names: Names {

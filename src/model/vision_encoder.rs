@@ -67,16 +67,12 @@ impl VisionEncoder {
     /// Encodes pictures. `image_embeds` holds `[pictures.len(), num_tokens, hidden]` then.
     pub(super) fn run(&mut self, pictures: &[&PixelValues], image_embeds: &mut Buffer) -> Result<(), RuntimeError> {
         let failed = self.session.failed();
-        let gathered = self.pixels.host_mut().map(|pixels| {
-            let places = pixels.chunks_exact_mut(self.input_shape.iter().product());
-            places
-                .zip(pictures)
-                .map(|(place, picture)| picture.as_slice().map(|picture| place.copy_from_slice(picture)).is_some())
-                .filter(|is_copied| *is_copied)
-                .count()
-        });
-        if gathered != Some(pictures.len()) {
-            return Err(failed(ort::Error::new("the pixels of a picture are not in one piece")));
+        let picture_len: usize = self.input_shape.iter().product();
+        let gathered = self.pixels.host_mut().and_then(|pixels| pixels.get_mut(..pictures.len() * picture_len));
+        let gathered = gathered.ok_or_else(|| failed(ort::Error::new("there are more pictures than a run takes")))?;
+        for (place, picture) in gathered.chunks_exact_mut(picture_len).zip(pictures) {
+            let in_pieces = || failed(ort::Error::new("the pixels of a picture are not in one piece"));
+            place.copy_from_slice(picture.as_slice().ok_or_else(in_pieces)?);
         }
         let ([channels, height, width], [tokens, hidden]) = (self.input_shape, self.output_shape);
         let mut run = || {

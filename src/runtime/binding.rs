@@ -2,13 +2,14 @@
 //! nothing between host and GPU that is not asked for, and a KV cache grows in place.
 #![expect(unsafe_code, reason = "ort cannot bind one borrowed tensor as input and as output")]
 
-use std::ffi::{CString, NulError};
+use std::ffi::{CString, NulError, c_void};
 use std::fmt::Debug;
 use std::marker::PhantomData;
 
 use half::f16;
+use ort::memory::MemoryInfo;
 use ort::session::{IoBinding, Session};
-use ort::value::{PrimitiveTensorElementType, Shape, Tensor, TensorRefMut};
+use ort::value::{PrimitiveTensorElementType, Shape, Tensor, TensorElementType, TensorRefMut};
 use ort::{AsPointer, Error};
 
 use super::buffer::Buffer;
@@ -35,6 +36,14 @@ impl Element {
         match self {
             Self::F32 => size_of::<f32>(),
             Self::F16 => size_of::<f16>(),
+        }
+    }
+
+    /// As ONNX Runtime names it.
+    pub(crate) fn onnx(self) -> TensorElementType {
+        match self {
+            Self::F32 => TensorElementType::Float32,
+            Self::F16 => TensorElementType::Float16,
         }
     }
 }
@@ -74,9 +83,8 @@ impl<'m> Binding<'m> {
     /// # Panics
     /// When the part exceeds the buffer.
     pub(crate) fn input(&mut self, name: &TensorName, buffer: &'m Buffer, part: Part<'_>) -> ort::Result<()> {
-        assert!(part.start + part.bytes() <= buffer.bytes(), "a tensor lies within its buffer");
         // Inputs are only read.
-        self.bind(Some(name), None, buffer, buffer.address().cast_mut(), part)
+        self.bind([Some(name), None], buffer, buffer.address().cast_mut(), part)
     }
 
     /// Binds what the run writes. Every output must be bound so: a mix of these and others would pair names with the wrong values.
@@ -84,9 +92,8 @@ impl<'m> Binding<'m> {
     /// # Panics
     /// When the part exceeds the buffer.
     pub(crate) fn output(&mut self, name: &TensorName, buffer: &'m mut Buffer, part: Part<'_>) -> ort::Result<()> {
-        assert!(part.start + part.bytes() <= buffer.bytes(), "a tensor lies within its buffer");
         let address = buffer.address_mut();
-        self.bind(None, Some(name), buffer, address, part)
+        self.bind([None, Some(name)], buffer, address, part)
     }
 
     /// Binds what the run reads under one name and writes under another.
@@ -99,9 +106,8 @@ impl<'m> Binding<'m> {
         buffer: &'m mut Buffer,
         part: Part<'_>,
     ) -> ort::Result<()> {
-        assert!(part.start + part.bytes() <= buffer.bytes(), "a tensor lies within its buffer");
         let address = buffer.address_mut();
-        self.bind(Some(past), Some(present), buffer, address, part)
+        self.bind([Some(past), Some(present)], buffer, address, part)
     }
 
     /// Copies an input to where the graph wants it. Takes the tensor by value, because `bind_input` never returns for
@@ -119,33 +125,33 @@ impl<'m> Binding<'m> {
         Ok(())
     }
 
+    /// Names of an input and an output.
     fn bind(
         &mut self,
-        input: Option<&TensorName>,
-        output: Option<&TensorName>,
+        names: [Option<&TensorName>; 2],
         buffer: &Buffer,
-        address: *mut std::ffi::c_void,
+        address: *mut c_void,
         part: Part<'_>,
     ) -> ort::Result<()> {
+        assert!(part.start + part.bytes() <= buffer.bytes(), "a tensor lies within its buffer");
+        let (info, address) = (buffer.memory_info()?, address.wrapping_byte_add(part.start));
         match part.element {
-            Element::F32 => self.bind_as::<f32>(input, output, buffer, address, part),
-            Element::F16 => self.bind_as::<f16>(input, output, buffer, address, part),
+            Element::F32 => self.bind_as::<f32>(names, info, address, part.shape),
+            Element::F16 => self.bind_as::<f16>(names, info, address, part.shape),
         }
     }
 
     fn bind_as<T: PrimitiveTensorElementType + Debug>(
         &mut self,
-        input: Option<&TensorName>,
-        output: Option<&TensorName>,
-        buffer: &Buffer,
-        address: *mut std::ffi::c_void,
-        part: Part<'_>,
+        [input, output]: [Option<&TensorName>; 2],
+        info: MemoryInfo<'_>,
+        address: *mut c_void,
+        shape: &[usize],
     ) -> ort::Result<()> {
-        let shape: Shape = part.shape.iter().map(|dimension| *dimension as i64).collect();
-        let address = address.wrapping_byte_add(part.start);
-        // SAFETY: the memory lies where its info says, holds all elements of the shape as the callers checked, and stays
+        let shape: Shape = shape.iter().map(|dimension| *dimension as i64).collect();
+        // SAFETY: the memory lies where its info says, holds all elements of the shape as `bind` checked, and stays
         // borrowed by the caller for 'm, exclusively if it is bound as an output.
-        let view = unsafe { TensorRefMut::<T>::from_raw(buffer.memory_info()?, address, shape)? };
+        let view = unsafe { TensorRefMut::<T>::from_raw(info, address, shape)? };
         let (io, value) = (self.binding.ptr_mut(), view.ptr());
         // SAFETY: all pointers are live; ONNX Runtime takes its own reference to the OrtValue.
         unsafe {

@@ -27,6 +27,16 @@ pub(crate) enum Place {
     Gpu(Gpu),
 }
 
+impl Place {
+    /// Where what one stage writes and another reads is to lie: on the GPU if both are there.
+    pub(crate) fn between(&self, other: &Self) -> Self {
+        match (self, other) {
+            (Self::Gpu(gpu), Self::Gpu(_)) => Self::Gpu(gpu.clone()),
+            _ => Self::Host,
+        }
+    }
+}
+
 /// A multiple of every page size there is: x86-64 has one, elsewhere Linux may be built with pages of up to 64 KiB.
 #[cfg(target_os = "linux")]
 const PAGE_BYTES: usize = if cfg!(target_arch = "x86_64") { 4 << 10 } else { 64 << 10 };
@@ -132,15 +142,10 @@ impl Buffer {
 
     /// Memory of the host for what a stage at `place` reads or writes there: pinned if that is a GPU.
     pub(crate) fn on_host(place: &Place, bytes: usize) -> Result<Self, RuntimeError> {
+        let Place::Gpu(gpu) = place else { return Self::new(place, bytes) };
         let elements = bytes.div_ceil(size_of::<f32>());
-        let memory = match place {
-            Place::Host => Memory::Heap(vec![0.0; elements]),
-            Place::Gpu(gpu) => {
-                let (address, owner) = gpu.pinned(elements)?;
-                Memory::Pinned(PinnedMemory { address, elements, _owner: owner })
-            }
-        };
-        Ok(Self { memory, bytes })
+        let (address, owner) = gpu.pinned(elements)?;
+        Ok(Self { memory: Memory::Pinned(PinnedMemory { address, elements, _owner: owner }), bytes })
     }
 
     /// Memory of the host that is lent by the page. No swap is reserved, because most of it is never written.
@@ -251,12 +256,11 @@ impl Buffer {
         }
         let (from_end, to_end) = pieces.ends();
         assert!(from_end <= source.bytes && to_end <= self.bytes, "what is copied lies within both buffers");
-        let gpu = self.gpu().or(source.gpu()).cloned();
-        let from = source.end(source.address().cast_mut(), pieces.from);
         let target = self.address_mut();
+        let from = source.end(source.address().cast_mut(), pieces.from);
         let to = self.end(target, pieces.to);
         // SAFETY: all pieces lie within both buffers, as was checked, which are different ones and borrowed here.
-        unsafe { copy(gpu.as_ref(), from, to, pieces) }
+        unsafe { copy(self.gpu().or(source.gpu()), from, to, pieces) }
     }
 
     /// Copies pieces of this buffer to elsewhere in it. On a GPU it is only begun.
@@ -270,11 +274,10 @@ impl Buffer {
         let (from_end, to_end) = pieces.ends();
         assert!(from_end <= self.bytes && to_end <= self.bytes, "what is copied lies within the buffer");
         assert!(from_end <= pieces.to || to_end <= pieces.from, "what is written is not read");
-        let gpu = self.gpu().cloned();
         let address = self.address_mut();
         let (from, to) = (self.end(address, pieces.from), self.end(address, pieces.to));
         // SAFETY: all pieces lie within this buffer, which is borrowed exclusively, and none of them meet, as was checked.
-        unsafe { copy(gpu.as_ref(), from, to, pieces) }
+        unsafe { copy(self.gpu(), from, to, pieces) }
     }
 
     /// Waits for copies into or within this buffer.

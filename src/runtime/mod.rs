@@ -25,7 +25,7 @@ pub use self::gpu::{DeviceFailure, Gpu};
 pub use self::gpu_libraries::GpuLibraries;
 pub(crate) use self::kv_buffer::{KvBuffer, KvLayerNames, KvShape};
 pub use self::provider::{Provider, ProviderChoice, Providers};
-pub(crate) use self::session::{CudaSettings, Expected, GraphSession, StageProvider, TensorRtSettings, f32_tensor};
+pub(crate) use self::session::{CudaSettings, Expected, GraphSession, StageProvider, TensorRtSettings};
 
 /// Why ONNX Runtime could not be used as asked.
 #[derive(Debug, thiserror::Error)]

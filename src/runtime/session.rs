@@ -7,7 +7,7 @@ use std::time::Instant;
 use ort::ep::cuda::ConvAlgorithmSearch;
 use ort::ep::{self, ArbitrarilyConfigurableExecutionProvider as _, ArenaExtendStrategy, ExecutionProviderDispatch};
 use ort::session::Session;
-use ort::value::{Outlet, Tensor, TensorElementType, ValueType};
+use ort::value::{Outlet, TensorElementType, ValueType};
 
 use super::binding::TensorName;
 use super::buffer::Place;
@@ -255,12 +255,4 @@ fn check(what: &str, found: &[Outlet], expected: &[Expected]) -> Result<(), Stri
         Some(extra) => Err(format!("{what} {} is unknown to the manifest", extra.name())),
         None => Ok(()),
     }
-}
-
-/// An owned f32 tensor, also of no elements, which `Tensor::from_array` refuses.
-pub(crate) fn f32_tensor<const D: usize>(shape: [usize; D], data: Vec<f32>) -> ort::Result<Tensor<f32>> {
-    if data.is_empty() {
-        return Tensor::new(&ort::memory::Allocator::default(), shape);
-    }
-    Tensor::from_array((shape, data))
 }
