@@ -14,3 +14,9 @@ speed drifts slows all of them alike. Nothing here imports torch but the two fil
 Charts are seventy lines of our own and not matplotlib, as in `blip2_export`: bars need no dependency of 60 MB, and
 the same numbers give the same bytes.
 """
+
+import os
+
+# ONNX Runtime reports to its maker unless this is set before it is loaded. Child processes inherit it.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
