@@ -8,8 +8,6 @@ from pathlib import Path
 from blip2_export.errors import ExportError
 
 REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
-# The weights once: repositories hold them in other formats too.
-WANTED = ["*.json", "merges.txt", "*.safetensors"]
 
 
 def local_folder(checkpoint: str, revision: str | None) -> Path:
@@ -18,21 +16,37 @@ def local_folder(checkpoint: str, revision: str | None) -> Path:
     Raises:
         ExportError: neither a folder nor an id, or the download failed.
     """
-    folder = Path(checkpoint)
+    folder = expanded(checkpoint)
     if folder.is_dir() or not REPOSITORY.fullmatch(checkpoint):
         if revision is not None:
             raise ExportError(f"--revision {revision}: {checkpoint} is no id of the hub; only those have revisions")
         return folder
     try:
-        from huggingface_hub import snapshot_download
+        from huggingface_hub.utils import logging
     except ImportError as error:
         raise ExportError(
             f"{checkpoint}: no such folder; to download it from the hub install the extra `hub`: "
             "pip install 'blip2-export[hub]'"
         ) from error
+    from blip2_export.hub_download import Source, download
+    from blip2_export.hub_errors import explained
+
+    logging.set_verbosity_error()  # what it would say is said here, on the line of progress or as the error
     try:
-        return Path(snapshot_download(checkpoint, revision=revision, allow_patterns=WANTED))
-    except (OSError, ValueError) as error:  # what the library's own errors derive from
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        name = f"{checkpoint} at revision {revision}" if revision else checkpoint
-        raise ExportError(f"{name}: is no folder, and cannot be downloaded from the hub ({reason})") from error
+        return download(Source(checkpoint, revision))
+    except ExportError:
+        raise
+    except Exception as error:  # the client raises errors of its own, of its HTTP library, and plain ones from Xet
+        raise ExportError(explained(error, checkpoint, revision)) from error
+
+
+def expanded(path: str) -> Path:
+    """A path whose `~` is the home: not every shell replaces it behind `CHECKPOINT=` or `--checkpoint=`.
+
+    Raises:
+        ExportError: there is no such user.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise ExportError(f"{path}: {error}; write the folder out in full") from error
