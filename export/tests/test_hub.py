@@ -220,7 +220,7 @@ download.http_get = get
 def test_damaged_weights_are_removed_and_come_again(fake_hub: FakeHub, tmp_path: Path) -> None:
     fake_hub.flip = True
     line = refusal(make_model(fake_hub, tmp_path))
-    assert "model.safetensors: came damaged, and was removed; run the same command again" in line
+    assert "model.safetensors came damaged, and was removed; run the same command again" in line
     assert not (tmp_path / "onnx").exists()
     fake_hub.flip = False
     assert make_model(fake_hub, tmp_path).returncode == 0
