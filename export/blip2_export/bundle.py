@@ -14,8 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from blip2_export.checkpoint import file_entry
 from blip2_export.errors import ExportError
+from blip2_export.hashing import file_entry
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

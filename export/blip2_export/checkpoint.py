@@ -9,7 +9,6 @@ that stays open would add up to the whole checkpoint.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -25,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 
 from blip2_export.config import Blip2Config, parse_config
 from blip2_export.errors import ExportError
+from blip2_export.hashing import file_entry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -36,15 +36,6 @@ INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
 EMBED_TOKENS = "language_model.model.decoder.embed_tokens.weight"
 EMBED_POSITIONS = "language_model.model.decoder.embed_positions.weight"
 LM_HEAD = "language_model.lm_head.weight"
-
-
-def file_entry(path: Path) -> Json:
-    """The sha256 and the size in bytes of a file, as manifests list them."""
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return {"sha256": digest.hexdigest(), "bytes": path.stat().st_size}
 
 
 def read_object(path: Path) -> Json:

@@ -23,7 +23,11 @@ INTERRUPTED = 130
 # Command -> module, and what it does.
 COMMANDS = {
     "export": ("commands.export", "write a bundle from a checkpoint"),
+    "check": ("commands.check", "compare the files of a bundle with the hashes in its manifest"),
+    "model": ("commands.model", "download, export, check, and say how to serve it"),
     "verify": ("commands.verify", "compare a bundle with transformers"),
+    "describe": ("commands.describe", "write a bundle's model card, bill of materials and MLmodel anew"),
+    "register": ("commands.register", "register a bundle with Azure Machine Learning or MLflow"),
     "evaluate": ("commands.evaluate", "measure a served bundle on VQAv2 questions or COCO captions"),
     "make-checkpoint": ("commands.make_checkpoint", "write a synthetic checkpoint of the real dimensions"),
     "train-shapes": ("shapes.train", "train the tiny model on drawn scenes of coloured shapes"),

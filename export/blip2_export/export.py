@@ -15,6 +15,7 @@ from blip2_export.bundle_size import bundle_bytes, check_disk
 from blip2_export.calibration import Calibration, read_rows, rows_digest
 from blip2_export.checkpoint import Checkpoint
 from blip2_export.contract import STAGES
+from blip2_export.description.documents import documents
 from blip2_export.errors import ExportError
 from blip2_export.gptq_rounding import GptqRounding
 from blip2_export.graph_file import GraphFile
@@ -94,6 +95,8 @@ def export(options: ExportOptions) -> Json:
             image=image,
             provenance=Provenance(sources(), _recorded(options, rows), operators, dict(sorted(files.items()))),
         )
+        files |= {name: write_file(folder / name, content) for name, content in documents(document).items()}
+        document["files"] = dict(sorted(files.items()))
         write_file(folder / MANIFEST, json_bytes(document))
     total = sum(entry["bytes"] for entry in document["files"].values())
     progress(f"wrote {options.output} ({size(total)})")

@@ -14,12 +14,15 @@ import onnxruntime
 from blip2_export import __version__
 from blip2_export.bundle import check_files, json_bytes, read_manifest, replace_files
 from blip2_export.cases import drawn_cases, read_cases
-from blip2_export.checkpoint import file_entry
 from blip2_export.comparison import Comparer
 from blip2_export.contract import STAGES
+from blip2_export.description.documents import documents
+from blip2_export.description.names import DOCUMENTS
+from blip2_export.description.parity_file import PAGE, PARITY
 from blip2_export.errors import ExportError
 from blip2_export.expected import ask_reference
 from blip2_export.golden import FOLDER, choose, golden_files
+from blip2_export.hashing import file_entry
 from blip2_export.layout import stage_of, tensor_shapes
 from blip2_export.memory import available_bytes, peak_resident_bytes
 from blip2_export.onnx_blip2 import OnnxBlip2
@@ -40,7 +43,6 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
-PARITY, PAGE = "parity.json", "parity.html"
 # The libraries, the pictures and the activations, beside the weights of the stage in memory.
 WORKING_BYTES = 1_500_000_000
 
@@ -132,7 +134,8 @@ def _certify(model: OnnxBlip2, reference: str, comparison: Comparison, phases: P
         PAGE: page(certificate, comparison),
         **golden_files(chosen, reference),
     }
-    replace_files(model.folder, (PARITY, PAGE, FOLDER), files)
+    files |= documents(model.manifest, certificate)
+    replace_files(model.folder, (PARITY, PAGE, FOLDER, *DOCUMENTS), files)
     print(table(certificate))
     return certificate["passed"]
 

@@ -88,7 +88,7 @@ def test_too_little_memory_is_said_before_anything_is_run(
 def test_a_graph_that_the_cpu_cannot_run_is_one_line(
     checkpoint: Path, fp32_bundle: Path, cases: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from blip2_export.checkpoint import file_entry
+    from blip2_export.hashing import file_entry
 
     folder = shutil.copytree(fp32_bundle, tmp_path / "bundle")
     path = folder / "qformer.onnx"
