@@ -12,7 +12,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from azure_lint import Options, UnreadableFileError, lint_files
+from azure_lint import Options, UnreadableFileError, lint_files, paths
 from azure_lint.kinds import KINDS
 
 
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         options = replace(options, dockerfile=given.dockerfile)
     files: list[Path] = []
     for path in given.files:
-        inside = sorted([*path.glob("*.yml"), *path.glob("*.yaml")]) if path.is_dir() else [path]
+        inside = sorted([*path.glob("*.yml"), *path.glob("*.yaml")]) if paths.is_folder(path) else [path]
         if not inside:
             parser.error(f"{path}: no *.yml or *.yaml in this folder")
         files.extend(inside)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from azure_lint import names
+from azure_lint import names, paths
 
 if TYPE_CHECKING:
     from azure_lint.section import Section
@@ -24,9 +24,9 @@ def check(deployment: Section) -> None:
     if code is None or names.is_remote(code):
         return
     folder = configuration.folder / code
-    if not folder.is_dir():
+    if not paths.is_folder(folder):
         configuration.report.error(
             configuration.where("code"), code, f"no such folder, seen from {configuration.folder}"
         )
-    elif scripts is not None and (Path(scripts).is_absolute() or not (folder / scripts).is_file()):
+    elif scripts is not None and (Path(scripts).is_absolute() or not paths.is_file(folder / scripts)):
         configuration.report.error(configuration.where("scoring_script"), scripts, f"no such file in {folder}")

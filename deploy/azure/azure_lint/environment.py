@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from azure_lint import names, service
+from azure_lint import names, paths, service
 from azure_lint.dockerfile import exposed_ports
 
 if TYPE_CHECKING:
@@ -66,12 +66,12 @@ def _check_build(environment: Section) -> Path | None:
         return None
     context = build.folder / path
     name = build.text("dockerfile_path") if build.has("dockerfile_path") else "Dockerfile"
-    if not context.is_dir():
+    if not paths.is_folder(context):
         build.report.error(build.where("path"), path, f"no such folder, seen from {build.folder}")
         return None
     if name is None:
         return None
-    if not (context / name).is_file():
+    if not paths.is_file(context / name):
         build.report.error(build.where("dockerfile_path"), name, f"no such file in {context}")
         return None
     return context / name

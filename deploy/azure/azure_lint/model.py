@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from azure_lint import names
+from azure_lint import names, paths
 
 if TYPE_CHECKING:
     from azure_lint.section import Section
@@ -27,7 +27,7 @@ def check(model: Section, named: bool = True) -> None:
     path = model.text("path")
     if path is None or names.is_remote(path):
         return
-    if not (model.folder / path).exists():
+    if not paths.exists(model.folder / path):
         model.report.error(model.where("path"), path, f"no such file or folder, seen from {model.folder}")
 
 
