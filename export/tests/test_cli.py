@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from blip2_export import cli
+from blip2_export.hashing import file_entry
 from blip2_export.sample_pictures import save_pictures
 
 if TYPE_CHECKING:
@@ -121,6 +122,13 @@ def test_verify_passes_and_certifies_a_good_bundle(
     assert 0 < len(golden["cases"]) <= 2
     listed = json.loads((folder / "manifest.json").read_text())["files"]
     assert {"parity.json", "golden/cases.json"} <= set(listed)
+    told = (folder / "README.md").read_text()
+    assert "Not verified" in (fp32_bundle / "README.md").read_text()
+    assert "**Passed** all limits of its precision" in told
+    assert "- 100 % of the greedy answers are equal" in told
+    card = json.loads((folder / "bom.cdx.json").read_text())["metadata"]["component"]["modelCard"]
+    assert card["quantitativeAnalysis"]["performanceMetrics"][0]["value"] == "passed"
+    assert {name: file_entry(folder / name) for name in listed} == listed
 
 
 @pytest.mark.reference
@@ -138,6 +146,7 @@ def test_verify_fails_a_bundle_of_other_weights_and_still_certifies(
     certificate = json.loads((folder / "parity.json").read_text())
     assert not certificate["passed"]
     assert any(miss.startswith("image_embeds") for miss in certificate["misses"])
+    assert "**Missed** limits of its precision" in (folder / "README.md").read_text()
 
 
 @pytest.mark.reference
