@@ -60,6 +60,7 @@ Options, and the variables that stand for them:
   --share PERCENT           default: 10, at most 50
   --dry-run                 print every command, run none
   --help
+PYTHON is the interpreter of `check` and `model`; the default is .venv-azure/bin/python where it is, else python3.
 
 Ends with 2 when it was called wrongly, else with the code of the command that failed.
 USAGE
@@ -170,6 +171,13 @@ if [ -n "$acr" ] && ! [[ $acr =~ ^[A-Za-z0-9]{5,50}$ ]]; then
     fail "--acr $acr: must be 5 to 50 letters and digits, without .azurecr.io"
 fi
 
+# The one of `make test-azure` has azure-ai-ml.
+python=${PYTHON:-}
+if [ -z "$python" ]; then
+    python=python3
+    [ ! -x "$repository/.venv-azure/bin/python" ] || python=$repository/.venv-azure/bin/python
+fi
+
 # Names what is missing for a step, all of it at once.
 needs() {
     local step=$1 missing=() pair
@@ -197,6 +205,8 @@ for step in "${steps[@]}"; do
             needs "$step" "${azure[@]}" bundle=BLIP2_BUNDLE
             [ "$dry_run" = true ] || [ -f "$bundle/manifest.json" ] \
                 || fail "--bundle $bundle: no manifest.json in it; python -m blip2_export export makes a bundle"
+            [ "$dry_run" = true ] || "$python" -c 'import azure.ai.ml, azure.identity' 2> /dev/null \
+                || fail "$python has no azure-ai-ml: pip install 'export[azure]' into an environment, and PYTHON=its python"
             ;;
         *) needs "$step" "${azure[@]}" ;;
     esac
@@ -210,12 +220,6 @@ if [ "$dry_run" = false ]; then
     if [ "$has_docker" = true ]; then
         docker version > /dev/null 2>&1 || fail "no Docker engine answers: it is needed to push and to run images"
     fi
-fi
-
-python=${PYTHON:-}
-if [ -z "$python" ]; then
-    python=python3
-    [ ! -x "$repository/.venv/bin/python" ] || python=$repository/.venv/bin/python
 fi
 
 quoted() {
@@ -285,7 +289,7 @@ acr_id=$providers/Microsoft.ContainerRegistry/registries/$acr
 endpoint_id=$providers/Microsoft.MachineLearningServices/workspaces/$workspace/onlineEndpoints/$endpoint
 pushed=$acr.azurecr.io/blip2:$image_tag
 if [ -n "$registry" ]; then
-    assets=(--subscription "$subscription" --resource-group "$resource_group" --registry-name "$registry")
+    assets=(--subscription "$subscription" --registry-name "$registry")
     model_reference=azureml://registries/$registry/models/$model_name/versions/$model_version
     environment_reference=azureml://registries/$registry/environments/$environment_name/versions/$environment_version
 else
@@ -313,11 +317,11 @@ step_image() {
 }
 
 step_model() {
-    local to=(--subscription "$subscription" --resource-group "$resource_group")
-    # azure-ai-ml takes one of the two.
-    if [ -n "$registry" ]; then to+=(--registry "$registry"); else to+=(--workspace "$workspace"); fi
-    run env "PYTHONPATH=$repository/export" "$python" -m blip2_export register --bundle "$bundle" --to azure \
-        --name "$model_name" "${to[@]}"
+    local to=(--subscription "$subscription" --resource-group "$resource_group" --workspace "$workspace")
+    [ -z "$registry" ] || to=(--subscription "$subscription" --registry "$registry")
+    unless az ml model show "${assets[@]}" --name "$model_name" --version "$model_version" \
+        -- env "PYTHONPATH=$repository/export" "$python" -m blip2_export register --bundle "$bundle" --to azure \
+        --name "$model_name" --version "$model_version" "${to[@]}"
 }
 
 step_environment() {

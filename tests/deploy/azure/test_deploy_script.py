@@ -14,8 +14,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from azure_lint import lint_files
 from azure_lint.names import is_endpoint_name
 from conftest import AZURE, REPOSITORY
+from loading import load
 
 SCRIPT = AZURE / "deploy.sh"
 NAMED = [
@@ -37,6 +39,7 @@ FLAGS = {
     "monitor autoscale delete": EVERYWHERE | {"--name"},
     "monitor autoscale rule create": EVERYWHERE | {"--autoscale-name", "--condition", "--scale", "--cooldown"},
     "monitor metrics list": EVERYWHERE | {"--resource", "--metrics", "--interval"},
+    "ml model show": ML | {"--name", "--version", "--registry-name"},
     "ml workspace show": EVERYWHERE | {"--name"},
     "ml workspace create": EVERYWHERE | {"--name", "--location", "--container-registry"},
     "ml environment show": ML | {"--name", "--version", "--registry-name"},
@@ -227,14 +230,37 @@ def test_a_registry_holds_model_and_environment() -> None:
     (register,) = [words for words in commands(printed) if "blip2_export" in words]
     assert register[register.index("--registry") + 1] == "my-registry"
     assert "--workspace" not in register
+    assert "--resource-group" not in register
 
 
 def test_the_model_is_registered_by_the_exporter() -> None:
     (register,) = [words for words in commands(dry("model")) if "blip2_export" in words]
     assert register[register.index("-m") :] == [
         "-m", "blip2_export", "register", "--bundle", "onnx/my model", "--to", "azure", "--name", "blip2-opt-2-7b-onnx",
-        "--subscription", NAMED[1], "--resource-group", "my-group", "--workspace", "my-workspace",
+        "--version", "1", "--subscription", NAMED[1], "--resource-group", "my-group", "--workspace", "my-workspace",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", [[], ["--registry", "my-registry"]], ids=["workspace", "registry"])
+def test_the_exporter_takes_the_printed_command(place: list[str], tmp_path: Path) -> None:
+    """Its dry run prints the model, which the SDK loads and the linter accepts."""
+    bundle = str(REPOSITORY / "onnx" / "blip2-shapes")
+    (register,) = [
+        words
+        for words in commands(dry("--bundle", bundle, "--model-version", "3", *place, "model"))
+        if "register" in words
+    ]
+    assert register[:2] == ["env", "PYTHONPATH=./export"]
+    told = subprocess.run(
+        [*register[:2], sys.executable, *register[3:], "--dry-run"],
+        cwd=REPOSITORY, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert told.returncode == 0, told.stderr
+    path = tmp_path / "model.yml"
+    path.write_text(told.stdout)
+    model = load("model", path)
+    assert (model.name, model.version, model.type) == ("blip2-opt-2-7b-onnx", "3", "custom_model")
+    assert lint_files([path]) == []
 
 
 WRONG = [
