@@ -52,7 +52,7 @@ class Prometheus:
         return json.loads(text)["data"]["result"]
 
     def wait_for_readings(self, count: int) -> None:
-        """Until it has read the service that often once more; it looks for targets for seconds before the first time."""
+        """Until it has read the service that often once more. The first time takes it seconds."""
         before, patience = self._readings(), time.monotonic() + PATIENCE_S
         while self._readings() < before + count:
             assert time.monotonic() < patience, f"Prometheus does not read the service: {self.api('targets')}"
