@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from blip2_export.description.documents import documents
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -41,3 +43,14 @@ def test_the_flavor_names_the_files_of_the_bundle(content: Json, int8_bundle: Pa
 
 def test_it_holds_nothing_that_differs_by_run(content: Json) -> None:
     assert set(content) == {"flavors", "metadata", "model_size_bytes", "signature"}
+
+
+def test_weights_beside_a_graph_are_in_every_document(int8_bundle: Path) -> None:
+    manifest = json.loads((int8_bundle / "manifest.json").read_text())
+    name, digest = "decoder.onnx.data", "e" * 64
+    manifest["files"][name] = {"sha256": digest, "bytes": 3_000_000_000}
+    found = {file: content.decode() for file, content in documents(manifest).items()}
+    assert yaml.safe_load(found["MLmodel"])["flavors"]["blip2_onnx"]["external_data"] == [name]
+    assert yaml.safe_load(found["MLmodel"])["model_size_bytes"] > 3_000_000_000
+    assert f"| `{name}` | 3.00 GB | `{digest}` |" in found["README.md"]
+    assert digest in found["bom.cdx.json"]

@@ -18,6 +18,7 @@ Json = dict[str, Any]
 
 TASK = "visual-question-answering"
 QUANTIZED = ("int8", "int4")
+UNKNOWN = {"license": "unknown"}
 
 
 def model_card(manifest: Mapping[str, Any], origin: Origin, certificate: Json | None) -> bytes:
@@ -56,7 +57,8 @@ def model_card(manifest: Mapping[str, Any], origin: Origin, certificate: Json | 
 
 def _front(manifest: Mapping[str, Any], origin: Origin) -> Json:
     """Fields and values as the hub knows them."""
-    front: Json = {"language": "en", **_licence_fields(origin)}
+    licences = _licence_fields(origin)
+    front: Json = {"language": "en", **licences} if licences != UNKNOWN else dict(licences)
     if origin.repository:
         front["base_model"] = origin.repository
         if set(manifest["precision"].values()) & set(QUANTIZED):
@@ -74,7 +76,7 @@ def _licence_fields(origin: Origin) -> Json:
     """The hub knows single licences by name; a pair is `other`, with a name and a link."""
     expression = origin.licence_expression
     if expression == "unknown":
-        return {"license": "unknown"}
+        return UNKNOWN
     if len(origin.licences) == 1:
         return {"license": expression.lower()}
     special = next(licence for licence in origin.licences if licence.url and licence.spdx != "MIT")

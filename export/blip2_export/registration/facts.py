@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from blip2_export.bundle import MANIFEST, check_files, read_manifest
@@ -22,7 +23,7 @@ from blip2_export.errors import ExportError
 from blip2_export.hashing import file_entry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
     from pathlib import Path
 
     from blip2_export.description.origin import Origin
@@ -139,23 +140,23 @@ def _properties(manifest: Mapping[str, Any]) -> dict[str, str]:
         "licence_terms": _licences(origin_of(manifest)),
         **{f"precision.{stage}": manifest["precision"][stage] for stage in STAGES},
     }
-    hashes = dict(_hashes(manifest))
+    hashes = _hashes(manifest)
     room = MOST_ENTRIES - len(properties) - 1
-    kept = dict(list(hashes.items())[:room])
-    return {**properties, "hashes": f"{len(kept)} of {len(hashes)}", **kept}
+    listed = len(manifest["files"]) + len(manifest["checkpoint"]["files"])
+    kept = dict(islice(hashes.items(), room))
+    return {**properties, "hashes": f"{len(kept)} of {listed}", **kept}
 
 
-def _hashes(manifest: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _hashes(manifest: Mapping[str, Any]) -> dict[str, str]:
     """Name of a property -> hash: the bundle's own files, its checkpoint's, then those in folders, goldens that is.
 
     A slash is written as a colon, since Azure forbids slashes in names of tags.
     """
-    files = sorted(manifest["files"].items(), key=lambda file: ("/" in file[0], file[0]))
-    own = [(f"sha256.{name.replace('/', ':')}", entry, "/" in name) for name, entry in files]
-    source = [(f"checkpoint.sha256.{name}", entry, False) for name, entry in manifest["checkpoint"]["files"].items()]
-    for name, entry, _ in sorted([*own, *source], key=lambda file: file[2]):
-        if len(name) <= LONGEST_KEY:
-            yield name, entry["sha256"]
+    files, source = manifest["files"], manifest["checkpoint"]["files"]
+    hashes = {f"sha256.{name.replace('/', ':')}": entry["sha256"] for name, entry in files.items()}
+    hashes |= {f"checkpoint.sha256.{name}": entry["sha256"] for name, entry in source.items()}
+    in_order = sorted(hashes.items(), key=lambda entry: ":" in entry[0])
+    return {name: value for name, value in in_order if len(name) <= LONGEST_KEY}
 
 
 def _check_lengths(facts: Facts) -> None:
