@@ -12,7 +12,6 @@ BENCH_TOKENIZER ?=
 BENCH_ARGS ?=
 QUICK ?=
 
-ORT_VERSION := 1.31.1
 VENV := .venv
 CLIENTS := .venv-clients
 GPU := .venv-gpu
@@ -32,10 +31,15 @@ GOLDEN := $(SHARED)/golden
 EXPORTER := $(wildcard export/blip2_export/*.py export/blip2_export/*/*.py)
 
 # Python beside the exporter's, seen from export/.
-LINTED := ../tests/clients ../benches
+LINTED := ../tests/clients ../tests/docker ../tests/deploy ../deploy ../benches
 
-.PHONY: help setup onnxruntime-gpu venv-gpu build run test test-rust test-python test-clients test-gpu-bundles goldens check fmt \
-    bench bench-compare verify gpu-check train clean
+# The images say what they were built from. The context has no history, so they are told.
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
+REVISION = $(shell git rev-parse HEAD 2> /dev/null)$(shell git diff --quiet HEAD 2> /dev/null || echo -modified)
+DOCKER_BUILD = docker build --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) $(DOCKER_ARGS)
+
+.PHONY: help setup onnxruntime-gpu venv-gpu build run test test-rust test-python test-clients test-gpu-bundles goldens docker docker-cuda \
+    docker-export docker-bases docker-test check fmt bench bench-compare verify gpu-check train clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -76,6 +80,21 @@ test-gpu-bundles: setup $(BIN)/pytest ## Export the tiny model for GPUs, and run
 goldens: setup .goldens/bundle/manifest.json ## Compare the runtime with the reference's answers in ../shared/data/golden
 	BLIP2_REFERENCE_BUNDLE=.goldens/bundle cargo test --locked $(FEATURES) --test blip2 goldens:: -- --nocapture
 
+docker: ## Build the image that serves on CPUs, blip2 (ten minutes from nothing)
+	$(DOCKER_BUILD) --target cpu --tag blip2 .
+
+docker-cuda: ## Build the one that serves on NVIDIA GPUs, blip2:cuda; DOCKER_ARGS="--build-arg TENSORRT=IMAGE" adds TensorRT
+	$(DOCKER_BUILD) --target cuda --tag blip2:cuda .
+
+docker-export: ## Build the one that exports a checkpoint, blip2-export
+	$(DOCKER_BUILD) --target export --tag blip2-export .
+
+docker-bases: ## Make stand-ins for the public base images, where no image registry is reached (root, debootstrap)
+	tests/docker/make_bases
+
+docker-test: $(BIN)/pytest ## Test the images blip2 and blip2-export in a Docker engine
+	BLIP2_REQUIRE_DOCKER=1 $(BIN)/pytest -q -rs --rootdir tests/docker tests/docker
+
 check: setup $(BIN)/pytest ## Run the linters
 	cargo fmt --check
 	cargo clippy --locked --all-targets $(FEATURES) -- -D warnings
@@ -115,29 +134,11 @@ train: $(BIN)/reference ## Train the tiny model anew into onnx/new-checkpoint (a
 clean: ## Remove what was built and installed
 	rm -rf target .ort .ort-gpu .goldens .gpu-bundles .gpu-check $(VENV) $(CLIENTS) $(GPU)
 
-# The library comes out of the wheel, pinned by hash. All its files lie in one folder, because ONNX Runtime looks for its
-# providers beside itself.
-.ort/libonnxruntime.so: export/onnxruntime.lock
-	rm -rf .ort && mkdir -p .ort/wheel
-	$(PYTHON) -m pip --quiet --disable-pip-version-check download --no-deps --only-binary=:all: --require-hashes \
-	    --python-version 3.11 --dest .ort/wheel --requirement export/onnxruntime.lock
-	cd .ort && $(PYTHON) -m zipfile -e wheel/onnxruntime-$(ORT_VERSION)-*.whl unpacked
-	cp .ort/unpacked/onnxruntime/capi/libonnxruntime*.so* .ort/
-	cd .ort && cp libonnxruntime.so.$(ORT_VERSION) libonnxruntime.so && rm -rf wheel unpacked
-	touch $@
+.ort/libonnxruntime.so: export/onnxruntime.lock export/get_onnxruntime
+	PYTHON=$(PYTHON) export/get_onnxruntime cpu .ort
 
-# Likewise, with the CUDA libraries in the same folder. Nothing of them points to its own place, so the folder has to be in
-# LD_LIBRARY_PATH, or they are loaded before the provider. libcudnn finds its parts beside itself.
-.ort-gpu/libonnxruntime.so: export/onnxruntime-gpu.lock
-	@[ "$$(uname -m)" = x86_64 ] || { echo "export/onnxruntime-gpu.lock is for x86-64 alone, this is $$(uname -m)" >&2; exit 1; }
-	rm -rf .ort-gpu && mkdir -p .ort-gpu/wheels
-	$(PYTHON) -m pip --quiet --disable-pip-version-check download --no-deps --only-binary=:all: --require-hashes \
-	    --python-version 3.11 --platform manylinux_2_28_x86_64 --platform manylinux_2_27_x86_64 --platform manylinux2014_x86_64 \
-	    --platform manylinux2010_x86_64 --dest .ort-gpu/wheels --requirement export/onnxruntime-gpu.lock
-	for wheel in .ort-gpu/wheels/*.whl; do $(PYTHON) -m zipfile -e $$wheel .ort-gpu/unpacked && rm $$wheel || exit 1; done
-	mv .ort-gpu/unpacked/onnxruntime/capi/libonnxruntime*.so* .ort-gpu/unpacked/nvidia/*/lib/lib*.so* .ort-gpu/
-	rm -rf .ort-gpu/wheels .ort-gpu/unpacked .ort-gpu/*.alt.so* .ort-gpu/libnvblas.so*
-	ln -s libonnxruntime.so.$(ORT_VERSION) $@
+.ort-gpu/libonnxruntime.so: export/onnxruntime-gpu.lock export/get_onnxruntime
+	PYTHON=$(PYTHON) export/get_onnxruntime gpu .ort-gpu
 
 .goldens/bundle/manifest.json: $(GOLDEN)/make_reference.py $(GOLDEN)/reference_model.json $(EXPORTER) | $(BIN)/pytest
 	rm -rf .goldens

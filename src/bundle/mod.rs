@@ -25,7 +25,10 @@ pub use self::manifest::{
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
     /// No `manifest.json` in the folder or below it.
-    #[error("no bundle in {path}: found no manifest.json there or below ({seen}); name a bundle with --model")]
+    #[error(
+        "no bundle in {path}: found no manifest.json there or below ({seen}); name a bundle's folder with --model; in a \
+        container, mount it with `docker run -v FOLDER:{path}:ro`"
+    )]
     NotFound {
         /// Where the search began.
         path: PathBuf,

@@ -4,6 +4,7 @@ mod bench;
 mod load;
 mod memory_plan;
 mod opened_gpu;
+mod probe;
 mod runtime_args;
 mod score;
 mod serve;
@@ -19,7 +20,7 @@ use self::load::LoadError;
 const EXIT_CODES: &str = "\
 Exit codes:
   0  all went well
-  1  an answer could not be given, or a golden answer came out wrong
+  1  an answer could not be given, a golden answer came out wrong, or the service that was probed is not ready
   2  wrong usage: an unknown flag, a value out of range, a picture that cannot be read
   3  the model cannot be loaded: no bundle, a damaged one, no ONNX Runtime; or the port cannot be bound
 
@@ -42,6 +43,8 @@ enum Command {
     Score(score::ScoreArgs),
     /// Check a bundle: file hashes, graph signatures, golden answers
     Verify(verify::VerifyArgs),
+    /// Ask a running service whether it is ready, for a container's health check
+    Probe(probe::ProbeArgs),
     /// Measure what a bundle gives on this machine
     Bench(bench::BenchArgs),
 }
@@ -54,6 +57,7 @@ impl Cli {
             Command::Serve(args) => serve::run(&args),
             Command::Score(args) => score::run(&args),
             Command::Verify(args) => verify::run(&args),
+            Command::Probe(args) => probe::run(&args),
             Command::Bench(args) => bench::run(&args),
         };
         match result {

@@ -100,7 +100,7 @@ impl ServerArgs {
         let default = ServerSettings::default();
         Ok(ServerSettings {
             host: self.host.clone(),
-            port: self.port.map_or_else(|| variable("SERVER_PORT", DEFAULT_PORT), Ok)?,
+            port: port(self.port)?,
             metrics_port: self.metrics_port,
             http_workers: self.http_workers.map_or_else(|| variable("WORKER_COUNT", default.http_workers), Ok)?,
             max_connections: self.max_connections,
@@ -119,6 +119,11 @@ impl ServerArgs {
                 .is_none_or(|value| value.eq_ignore_ascii_case("true")),
         })
     }
+}
+
+/// The port of the service: the flag's, else Azure's, else the default.
+pub(super) fn port(flag: Option<u16>) -> Result<u16, Failure> {
+    flag.map_or_else(|| variable("SERVER_PORT", DEFAULT_PORT), Ok)
 }
 
 /// A variable that Azure sets; empty counts as not set.

@@ -6,7 +6,7 @@ use std::path::Path;
 use ort::environment::{Environment, GlobalThreadPoolOptions};
 use ort::logging::LogLevel;
 
-use super::RuntimeError;
+use super::{RuntimeError, vendor_telemetry};
 
 /// How ONNX Runtime uses the CPU. The defaults are what was fastest (docs/performance.md).
 #[derive(Debug, Clone)]
@@ -41,8 +41,10 @@ impl Runtime {
     /// Loads the library and starts its threads. Must come before any other use of `ort`, once a process.
     ///
     /// # Errors
-    /// [`RuntimeError::Library`] when the file is missing or older than 1.24, [`RuntimeError::Environment`] else.
+    /// [`RuntimeError::VendorTelemetry`] unless it is turned off, [`RuntimeError::Library`] when the file is missing or older
+    /// than 1.24, [`RuntimeError::Environment`] else.
     pub fn load(library: &Path, cpu: &CpuSettings) -> Result<Self, RuntimeError> {
+        vendor_telemetry::require_disabled()?;
         // Checked first, because ONNX Runtime's loader says only that it failed.
         if !library.is_file() {
             let reason = "no such file".to_owned();

@@ -14,6 +14,7 @@ mod kv_buffer;
 mod placement;
 mod provider;
 mod session;
+mod vendor_telemetry;
 
 use std::io;
 use std::path::PathBuf;
@@ -26,6 +27,7 @@ pub use self::gpu_libraries::GpuLibraries;
 pub(crate) use self::kv_buffer::{KvBuffer, KvLayerNames, KvShape};
 pub use self::provider::{Provider, ProviderChoice, Providers};
 pub(crate) use self::session::{CudaSettings, Expected, GraphSession, StageProvider, TensorRtSettings};
+pub use self::vendor_telemetry::disable_vendor_telemetry;
 
 /// Why ONNX Runtime could not be used as asked.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +42,12 @@ pub enum RuntimeError {
         /// What the loader said.
         reason: String,
     },
+    /// ONNX Runtime would report to its maker.
+    #[error(
+        "ORT_DISABLE_TELEMETRY is not 1, so ONNX Runtime would report this machine to its maker; set it, or call \
+        `blip2::runtime::disable_vendor_telemetry` first in `main`"
+    )]
+    VendorTelemetry,
     /// The process-wide environment could not be made.
     #[error("cannot start ONNX Runtime: {source}")]
     Environment {

@@ -407,3 +407,36 @@ fn a_body_that_comes_slowly_is_answered_408_and_cut_off() {
     assert!(answer.starts_with("HTTP/1.1 408") && answer.contains("did not arrive within"), "{answer}");
     assert!(took < Duration::from_secs(5), "{took:?}");
 }
+
+#[test]
+fn probe_tells_ready_from_anything_else_by_its_exit_code() {
+    let service = Service::start(&[], &[("BLIP2_API_KEY", "secret")]);
+    let port = service.port.to_string();
+    let probe = |arguments: &[&str]| {
+        let output = blip2(&["probe"]).args(arguments).output().unwrap();
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    assert_eq!(probe(&["--port", &port]), (Some(0), "{\"status\":\"ready\"}\n".into(), String::new()));
+    let livez = blip2(&["probe", "--path", "/"]).envs([("SERVER_PORT", &port)]).output().unwrap();
+    assert_eq!((livez.status.code(), livez.stdout), (Some(0), b"Healthy\n".to_vec()));
+    let (code, _, stderr) = probe(&["--port", &port, "--path", "/nothing"]);
+    assert!(code == Some(1) && stderr.contains("/nothing answers 404"), "{stderr}");
+    for wrong in [&["--port", "0"][..], &["--port", &port, "--path", "readyz"], &["--timeout-s", "0"]] {
+        assert_eq!(probe(wrong).0, Some(2), "{wrong:?}");
+    }
+    assert_eq!(service.stop().0, Some(0));
+    let (code, _, stderr) = probe(&["--port", &port, "--timeout-s", "2"]);
+    assert!(
+        code == Some(1) && stderr.starts_with(&format!("blip2: cannot ask http://127.0.0.1:{port}/readyz")),
+        "{stderr}"
+    );
+}
+
+#[test]
+fn probe_ends_in_time_when_nobody_answers() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port().to_string();
+    let output = blip2(&["probe", "--port", &port, "--timeout-s", "0.2"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", String::from_utf8_lossy(&output.stderr));
+}

@@ -21,3 +21,4 @@ mod probes;
 mod providers;
 mod score_api;
 mod scripted_model;
+mod vendor_telemetry;

@@ -1,0 +1,92 @@
+//! ONNX Runtime reports to its maker when it is initialised; the binary never lets it.
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use crate::command_line::blip2;
+use crate::lifecycle::Service;
+
+/// A home and a proxy which notice everything that a process leaves or sends.
+struct Trap {
+    home: tempfile::TempDir,
+    proxy: String,
+    connections: Arc<AtomicUsize>,
+}
+
+impl Trap {
+    fn set() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let proxy = format!("http://{}", listener.local_addr().unwrap());
+        let connections = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&connections);
+        thread::spawn(move || listener.incoming().for_each(|_| drop(counted.fetch_add(1, Ordering::SeqCst))));
+        Self { home: tempfile::tempdir().unwrap(), proxy, connections }
+    }
+
+    /// What a user might have set: reports wanted, everything through a proxy.
+    fn environment(&self) -> Vec<(&'static str, &str)> {
+        let home = self.home.path().to_str().unwrap();
+        let proxies = ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY"];
+        let folders = ["HOME", "XDG_CACHE_HOME", "TMPDIR"];
+        let wanted = [("ORT_DISABLE_TELEMETRY", "0")];
+        let proxies = proxies.map(|name| (name, self.proxy.as_str())).into_iter();
+        proxies.chain(folders.map(|name| (name, home))).chain(wanted).collect()
+    }
+
+    fn assert_empty(&self) {
+        assert_eq!(files(self.home.path()), Vec::<PathBuf>::new());
+        assert_eq!(self.connections.load(Ordering::SeqCst), 0, "connections to the proxy");
+    }
+}
+
+fn files(folder: &Path) -> Vec<PathBuf> {
+    fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect()
+}
+
+#[test]
+fn a_command_tells_nobody_and_leaves_nothing() {
+    let trap = Trap::set();
+    let mut command = blip2(&["score", "--image", "tests/fixtures/scene.png"]);
+    assert!(command.envs(trap.environment()).output().unwrap().status.success());
+    trap.assert_empty();
+}
+
+#[test]
+fn a_service_tells_nobody_and_leaves_nothing() {
+    let trap = Trap::set();
+    let service = Service::start(&[], &trap.environment());
+    thread::sleep(Duration::from_secs(2)); // reports are sent by a thread of their own
+    assert_eq!(service.stop().0, Some(0));
+    trap.assert_empty();
+}
+
+/// Without this, the two tests above could pass because the trap catches nothing.
+#[test]
+fn the_trap_catches_onnx_runtime_when_nobody_turns_reports_off() {
+    const REPORTER: &str = r#"
+import ctypes, sys
+library = ctypes.CDLL(sys.argv[1])
+class Base(ctypes.Structure):
+    _fields_ = [("get_api", ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_uint32)), ("version", ctypes.c_void_p)]
+library.OrtGetApiBase.restype = ctypes.POINTER(Base)
+api = library.OrtGetApiBase().contents.get_api(24)
+# OrtApi begins with CreateStatus, GetErrorCode, GetErrorMessage, CreateEnv.
+create_env = ctypes.cast(api, ctypes.POINTER(ctypes.c_void_p))[3]
+signature = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_int, ctypes.c_char_p, ctypes.POINTER(ctypes.c_void_p))
+environment = ctypes.c_void_p()
+assert not signature(create_env)(3, b"trap", ctypes.byref(environment))
+"#;
+    let trap = Trap::set();
+    let library = crate::helpers::repository(".ort/libonnxruntime.so");
+    let library = std::env::var_os("ORT_DYLIB_PATH").map_or(library, PathBuf::from);
+    let mut reporter = Command::new("python3");
+    reporter.args(["-c", REPORTER]).arg(library).envs(trap.environment());
+    assert!(reporter.status().unwrap().success());
+    assert!(!files(trap.home.path()).is_empty(), "ONNX Runtime leaves a device id in the cache folder");
+}
