@@ -92,7 +92,7 @@ USES = (
     "research on vision-language models",
 )
 NOT_FOR = (
-    "Decisions about people, safety, health, law or money, and identifying people. The publishers have not tested "
+    "decisions about people, safety, health, law or money, and identifying people. The publishers have not tested "
     "the model in real applications and ask that it not be put into one directly: assess safety and fairness for "
     "the application first."
 )
@@ -177,7 +177,7 @@ def _shapes(manifest: Mapping[str, Any]) -> Origin:
         licences=(Licence("MIT", "all weights, as the project itself", MIT),),
         licence_advice="No weights of Salesforce or Meta are in it.",
         uses=("trying out and testing the service", "telling colour, shape, number and place of drawn shapes"),
-        not_for="Anything else: it has seen neither photographs nor text of other kinds.",
+        not_for="anything else; it has seen neither photographs nor text of other kinds.",
         limits=(
             Limit(
                 "Nothing but shapes",
@@ -205,7 +205,7 @@ def _unknown(name: str) -> Origin:
         licence_advice="Nothing is claimed here. BLIP-2's published weights are under MIT, and OPT's under terms of "
         f"their own ({OPT_TERMS}); weights that descend from them may be bound by both.",
         uses=("what whoever published the checkpoint says",),
-        not_for="Anything that whoever published the checkpoint does not name.",
+        not_for="anything that whoever published the checkpoint does not name.",
         limits=LIMITS,
         limits_preface="Of this checkpoint nothing is known. These are published for BLIP-2 with OPT, and hold if it "
         "descends from that.",
