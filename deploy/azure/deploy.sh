@@ -25,12 +25,14 @@ Steps, in the order of their use; `up`, `rollout` and `all` stand for several:
   ask          ask `blue` the sample request
   live         send all traffic to `blue`
   up           workspace image model environment endpoint blue ask live
+  address      print the URL of the endpoint and its key
 
   green        make or update the deployment `green`; give its --model-version, --environment-version or --size
   ask-green    ask `green` the sample request: it has no traffic yet
   mirror       copy --share percent of the traffic to `green`, whose answers go nowhere
   shift        send --share percent of the traffic to `green`
   promote      send all traffic to `green`
+  rollback     send all traffic to `blue` again
   delete-blue  delete `blue`
   rollout      green ask-green mirror shift promote
 
@@ -112,8 +114,8 @@ while [ $# -gt 0 ]; do
             shift 2
             ;;
         -*) fail "unknown option $1; --help lists them" ;;
-        check | workspace | image | model | environment | endpoint | blue | ask | live | green | ask-green | mirror | shift | promote | \
-            delete-blue | autoscale | watch | delete | local)
+        check | workspace | image | model | environment | endpoint | blue | ask | live | address | green | ask-green | mirror | shift | promote | \
+            rollback | delete-blue | autoscale | watch | delete | local)
             steps+=("$1")
             shift
             ;;
@@ -364,6 +366,11 @@ traffic() {
     run az ml online-endpoint update "${in_workspace[@]}" --name "$endpoint" "$@"
 }
 
+step_address() {
+    run az ml online-endpoint show "${in_workspace[@]}" --name "$endpoint" --query scoring_uri --output tsv
+    run az ml online-endpoint get-credentials "${in_workspace[@]}" --name "$endpoint" --query primaryKey --output tsv
+}
+
 step_autoscale() {
     local name=autoscale-$endpoint-$deployment target=$endpoint_id/deployments/$deployment
     unless az monitor autoscale show "${in_group[@]}" --name "$name" \
@@ -420,6 +427,10 @@ for step in "${steps[@]}"; do
         promote)
             traffic --traffic "blue=0 green=100"
             : "${deployment:=green}"
+            ;;
+        rollback)
+            traffic --mirror-traffic green=0
+            traffic --traffic "blue=100 green=0"
             ;;
         delete-blue)
             run az ml online-deployment delete "${in_workspace[@]}" --name blue --endpoint-name "$endpoint" --yes

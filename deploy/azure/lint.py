@@ -12,8 +12,14 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from azure_lint import Options, UnreadableFileError, lint_files, paths
-from azure_lint.kinds import KINDS
+try:
+    from azure_lint import Options, UnreadableFileError, lint_files, paths
+    from azure_lint.kinds import KINDS
+except ModuleNotFoundError as missing:
+    if missing.name != "yaml":
+        raise
+    print("lint.py: PyYAML is missing: pip install pyyaml", file=sys.stderr)
+    sys.exit(2)
 
 
 def _seconds(text: str) -> float:

@@ -106,7 +106,7 @@ def _check_probe(deployment: Section, key: str) -> int | None:
     if probe is None:
         return None if deployment.has(key) else _budget(_DEFAULT_PROBE)
     found = {
-        "initial_delay": probe.integer("initial_delay", 0, unit="seconds"),
+        "initial_delay": probe.integer("initial_delay", 1, unit="seconds"),
         "period": probe.integer("period", 1, unit="seconds"),
         "failure_threshold": probe.integer("failure_threshold", 1),
     }

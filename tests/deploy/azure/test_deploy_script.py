@@ -48,6 +48,7 @@ FLAGS = {
     "ml online-endpoint create": ML | {"--file", "--name", "--local"},
     "ml online-endpoint update": ML | {"--name", "--traffic", "--mirror-traffic"},
     "ml online-endpoint invoke": ML | {"--name", "--deployment-name", "--request-file", "--local"},
+    "ml online-endpoint get-credentials": ML | {"--name"},
     "ml online-endpoint delete": ML | {"--name", "--yes", "--local"},
     "ml online-deployment show": ML | {"--name", "--endpoint-name"},
     "ml online-deployment create": ML | {"--name", "--endpoint-name", "--file", "--set", "--local"},
@@ -115,7 +116,7 @@ def az_commands(printed: str) -> list[tuple[str, dict[str, list[str]]]]:
 
 
 EVERY_STEP = [
-    "check", "all", "delete-blue", "delete", "local",
+    "check", "all", "address", "rollback", "delete-blue", "delete", "local",
 ]  # fmt: skip
 
 
@@ -177,6 +178,35 @@ def test_the_whole_way_is_in_order() -> None:
     rollout = [line[2:] for line in dry("rollout").splitlines() if line.startswith("# ")]
     assert titles[:8] == up
     assert titles[8:13] == rollout
+
+
+def _documented() -> list[list[str]]:
+    page = (REPOSITORY / "docs" / "azure.md").read_text()
+    lines = re.findall(r"^deploy/azure/deploy\.sh (.*)$", page, re.MULTILINE)
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def test_every_documented_call_prints_commands() -> None:
+    given = dict(
+        zip(("AZURE_SUBSCRIPTION_ID", "AZURE_RESOURCE_GROUP", "AZURE_ML_WORKSPACE"), NAMED[1::2], strict=False)
+    )
+    given |= {"AZURE_CONTAINER_REGISTRY": "myregistry", "AZURE_LOCATION": "westeurope", "BLIP2_BUNDLE": "onnx/my-model"}
+    assert len(_documented()) > 15
+    for arguments in _documented():
+        done = script("--dry-run", *arguments, env=given)
+        assert done.returncode == 0, (arguments, done.stderr)
+        assert commands(done.stdout), arguments
+
+
+def test_every_step_is_documented() -> None:
+    """On the page or, where it stands for several, through them."""
+    told = {word for arguments in _documented() for word in arguments}
+    page = (REPOSITORY / "docs" / "azure.md").read_text()
+    helped = script("--help").stdout.split("Steps, in the order of their use")[1].split("Options, and")[0]
+    steps = re.findall(r"^  ([a-z-]+)  +\S", helped, re.MULTILINE)
+    assert len(steps) > 20
+    for step in steps:
+        assert step in told or f"deploy.sh {step}" in page or f"`{step}`" in page or step == "check", step
 
 
 def test_traffic_never_exceeds_the_whole() -> None:

@@ -41,7 +41,7 @@ def test_the_binary_says_the_same() -> None:
     if binary is None:
         pytest.skip("target/release/blip2 is missing: make build")
     told = subprocess.run([binary, "serve", "--help"], capture_output=True, text=True, check=True, timeout=60).stdout
-    variables = set(re.findall(r"\[env: (BLIP2_[A-Z0-9_]+)=", told))
+    variables = set(re.findall(r"\[env: (BLIP2_[A-Z0-9_]+)[=\]]", told))
     # BLIP2_LOG has no flag, so that help does not name it.
     assert variables == service.SETTINGS - {"BLIP2_LOG"}
 

@@ -170,6 +170,16 @@ def test_a_wrong_call_ends_with_2(arguments: list[str]) -> None:
     assert lint(*arguments).returncode == 2
 
 
+def test_without_pyyaml_it_says_so(tmp_path: Path) -> None:
+    (tmp_path / "yaml.py").write_text("raise ModuleNotFoundError(name='yaml')\n")
+    done = subprocess.run(
+        [sys.executable, AZURE / "lint.py", "x"],
+        env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == "lint.py: PyYAML is missing: pip install pyyaml\n"
+
+
 def test_a_folder_stands_for_its_files(tmp_path: Path) -> None:
     assert lint(AZURE, AZURE / "local").returncode == 0
     assert lint(tmp_path).returncode == 2

@@ -107,11 +107,11 @@ ACCEPTED_ALTHOUGH_WRONG = [
     ("online-deployment", "readiness_probe.timeout", 0, "readiness_probe.timeout", "from 1 to 299"),
     ("online-deployment", "liveness_probe.period", -1, "liveness_probe.period", "at least 1"),
     ("online-deployment", "readiness_probe.period", 0, "readiness_probe.period", "at least 1"),
-    ("online-deployment", "readiness_probe.initial_delay", -1, "readiness_probe.initial_delay", "at least 0"),
+    ("online-deployment", "readiness_probe.initial_delay", 0, "readiness_probe.initial_delay", "at least 1"),
     ("online-deployment", "readiness_probe.failure_threshold", 0, "readiness_probe.failure_threshold", "at least 1"),
     ("online-deployment", "liveness_probe.success_threshold", 2, "liveness_probe.success_threshold", "from 1 to 1"),
     ("online-deployment", "readiness_probe.success_threshold", 0, "readiness_probe.success_threshold", "at least 1"),
-    ("online-deployment", "readiness_probe.failure_threshold", 3, "readiness_probe", "the start takes up to 48.9 s"),
+    ("online-deployment", "readiness_probe.failure_threshold", 3, "readiness_probe", "the start takes up to 49.7 s"),
     (
         "online-deployment",
         "request_settings.max_concurrent_requests_per_instance",

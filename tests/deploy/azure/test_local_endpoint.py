@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 import uuid
 from typing import TYPE_CHECKING, NoReturn
 
+import azure.ai.ml
 import docker
 import pytest
 from azure.ai.ml import MLClient, load_online_deployment, load_online_endpoint
@@ -108,6 +110,29 @@ def test_the_file_as_it_is_answers(client: MLClient, endpoint: ManagedOnlineEndp
     logs = client.online_deployments.get_logs(name="blue", endpoint_name=endpoint.name, lines=100, local=True)
     assert "POST /score 200" in logs or 'path="/score" status=200' in logs
     client.online_endpoints.begin_delete(endpoint.name, local=True)
+
+
+def test_the_lines_of_the_page_answer(
+    client: MLClient,
+    endpoint: ManagedOnlineEndpoint,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """docs/azure.md, as it stands, but for the names of the image and of the endpoint."""
+    (snippet,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "docs" / "azure.md").read_text(), re.DOTALL)
+    load = load_online_deployment
+
+    def with_our_image(path: str) -> ManagedOnlineDeployment:
+        deployment = load(path)
+        deployment.environment.image = IMAGE
+        deployment.endpoint_name = endpoint.name
+        return deployment
+
+    monkeypatch.setattr(azure.ai.ml, "load_online_deployment", with_our_image)
+    monkeypatch.setattr(azure.ai.ml, "load_online_endpoint", lambda _path: endpoint)
+    monkeypatch.chdir(REPOSITORY)
+    exec(compile(snippet.replace("blip2-vqa-local", endpoint.name), "docs/azure.md", "exec"), {})
+    assert '[{"text":"yellow"}]' in capsys.readouterr().out
 
 
 def _broken(folder: Path) -> Path:
