@@ -420,8 +420,8 @@ fn probe_tells_ready_from_anything_else_by_its_exit_code() {
     assert_eq!(probe(&["--port", &port]), (Some(0), "{\"status\":\"ready\"}\n".into(), String::new()));
     let livez = blip2(&["probe", "--path", "/"]).envs([("SERVER_PORT", &port)]).output().unwrap();
     assert_eq!((livez.status.code(), livez.stdout), (Some(0), b"Healthy\n".to_vec()));
-    let (code, _, stderr) = probe(&["--port", &port, "--path", "/nothing"]);
-    assert!(code == Some(1) && stderr.contains("/nothing answers 404"), "{stderr}");
+    let (code, _, stderr) = probe(&["--port", &port, "--path", "/v1/models"]);
+    assert!(code == Some(1) && stderr.contains("/v1/models answers 401"), "{stderr}");
     for wrong in [&["--port", "0"][..], &["--port", &port, "--path", "readyz"], &["--timeout-s", "0"]] {
         assert_eq!(probe(wrong).0, Some(2), "{wrong:?}");
     }
