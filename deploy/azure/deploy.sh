@@ -267,6 +267,19 @@ unless() {
     fi
 }
 
+# Runs the command where the check prints nothing.
+unless_said() {
+    local check first second
+    split "$@"
+    if [ "$dry_run" = true ]; then
+        printf '[ -n "%s" ] || %s\n' "\$($(quoted "${check[@]}"))" "$(quoted "${first[@]}")"
+    elif [ -n "$("${check[@]}")" ]; then
+        printf '# is there already: %s\n' "$(quoted "${first[@]}")" >&2
+    else
+        run "${first[@]}"
+    fi
+}
+
 if_there() {
     local check first second
     split "$@"
@@ -375,17 +388,14 @@ step_autoscale() {
     local name=autoscale-$endpoint-$deployment target=$endpoint_id/deployments/$deployment
     unless az monitor autoscale show "${in_group[@]}" --name "$name" \
         -- az monitor autoscale create "${in_group[@]}" --name "$name" --resource "$target" --min-count 2 --max-count 5 --count 2
-    # A rule that is added twice is there twice.
-    local rules=(az monitor autoscale rule list "${in_group[@]}" --autoscale-name "$name" --query "[0].metricTrigger.metricName"
-        --output tsv)
-    if [ "$dry_run" = false ] && [ -n "$("${rules[@]}")" ]; then
-        printf '# has its rules already: %s\n' "$name" >&2
-        return
-    fi
-    # A new instance takes 12 to 18 minutes by users' reports: wait 20 before the next step.
+    # A rule that is added twice is there twice. A new instance takes 12 to 18 minutes by users' reports: wait 20 before
+    # the next step.
+    local list=(az monitor autoscale rule list "${in_group[@]}" --autoscale-name "$name" --output tsv --query)
     local rule=(az monitor autoscale rule create "${in_group[@]}" --autoscale-name "$name" --cooldown 20)
-    run "${rule[@]}" --condition "$load_metric > 70 avg 5m" --scale out 1
-    run "${rule[@]}" --condition "$load_metric < 25 avg 15m" --scale in 1
+    unless_said "${list[@]}" "[?scaleAction.direction=='Increase'].scaleAction.direction" \
+        -- "${rule[@]}" --condition "$load_metric > 70 avg 5m" --scale out 1
+    unless_said "${list[@]}" "[?scaleAction.direction=='Decrease'].scaleAction.direction" \
+        -- "${rule[@]}" --condition "$load_metric < 25 avg 15m" --scale in 1
 }
 
 step_watch() {
@@ -395,7 +405,9 @@ step_watch() {
 }
 
 step_delete() {
-    run az ml online-endpoint delete "${in_workspace[@]}" --name "$endpoint" --yes
+    if_there az ml online-endpoint show "${in_workspace[@]}" --name "$endpoint" \
+        -- az ml online-endpoint delete "${in_workspace[@]}" --name "$endpoint" --yes \
+        -- true
     local name
     for name in "autoscale-$endpoint-blue" "autoscale-$endpoint-green"; do
         if_there az monitor autoscale show "${in_group[@]}" --name "$name" \
@@ -433,7 +445,10 @@ for step in "${steps[@]}"; do
             traffic --traffic "blue=100 green=0"
             ;;
         delete-blue)
-            run az ml online-deployment delete "${in_workspace[@]}" --name blue --endpoint-name "$endpoint" --yes
+            blue=("${in_workspace[@]}" --name blue --endpoint-name "$endpoint")
+            if_there az ml online-deployment show "${blue[@]}" \
+                -- az ml online-deployment delete "${blue[@]}" --yes \
+                -- true
             ;;
         autoscale | watch)
             : "${deployment:=blue}"

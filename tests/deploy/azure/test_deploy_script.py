@@ -37,6 +37,7 @@ FLAGS = {
     "monitor autoscale show": EVERYWHERE | {"--name"},
     "monitor autoscale create": EVERYWHERE | {"--name", "--resource", "--min-count", "--max-count", "--count"},
     "monitor autoscale delete": EVERYWHERE | {"--name"},
+    "monitor autoscale rule list": EVERYWHERE | {"--autoscale-name"},
     "monitor autoscale rule create": EVERYWHERE | {"--autoscale-name", "--condition", "--scale", "--cooldown"},
     "monitor metrics list": EVERYWHERE | {"--resource", "--metrics", "--interval"},
     "ml model show": ML | {"--name", "--version", "--registry-name"},
@@ -398,19 +399,26 @@ def test_what_runs_is_what_is_printed(tmp_path: Path) -> None:
         "ask",
         "live",
         "rollout",
+        "autoscale",
         "watch",
         "delete-blue",
         "delete",
     ]
     ran = [words for words in _run_with_recorder(tmp_path, False, *steps) if words[1] not in ("extension", "version")]
     printed = [["1234" if word == "SUBSTITUTED" else word for word in words] for words in commands(dry(*steps))]
-    # Where there is nothing yet, everything is created, and nothing updated or deleted that is not there.
-    skipped = [words for words in printed if words not in ran]
-    assert all(
-        " ".join(words[1:4]) in ("ml online-deployment update", "monitor autoscale delete") or words == ["true"]
-        for words in skipped
-    )
+    # Where there is nothing yet, everything is created, and nothing is updated or deleted that is not there.
+    skipped = {" ".join(words[1:4]) for words in printed if words not in ran and words[0] == "az"}
+    assert skipped == {
+        "ml online-deployment update", "ml online-deployment delete", "ml online-endpoint delete",
+        "monitor autoscale delete",
+    }  # fmt: skip
     assert all(words in printed for words in ran), [words for words in ran if words not in printed]
+
+
+def test_what_is_there_is_deleted(tmp_path: Path) -> None:
+    ran = _run_with_recorder(tmp_path, True, "delete-blue", "delete")
+    deleted = [" ".join(words[1:4]) for words in ran if "delete" in words]
+    assert deleted == ["ml online-deployment delete", "ml online-endpoint delete"] + 2 * ["monitor autoscale delete"]
 
 
 def test_a_second_time_nothing_is_created_again(tmp_path: Path) -> None:

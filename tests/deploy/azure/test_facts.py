@@ -6,11 +6,12 @@ import re
 import subprocess
 
 import pytest
+import yaml
 from azure_lint import service
 from azure_lint.bundles import BUNDLES
 from azure_lint.dockerfile import exposed_ports
 from azure_lint.instances import INSTANCES
-from conftest import REPOSITORY
+from conftest import AZURE, REPOSITORY
 
 OPERATIONS = (REPOSITORY / "docs" / "operations.md").read_text()
 AZURE_PAGE = (REPOSITORY / "docs" / "azure.md").read_text()
@@ -59,6 +60,30 @@ def test_the_page_has_the_sizes_of_every_bundle() -> None:
         assert row, f"docs/azure.md has no row for {target} {precision}"
         for number in (bundle.disk_gb, bundle.memory_gb, round(bundle.start_s)):
             assert re.search(rf"(?<![\d.]){re.escape(f'{number:g}')}(?![\d.]*\d)", row[0]), f"{number:g} in {row[0]}"
+
+
+def _of_the_files(*path: str) -> list[str]:
+    found = []
+    for size in ("cpu", "cpu-small", "gpu-a100", "gpu-t4"):
+        value = yaml.safe_load((AZURE / f"deployment-{size}.yml").read_text())
+        for key in path:
+            value = value[key]
+        found.append(str(value))
+    return found
+
+
+def test_the_page_has_the_settings_of_the_files() -> None:
+    def row(setting: str) -> str:
+        found = re.search(rf"^\| `{setting}` \| ([^|]+) \|", AZURE_PAGE, re.MULTILINE)
+        assert found, setting
+        return found[1]
+
+    concurrent = _of_the_files("request_settings", "max_concurrent_requests_per_instance")
+    assert row("max_concurrent_requests_per_instance") == "{}; small CPU {}; A100 {}; T4 {}".format(*concurrent)
+    rows = _of_the_files("environment_variables", "BLIP2_QUEUE_ROWS")
+    assert row("BLIP2_QUEUE_ROWS") == "{}; small CPU {}; A100 {}; T4 {}".format(*rows)
+    assert {row("request_timeout_ms")} == set(_of_the_files("request_settings", "request_timeout_ms"))
+    assert {row("BLIP2_TIMEOUT_S")} == set(_of_the_files("environment_variables", "BLIP2_TIMEOUT_S"))
 
 
 def test_the_page_names_only_sizes_that_there_are() -> None:
