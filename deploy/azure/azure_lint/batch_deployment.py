@@ -20,7 +20,10 @@ def check(deployment: Section) -> dict[str, tuple[str, str]]:
     if deployment.choice("type", ("model", "pipeline")) == "pipeline":
         deployment.required("component", "azureml:NAME:VERSION, or the YAML of a pipeline component")
         return {}
-    used = {"model": model.check_use(deployment), "environment": _check_environment(deployment)}
+    used = {
+        "model": model.check_use(deployment),
+        "environment": environment.check_use(deployment, dockerfile=None, settings=service.Settings(), serves=False),
+    }
     if deployment.required("code_configuration", "code and scoring_script: the platform runs the batch driver with it"):
         code.check(deployment)
     if deployment.required("compute", "azureml:CLUSTER"):
@@ -34,17 +37,6 @@ def check(deployment: Section) -> dict[str, tuple[str, str]]:
     if settings is not None:
         _check_settings(settings)
     return {kind: reference for kind, reference in used.items() if reference is not None}
-
-
-def _check_environment(deployment: Section) -> tuple[str, str] | None:
-    if not deployment.required("environment", "azureml:NAME:VERSION, or an environment inline"):
-        return None
-    if isinstance(deployment.get("environment"), dict):
-        inline = deployment.section("environment")
-        if inline is not None:
-            environment.check(inline, dockerfile=None, settings=service.Settings(), named=False, serves=False)
-        return None
-    return names.check_reference(deployment, "environment", "environment")
 
 
 def _check_compute(deployment: Section) -> None:

@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 from azure_lint import names, paths, service
 from azure_lint.dockerfile import exposed_ports
+from azure_lint.document import read
+from azure_lint.finding import Report
+from azure_lint.section import Section
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from azure_lint.section import Section
 
 _ROUTES = ("liveness_route", "readiness_route", "scoring_route")
 
@@ -39,6 +40,33 @@ def check(
     environment.choice("os_type", ("linux",), any_case=True)
     if serves:
         _check_routes(environment, built or dockerfile, settings)
+
+
+def check_use(
+    deployment: Section, *, dockerfile: Path | None, settings: service.Settings, serves: bool = True
+) -> tuple[str, str] | None:
+    """The field `environment` of a deployment: inline, in another file, or a reference, which is answered."""
+    if not deployment.required("environment", "azureml:NAME:VERSION, or an environment inline"):
+        return None
+    value = deployment.get("environment")
+    if isinstance(value, str) and value.startswith("file:"):
+        path = deployment.folder / value.removeprefix("file:")
+        if not paths.is_file(path):
+            deployment.report.error(
+                deployment.where("environment"), value, f"no such file, seen from {deployment.folder}"
+            )
+            return None
+        # Its findings name that file, and its paths start there.
+        report = Report(path, deployment.report.findings)
+        mapping = read(path, report)
+        inline = None if mapping is None else Section(mapping, report)
+    elif isinstance(value, dict):
+        inline = deployment.section("environment")
+    else:
+        return names.check_reference(deployment, "environment", "environment")
+    if inline is not None:
+        check(inline, dockerfile=dockerfile, settings=settings, named=False, serves=serves)
+    return None
 
 
 def _check_image(environment: Section) -> None:

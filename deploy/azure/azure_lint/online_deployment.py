@@ -51,20 +51,14 @@ def _check_mount(deployment: Section) -> None:
 def _check_environment(
     deployment: Section, dockerfile: Path | None, settings: service.Settings
 ) -> tuple[str, str] | None:
-    if not deployment.required("environment", "azureml:NAME:VERSION, or an environment inline"):
-        return None
-    if isinstance(deployment.get("environment"), dict):
-        inline = deployment.section("environment")
-        if inline is not None:
-            environment.check(inline, dockerfile=dockerfile, settings=settings, named=False)
-        return None
-    if settings.port != service.DEFAULT_PORT:
+    reference = environment.check_use(deployment, dockerfile=dockerfile, settings=settings)
+    if reference is not None and settings.port != service.DEFAULT_PORT:
         deployment.report.warning(
             str(settings.port_variable),
             settings.port,
             f"a registered environment has its routes at {service.DEFAULT_PORT}",
         )
-    return names.check_reference(deployment, "environment", "environment")
+    return reference
 
 
 def _check_instance(deployment: Section) -> Instance | None:

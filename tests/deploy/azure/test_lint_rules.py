@@ -433,6 +433,19 @@ def test_a_dockerfile_of_the_build_is_read(folder: Path) -> None:
     assert "build.dockerfile_path is 'Missing': no such file" in found
 
 
+def test_an_environment_in_another_file_is_read(folder: Path) -> None:
+    document = changed("online-deployment", "environment", "file:other/environment.yml")
+    (found,) = messages(folder, None, document)
+    assert "environment is 'file:other/environment.yml': no such file" in found
+    (folder / "other").mkdir()
+    written(folder / "other", GOOD["environment"], "environment.yml")
+    assert messages(folder, None, document) == []
+    load("online-deployment", folder / "it.yml")
+    written(folder / "other", changed("environment", "inference_config", GONE), "environment.yml")
+    (found,) = messages(folder, None, document)
+    assert found.startswith(f"{folder / 'other' / 'environment.yml'}: error: inference_config is missing")
+
+
 @pytest.mark.parametrize(
     ("size", "tags", "words"),
     [
