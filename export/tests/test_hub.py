@@ -244,12 +244,13 @@ def test_what_can_be_refused_is_refused_before_the_hub_is_asked(
 
 def test_folders_may_have_spaces_quotes_and_a_tilde(checkpoint: Path, fake_hub: FakeHub, tmp_path: Path) -> None:
     shutil.copytree(checkpoint, tmp_path / "it's a checkpoint")
-    arguments = ["--output", "~/my models/it's"]
+    arguments = ["--output", "~/my models/it's $5"]
     done = make_model(fake_hub, tmp_path, *arguments, checkpoint="~/it's a checkpoint", HOME=str(tmp_path))
     assert done.returncode == 0, done.stderr
-    printed = [line.split("MODEL=")[1] for line in done.stdout.splitlines() if "make run" in line]
-    shown = subprocess.run(f"printf %s {printed[0]}", shell=True, capture_output=True, text=True, check=True).stdout
-    assert shown == str(tmp_path / "my models/it's")
+    (tmp_path / "Makefile").write_text('run: export MODEL\nrun:\n\t@printf %s "$$MODEL"\n')
+    [printed] = [line for line in done.stdout.splitlines() if "make run" in line]
+    shown = subprocess.run(printed, shell=True, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert shown == str(tmp_path / "my models/it's $5")
     assert fake_hub.asked == []
 
 

@@ -69,7 +69,8 @@ def how_to_serve(bundle: Path, target: str) -> str:
     on_gpu = (
         "make build onnxruntime-gpu && ORT_DYLIB_PATH=.ort-gpu/libonnxruntime.so target/release/blip2 serve --model"
     )
-    command = f"make run MODEL={folder}" if target == "cpu" else f"{on_gpu} {folder}"
+    # make reads `$` before the shell does.
+    command = f"make run MODEL={folder.replace('$', '$$')}" if target == "cpu" else f"{on_gpu} {folder}"
     return f"""
 Serve it on port 5001, in a container or with the binary:
 
