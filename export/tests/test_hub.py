@@ -247,7 +247,7 @@ def test_folders_may_have_spaces_quotes_and_a_tilde(checkpoint: Path, fake_hub: 
     arguments = ["--output", "~/my models/it's $5"]
     done = make_model(fake_hub, tmp_path, *arguments, checkpoint="~/it's a checkpoint", HOME=str(tmp_path))
     assert done.returncode == 0, done.stderr
-    (tmp_path / "Makefile").write_text('run: export MODEL\nrun:\n\t@printf %s "$$MODEL"\n')
+    (tmp_path / "Makefile").write_text('export MODEL\nrun:\n\t@printf %s "$$MODEL"\n')
     [printed] = [line for line in done.stdout.splitlines() if "make run" in line]
     shown = subprocess.run(printed, shell=True, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     assert shown == str(tmp_path / "my models/it's $5")
