@@ -106,7 +106,7 @@ LABEL org.opencontainers.image.title="blip2-export" \
 
 FROM ${PYTHON} AS onnxruntime-gpu
 COPY export/get_onnxruntime export/onnxruntime-gpu.lock /export/
-RUN /export/get_onnxruntime gpu /onnxruntime
+RUN /export/get_onnxruntime gpu /onnxruntime && mv /onnxruntime/licences /licences
 
 FROM ${TENSORRT} AS tensorrt
 # By name, wherever the image keeps them; with their versions, since ONNX Runtime opens them by these.
@@ -116,9 +116,10 @@ RUN mkdir /tensorrt \
 FROM scratch AS cuda
 COPY --from=debian /root-cuda /
 COPY LICENSE /usr/share/doc/blip2/
-COPY --from=onnxruntime-gpu /onnxruntime/licences /usr/share/doc/onnxruntime/
-COPY --from=onnxruntime-gpu /onnxruntime/*.so* /opt/blip2/
-COPY --from=tensorrt /tensorrt /opt/blip2/
+COPY --from=onnxruntime-gpu /licences /usr/share/doc/onnxruntime/
+# The folder, not its files: links among them stay links.
+COPY --from=onnxruntime-gpu /onnxruntime /opt/blip2
+COPY --from=tensorrt /tensorrt /opt/blip2
 COPY --from=build /build/target/release/blip2 /opt/blip2/
 # NVIDIA's container toolkit brings the driver's libraries, and reads what the image wants of them.
 ENV PATH=/opt/blip2 LD_LIBRARY_PATH=/opt/blip2 AZUREML_MODEL_DIR=/model ORT_DISABLE_TELEMETRY=1 \

@@ -15,6 +15,8 @@ QUICK ?=
 VENV := .venv
 CLIENTS := .venv-clients
 DEPLOY := .venv-deploy
+MLFLOW := .venv-mlflow
+AZURE := .venv-azure
 GPU := .venv-gpu
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
@@ -39,7 +41,7 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 REVISION = $(shell git rev-parse HEAD 2> /dev/null)$(shell git diff --quiet HEAD 2> /dev/null || echo -modified)
 DOCKER_BUILD = docker build --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) $(DOCKER_ARGS)
 
-.PHONY: help setup onnxruntime-gpu venv-gpu build run test test-rust test-python test-clients test-deploy test-gpu-bundles goldens docker docker-cuda \
+.PHONY: help setup onnxruntime-gpu venv-gpu build run test test-rust test-python test-clients test-deploy test-azure test-mlflow test-gpu-bundles goldens docker docker-cuda \
     docker-export docker-bases docker-test check fmt bench bench-compare verify gpu-check train clean
 
 help: ## Show this list
@@ -59,7 +61,7 @@ run: build ## Serve the tiny bundle on 127.0.0.1:5001
 	@printf '\nAsk it about tests/fixtures/scene.png, from another shell in this folder:\n\n  %s\n\n' '$(ASK)'
 	@ORT_DYLIB_PATH=.ort/libonnxruntime.so exec target/release/blip2 serve --model $(MODEL) --host $(HOST) --port $(PORT)
 
-test: test-rust test-python test-clients test-deploy test-gpu-bundles $(if $(wildcard $(GOLDEN)),goldens) ## Run every test, `goldens` too where ../shared/data/golden lies
+test: test-rust test-python test-clients test-deploy test-azure test-mlflow test-gpu-bundles $(if $(wildcard $(GOLDEN)),goldens) ## Run every test, `goldens` too where ../shared/data/golden lies
 
 test-rust: setup
 	cargo test --locked $(FEATURES)
@@ -74,6 +76,12 @@ test-clients: setup $(CLIENTS)/bin/pytest ## Ask the service with the openai and
 test-deploy: setup $(DEPLOY)/bin/pytest ## Check manifests, dashboard and alerts, with a real Prometheus where Debian's is installed
 	cargo build --locked $(FEATURES)
 	BLIP2_BINARY=target/debug/blip2 $(DEPLOY)/bin/pytest -q -rs tests/deploy/kubernetes tests/deploy/monitoring
+
+test-azure: $(AZURE)/bin/pytest ## Check the files for Azure ML with its real SDK
+	$(AZURE)/bin/pytest -q -rs tests/deploy/azure --ignore tests/deploy/azure/test_local_endpoint.py
+
+test-mlflow: $(MLFLOW)/bin/pytest ## Register the tiny bundle with the real MLflow, into a database and through a server
+	$(MLFLOW)/bin/pytest -q tests/deploy/mlflow
 
 test-gpu-bundles: setup $(BIN)/pytest ## Export the tiny model for GPUs, and run it on the CPU, whose kernels can do that too
 	rm -rf .gpu-bundles
@@ -97,9 +105,10 @@ docker-export: ## Build the one that exports a checkpoint, blip2-export
 docker-bases: ## Make stand-ins for the public base images, where no image registry is reached (root, debootstrap)
 	tests/docker/make_bases
 
-docker-test: $(BIN)/pytest $(DEPLOY)/bin/pytest ## Test the images blip2 and blip2-export in a Docker engine
+docker-test: $(BIN)/pytest $(DEPLOY)/bin/pytest $(AZURE)/bin/pytest ## Test the images blip2 and blip2-export in a Docker engine
 	BLIP2_REQUIRE_DOCKER=1 $(BIN)/pytest -q -rs --rootdir tests/docker tests/docker
 	BLIP2_REQUIRE_DOCKER=1 $(DEPLOY)/bin/pytest -q -rs tests/deploy/monitoring/test_compose.py
+	BLIP2_REQUIRE_DOCKER=1 $(AZURE)/bin/pytest -q -rs tests/deploy/azure/test_local_endpoint.py tests/deploy/azure/test_notebook.py
 
 check: setup $(BIN)/pytest ## Run the linters
 	cargo fmt --check
@@ -138,7 +147,7 @@ train: $(BIN)/reference ## Train the tiny model anew into onnx/new-checkpoint (a
 	    ../$(BIN)/python -m blip2_export train-shapes --output ../onnx/new-checkpoint
 
 clean: ## Remove what was built and installed
-	rm -rf target .ort .ort-gpu .goldens .gpu-bundles .gpu-check $(VENV) $(CLIENTS) $(DEPLOY) $(GPU)
+	rm -rf target .ort .ort-gpu .goldens .gpu-bundles .gpu-check $(VENV) $(CLIENTS) $(DEPLOY) $(MLFLOW) $(AZURE) $(GPU)
 
 .ort/libonnxruntime.so: export/onnxruntime.lock export/get_onnxruntime
 	PYTHON=$(PYTHON) export/get_onnxruntime cpu .ort
@@ -153,14 +162,14 @@ clean: ## Remove what was built and installed
 	cd export && ../$(BIN)/python -m blip2_export export --checkpoint ../.goldens/checkpoint --output ../.goldens/bundle \
 	    --precision fp32
 
+# Environments of their own, since what they hold does not agree.
 $(CLIENTS)/bin/pytest: tests/clients/requirements.lock
-	$(PYTHON) -m venv $(CLIENTS)
-	$(CLIENTS)/bin/python -m pip --quiet --disable-pip-version-check install --requirement tests/clients/requirements.lock
-	touch $@
-
 $(DEPLOY)/bin/pytest: tests/deploy/requirements.lock
-	$(PYTHON) -m venv $(DEPLOY)
-	$(DEPLOY)/bin/python -m pip --quiet --disable-pip-version-check install --requirement tests/deploy/requirements.lock
+$(MLFLOW)/bin/pytest: tests/deploy/mlflow/requirements.lock
+$(AZURE)/bin/pytest: tests/deploy/azure/requirements.lock
+$(CLIENTS)/bin/pytest $(DEPLOY)/bin/pytest $(MLFLOW)/bin/pytest $(AZURE)/bin/pytest:
+	$(PYTHON) -m venv $(@D:/bin=)
+	$(@D)/python -m pip --quiet --disable-pip-version-check install --requirement $<
 	touch $@
 
 $(BIN)/python:
