@@ -41,7 +41,6 @@ WANTED = ["*.json", "merges.txt", f"*{WEIGHTS}"]
 PATIENCE = (1, 2, 4, 8, 16)
 # Large files lie in the cache under their sha256, small ones under git's hash, which is shorter.
 SHA256 = re.compile(r"[0-9a-f]{64}")
-PARTIAL = ".blip2.incomplete"  # the ending lets `hf cache prune` remove what is never finished
 
 
 @dataclass(frozen=True)
@@ -72,14 +71,14 @@ def download(source: Source) -> Path:
     missing = [file for file in files if file.will_download]
     if not missing:
         return _by_the_client(source)
-    there = sum(file.stat().st_size for file in source.blobs.glob(f"*{PARTIAL}"))
+    weights = _weights(source, missing)
+    there = sum(part.partial.stat().st_size for part in weights if part.partial.exists())
     total = sum(file.file_size or 0 for file in missing)
     _check_disk(source, total - there)
     with DownloadProgress(total) as watch:
         watch.begin(f"downloading {source.id.rpartition('/')[2]}", there)
-        for file in missing:
-            if file.filename.endswith(WEIGHTS):
-                _weights(source, file, watch)
+        for part in weights:
+            _fetch(part, watch)
     folder = _by_the_client(source)
     progress(f"downloaded {source.id} into {folder}")
     return folder
@@ -91,49 +90,85 @@ def _by_the_client(source: Source) -> Path:
         return Path(snapshot_download(source.id, revision=source.revision, allow_patterns=WANTED))
 
 
-def _weights(source: Source, file: DryRunFileInfo, watch: DownloadProgress) -> None:
-    url = hf_hub_url(source.id, file.filename, revision=file.commit_hash)
-    metadata = get_hf_file_metadata(url, retry_on_errors=True)
-    if metadata.etag is None or not SHA256.fullmatch(metadata.etag):
-        return  # small enough for git, so the client may have it
-    source.blobs.mkdir(parents=True, exist_ok=True)
-    partial = source.blobs / f"{metadata.etag}{PARTIAL}"
+@dataclass(frozen=True)
+class Part:
+    """A file of weights: where it is, what has come of it, and where the client looks for it when it is whole."""
+
+    name: str
+    url: str
+    size: int
+    blob: Path  # its name is its sha256
+
+    @property
+    def partial(self) -> Path:
+        """What has come so far. The ending lets `hf cache prune` remove what is never finished."""
+        return self.blob.with_name(f"{self.blob.name}.blip2.incomplete")
+
+
+def _weights(source: Source, missing: Sequence[DryRunFileInfo]) -> list[Part]:
+    """Those that are large; the client may have a file that is small enough for git."""
+    found = []
+    for file in missing:
+        if not file.filename.endswith(WEIGHTS):
+            continue
+        url = hf_hub_url(source.id, file.filename, revision=file.commit_hash)
+        metadata = get_hf_file_metadata(url, retry_on_errors=True)
+        if metadata.size and metadata.etag and SHA256.fullmatch(metadata.etag):
+            found.append(Part(file.filename, url, metadata.size, source.blobs / metadata.etag))
+    return found
+
+
+def _fetch(part: Part, watch: DownloadProgress) -> None:
+    with _alone(part) as stream:
+        if part.blob.exists():  # by another process, a moment ago
+            part.partial.unlink()
+            return
+        if stream.seek(0, os.SEEK_END) > part.size:
+            stream.truncate(0)
+        _receive(part, stream, watch)
+        if file_entry(part.partial)["sha256"] != part.blob.name:
+            part.partial.unlink()
+            raise ExportError(f"{part.name} came damaged, and was removed; run the same command again")
+        part.partial.replace(part.blob)
+
+
+def _receive(part: Part, stream: IO[bytes], watch: DownloadProgress) -> None:
+    """The bytes that are missing."""
     waits = list(PATIENCE)
-    with _alone(partial, file.filename) as stream:
-        while True:
-            before, have = watch.done, stream.seek(0, os.SEEK_END)
-            try:
-                http_get(
-                    url,
-                    stream,
-                    resume_size=have,
-                    headers=build_hf_headers(),
-                    expected_size=metadata.size,
-                    tqdm_class=watch.bar(),
-                )
-                break
-            except Exception as error:
-                waits = list(PATIENCE) if watch.done > before else waits
-                if not broke(error) or not waits:
-                    raise
-                seconds = waits.pop(0)
-                progress(f"the connection to the hub broke ({type(error).__name__}); going on in {seconds} s")
-                time.sleep(seconds)
-        stream.flush()
-        if file_entry(partial)["sha256"] != metadata.etag:
-            partial.unlink()
-            raise ExportError(f"{source.id}: {file.filename} came damaged, and was removed; run the same command again")
-        partial.replace(source.blobs / metadata.etag)
+    while True:
+        before, have = watch.done, stream.seek(0, os.SEEK_END)
+        try:
+            http_get(
+                part.url,
+                stream,
+                resume_size=have,
+                headers=build_hf_headers(),
+                expected_size=part.size,
+                tqdm_class=watch.bar(),
+            )
+        except Exception as error:
+            waits = list(PATIENCE) if watch.done > before else waits
+            if not broke(error) or not waits:
+                raise
+            seconds = waits.pop(0)
+            progress(f"the connection to the hub broke ({type(error).__name__}); going on in {seconds} s")
+            time.sleep(seconds)
+        else:
+            stream.flush()
+            return
 
 
 @contextmanager
-def _alone(partial: Path, name: str) -> Iterator[IO[bytes]]:
-    """The file, for this process alone: two that write into one would make a third thing of it."""
-    with os.fdopen(os.open(partial, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as stream:
+def _alone(part: Part) -> Iterator[IO[bytes]]:
+    """What has come so far, for this process alone: two that write into one file would make a third thing of it."""
+    part.partial.parent.mkdir(parents=True, exist_ok=True)
+    with os.fdopen(os.open(part.partial, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ExportError(f"{name}: another process is downloading it; wait until that has ended") from error
+            raise ExportError(f"{part.name}: another process is downloading it; wait until that has ended") from error
+        except OSError:
+            pass  # a file system without locks
         yield stream
 
 

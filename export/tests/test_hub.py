@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import hashlib
 import io
 import json
 import os
@@ -136,6 +138,20 @@ def test_a_stopped_download_ends_at_once_and_goes_on_later(
     fake_hub.is_slow = False
     assert make_model(fake_hub, tmp_path).returncode == 0
     assert int(fake_hub.ranges[-1].removeprefix("bytes=").rstrip("-")) > 0
+
+
+def test_a_file_that_another_process_downloads_is_left_to_it_and_one_that_is_too_long_begins_anew(
+    fake_hub: FakeHub, tmp_path: Path
+) -> None:
+    [weights] = [path for path in fake_hub.files() if path.suffix == ".safetensors"]
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    partial = tmp_path / f"hub/hub/models--{ID.replace('/', '--')}/blobs/{digest}.blip2.incomplete"
+    partial.parent.mkdir(parents=True)
+    partial.write_bytes(bytes(weights.stat().st_size + 1))
+    with partial.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        assert "model.safetensors: another process is downloading it" in refusal(make_model(fake_hub, tmp_path))
+    assert make_model(fake_hub, tmp_path).returncode == 0
 
 
 def test_what_was_downloaded_serves_without_a_network(fake_hub: FakeHub, tmp_path: Path) -> None:
