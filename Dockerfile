@@ -39,6 +39,46 @@ COPY export/get_onnxruntime export/onnxruntime.lock /export/
 RUN /export/get_onnxruntime cpu /onnxruntime
 
 
+# ---- what the exporter needs of PyPI
+
+FROM ${PYTHON} AS export-packages
+COPY export/requirements-image.lock /
+RUN python -m venv --without-pip /opt/venv \
+    && python -m pip --disable-pip-version-check --no-cache-dir install --quiet --require-hashes --only-binary=:all: \
+        --prefix /opt/venv --requirement /requirements-image.lock
+
+
+# ---- bills of materials and licences
+
+FROM ${RUST} AS crates-bom
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && rm -rf /var/lib/apt/lists/*
+COPY deploy/audit/install_tool /audit/
+RUN /audit/install_tool cargo-cyclonedx /tools
+WORKDIR /build
+COPY deploy/audit/crates_bom /audit/
+COPY Cargo.toml Cargo.lock ./
+# Cargo wants the files that it would compile, and reads none of them.
+RUN mkdir src benches \
+    && touch src/lib.rs src/main.rs benches/model.rs benches/preprocess.rs \
+    && /audit/crates_bom /tools /bom
+
+FROM ${PYTHON} AS python-bom
+COPY deploy/audit/requirements.lock /audit/
+RUN python -m venv /bom-tools \
+    && /bom-tools/bin/pip --disable-pip-version-check --no-cache-dir install --quiet --requirement /audit/requirements.lock
+COPY deploy/audit/onnxruntime_bom.py /audit/
+COPY --from=onnxruntime /onnxruntime /onnxruntime
+COPY export/onnxruntime.lock /export/
+COPY --from=export-packages /opt/venv /opt/venv
+RUN mkdir /bom \
+    && /bom-tools/bin/python /audit/onnxruntime_bom.py --lock /export/onnxruntime.lock --folder /onnxruntime \
+        --output /bom/onnxruntime.cdx.json \
+    && /bom-tools/bin/cyclonedx-py environment --output-reproducible --spec-version 1.5 --output-format JSON \
+        --output-file /bom/export.cdx.json /opt/venv/bin/python
+
+
 # ---- what the binary needs of Debian, and nothing else
 
 FROM ${DEBIAN} AS debian
@@ -51,6 +91,8 @@ RUN unpack_packages /root-cuda libc6 libgcc-s1 libstdc++6 ca-certificates zlib1g
 FROM scratch AS cpu
 COPY --from=debian /root-cpu /
 COPY LICENSE /usr/share/doc/blip2/
+COPY --from=crates-bom /bom /usr/share/doc/blip2/
+COPY --from=python-bom /bom/onnxruntime.cdx.json /usr/share/doc/blip2/
 COPY --from=onnxruntime /onnxruntime/licences /usr/share/doc/onnxruntime/
 COPY --from=onnxruntime /onnxruntime/libonnxruntime.so /opt/blip2/
 COPY onnx/blip2-shapes /demo
@@ -75,14 +117,9 @@ LABEL org.opencontainers.image.title="blip2" \
 
 # ---- the exporter
 
-FROM ${PYTHON} AS export-packages
-COPY export/requirements-image.lock /
-RUN python -m venv --without-pip /opt/venv \
-    && python -m pip --disable-pip-version-check --no-cache-dir install --quiet --require-hashes --only-binary=:all: \
-        --prefix /opt/venv --requirement /requirements-image.lock
-
 FROM ${PYTHON} AS export
 COPY LICENSE /usr/share/doc/blip2-export/
+COPY --from=python-bom /bom/export.cdx.json /usr/share/doc/blip2-export/
 COPY --from=export-packages /opt/venv /opt/venv
 COPY export/blip2_export /opt/blip2-export/blip2_export
 # Downloads lie where they can be kept: -v ~/.cache/huggingface:/tmp/huggingface
@@ -108,6 +145,12 @@ FROM ${PYTHON} AS onnxruntime-gpu
 COPY export/get_onnxruntime export/onnxruntime-gpu.lock /export/
 RUN /export/get_onnxruntime gpu /onnxruntime && mv /onnxruntime/licences /licences
 
+FROM python-bom AS gpu-bom
+COPY --from=onnxruntime-gpu /onnxruntime /onnxruntime-gpu
+COPY export/onnxruntime-gpu.lock /export/
+RUN /bom-tools/bin/python /audit/onnxruntime_bom.py --lock /export/onnxruntime-gpu.lock --folder /onnxruntime-gpu \
+        --output /bom/onnxruntime.cdx.json
+
 FROM ${TENSORRT} AS tensorrt
 # By name, wherever the image keeps them; with their versions, since ONNX Runtime opens them by these.
 RUN mkdir /tensorrt \
@@ -116,6 +159,8 @@ RUN mkdir /tensorrt \
 FROM scratch AS cuda
 COPY --from=debian /root-cuda /
 COPY LICENSE /usr/share/doc/blip2/
+COPY --from=crates-bom /bom /usr/share/doc/blip2/
+COPY --from=gpu-bom /bom/onnxruntime.cdx.json /usr/share/doc/blip2/
 COPY --from=onnxruntime-gpu /licences /usr/share/doc/onnxruntime/
 # The folder, not its files: links among them stay links.
 COPY --from=onnxruntime-gpu /onnxruntime /opt/blip2

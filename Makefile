@@ -5,6 +5,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 HOST ?= 127.0.0.1
 PORT ?= 5001
 MODEL ?= onnx/blip2-shapes
+export MODEL # by the environment, so that spaces in it stay what they are
 # Where the checkpoint and the bundles of `bench-compare` lie (30 GB), the tokenizer that it gets (default: a made-up one),
 # and further arguments of `python -m compare run`.
 BENCH_DIR ?= .bench
@@ -17,6 +18,10 @@ CLIENTS := .venv-clients
 DEPLOY := .venv-deploy
 MLFLOW := .venv-mlflow
 AZURE := .venv-azure
+AUDIT := .venv-audit
+# As the exporter's image has it.
+IMAGE := .venv-image
+TOOLS := target/tools
 GPU := .venv-gpu
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
@@ -41,8 +46,9 @@ VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -1)
 REVISION = $(shell git rev-parse HEAD 2> /dev/null)$(shell git diff --quiet HEAD 2> /dev/null || echo -modified)
 DOCKER_BUILD = docker build --build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION) $(DOCKER_ARGS)
 
-.PHONY: help setup onnxruntime-gpu venv-gpu build run test test-rust test-python test-clients test-deploy test-azure test-mlflow test-gpu-bundles goldens docker docker-cuda \
-    docker-export docker-bases docker-test check fmt bench bench-compare verify gpu-check train clean
+.PHONY: help setup onnxruntime-gpu venv-gpu build run model test test-rust test-python test-clients test-deploy test-azure test-mlflow \
+    test-gpu-bundles goldens docker docker-cuda docker-export docker-bases docker-test sbom audit test-audit check fmt bench bench-compare \
+    verify gpu-check train clean
 
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -59,7 +65,20 @@ build: setup ## Build the release binary
 
 run: build ## Serve the tiny bundle on 127.0.0.1:5001
 	@printf '\nAsk it about tests/fixtures/scene.png, from another shell in this folder:\n\n  %s\n\n' '$(ASK)'
-	@ORT_DYLIB_PATH=.ort/libonnxruntime.so exec target/release/blip2 serve --model $(MODEL) --host $(HOST) --port $(PORT)
+	@ORT_DYLIB_PATH=.ort/libonnxruntime.so exec target/release/blip2 serve --model "$$MODEL" --host $(HOST) --port $(PORT)
+
+# What was typed after `make` reaches the shell by the environment, so that spaces and quotes stay what they are. A variable
+# of the same name that was not typed there means something else.
+option = $(if $(filter command,$(origin $(1))),$(if $($(1)),--$(2)="$$$(1)"))
+
+model: $(BIN)/pytest ## Make a bundle of a checkpoint: CHECKPOINT=id or folder [PRECISION=int8] [TARGET=cpu] [REVISION=…] [OUTPUT=…] [FORCE=1]
+	@[ -n "$$CHECKPOINT" ] || { printf '%s\n' \
+	    'usage: make model CHECKPOINT=Salesforce/blip2-opt-2.7b [PRECISION=int8] [TARGET=cpu] [REVISION=main] [OUTPUT=DIR] [FORCE=1]' \
+	    '  CHECKPOINT  an id of the hub, or a folder' \
+	    '  PRECISION   fp32, int8 or int4 for cpu; fp16, int8 or int4 for cuda and tensorrt' \
+	    '  OUTPUT      default: onnx/NAME-PRECISION; FORCE=1 replaces what is there' >&2; exit 2; }
+	@PYTHONPATH=export $(BIN)/python -m blip2_export model --checkpoint="$$CHECKPOINT" $(call option,PRECISION,precision) \
+	    $(call option,TARGET,target) $(call option,REVISION,revision) $(call option,OUTPUT,output) $(if $(FORCE),--force)
 
 test: test-rust test-python test-clients test-deploy test-azure test-mlflow test-gpu-bundles $(if $(wildcard $(GOLDEN)),goldens) ## Run every test, `goldens` too where ../shared/data/golden lies
 
@@ -110,6 +129,18 @@ docker-test: $(BIN)/pytest $(DEPLOY)/bin/pytest $(AZURE)/bin/pytest ## Test the 
 	BLIP2_REQUIRE_DOCKER=1 $(DEPLOY)/bin/pytest -q -rs tests/deploy/monitoring/test_compose.py
 	BLIP2_REQUIRE_DOCKER=1 $(AZURE)/bin/pytest -q -rs tests/deploy/azure/test_local_endpoint.py tests/deploy/azure/test_notebook.py
 
+sbom: setup $(TOOLS)/bin/cargo-cyclonedx $(AUDIT)/bin/pytest $(IMAGE)/bin/numpy-config ## Write the bills of materials and licences of the images into target/sbom/
+	deploy/audit/crates_bom $(TOOLS) target/sbom
+	$(AUDIT)/bin/python deploy/audit/onnxruntime_bom.py --lock export/onnxruntime.lock --folder .ort --output target/sbom/onnxruntime.cdx.json
+	$(AUDIT)/bin/cyclonedx-py environment --output-reproducible --spec-version 1.5 --output-format JSON \
+	    --output-file target/sbom/export.cdx.json $(IMAGE)/bin/python
+
+audit: $(TOOLS)/bin/cargo-deny $(AUDIT)/bin/pytest $(IMAGE)/bin/numpy-config ## Check licences, sources and known vulnerabilities; AUDIT_ARGS=--strict: databases must answer
+	$(AUDIT)/bin/python deploy/audit/audit.py --cargo-deny $(TOOLS)/bin/cargo-deny --python $(IMAGE)/bin/python $(AUDIT_ARGS)
+
+test-audit: sbom audit ## Test the bills of materials, and that the audit finds what it is there for
+	$(AUDIT)/bin/pytest -q -rs --rootdir deploy/audit deploy/audit/tests
+
 check: setup $(BIN)/pytest ## Run the linters
 	cargo fmt --check
 	cargo clippy --locked --all-targets $(FEATURES) -- -D warnings
@@ -147,7 +178,7 @@ train: $(BIN)/reference ## Train the tiny model anew into onnx/new-checkpoint (a
 	    ../$(BIN)/python -m blip2_export train-shapes --output ../onnx/new-checkpoint
 
 clean: ## Remove what was built and installed
-	rm -rf target .ort .ort-gpu .goldens .gpu-bundles .gpu-check $(VENV) $(CLIENTS) $(DEPLOY) $(MLFLOW) $(AZURE) $(GPU)
+	rm -rf target .ort .ort-gpu .goldens .gpu-bundles .gpu-check $(VENV) $(CLIENTS) $(DEPLOY) $(MLFLOW) $(AZURE) $(AUDIT) $(IMAGE) $(GPU)
 
 .ort/libonnxruntime.so: export/onnxruntime.lock export/get_onnxruntime
 	PYTHON=$(PYTHON) export/get_onnxruntime cpu .ort
@@ -167,9 +198,22 @@ $(CLIENTS)/bin/pytest: tests/clients/requirements.lock
 $(DEPLOY)/bin/pytest: tests/deploy/requirements.lock
 $(MLFLOW)/bin/pytest: tests/deploy/mlflow/requirements.lock
 $(AZURE)/bin/pytest: tests/deploy/azure/requirements.lock
-$(CLIENTS)/bin/pytest $(DEPLOY)/bin/pytest $(MLFLOW)/bin/pytest $(AZURE)/bin/pytest:
+$(AUDIT)/bin/pytest: deploy/audit/requirements.lock
+$(CLIENTS)/bin/pytest $(DEPLOY)/bin/pytest $(MLFLOW)/bin/pytest $(AZURE)/bin/pytest $(AUDIT)/bin/pytest:
 	$(PYTHON) -m venv $(@D:/bin=)
 	$(@D)/python -m pip --quiet --disable-pip-version-check install --requirement $<
+	touch $@
+
+# Each needs four minutes to build.
+$(TOOLS)/bin/cargo-%: deploy/audit/install_tool
+	deploy/audit/install_tool cargo-$* $(TOOLS)
+
+# Without pip, as there.
+$(IMAGE)/bin/numpy-config: export/requirements-image.lock
+	rm -rf $(IMAGE)
+	$(PYTHON) -m venv --without-pip $(IMAGE)
+	$(PYTHON) -m pip --quiet --disable-pip-version-check --python $(IMAGE)/bin/python install --require-hashes --only-binary=:all: \
+	    --requirement export/requirements-image.lock
 	touch $@
 
 $(BIN)/python:

@@ -59,8 +59,8 @@ def test_a_package_with_another_licence_is_named(tmp_path: Path) -> None:
     (packages / "left-1.0.dist-info/METADATA").write_text(metadata)
     outcome = audit.python_licences(tmp_path / "venv/bin/python")
     assert outcome.state == audit.FOUND
-    assert "not in ALLOWED of audit/audit.py: left 1.0: AGPL-3.0-only" in outcome.details
-    assert "no package has it any more, so remove it from ALLOWED of audit/audit.py: MIT-CMU" in outcome.details
+    assert "not in ALLOWED of deploy/audit/audit.py: left 1.0: AGPL-3.0-only" in outcome.details
+    assert "no package has it any more, so remove it from ALLOWED of deploy/audit/audit.py: MIT-CMU" in outcome.details
 
 
 SAFE = {"name": "safe", "version": "1", "vulns": []}

@@ -15,7 +15,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 # As the packages of the exporter's image name them. Each asks for no more than its text, which lies beside the package;
 # tqdm's MPL-2.0 asks besides that changes to its files be published, and there are none.
 ALLOWED = (
@@ -108,9 +108,9 @@ def python_licences(python: Path) -> Outcome:
         if package["License"] not in ALLOWED
     ]
     unused = sorted(set(ALLOWED) - {package["License"] for package in packages})
-    found = [f"not in ALLOWED of audit/audit.py: {line}" for line in refused]
+    found = [f"not in ALLOWED of deploy/audit/audit.py: {line}" for line in refused]
     found += [
-        f"no package has it any more, so remove it from ALLOWED of audit/audit.py: {licence}" for licence in unused
+        f"no package has it any more, so remove it from ALLOWED of deploy/audit/audit.py: {licence}" for licence in unused
     ]
     return Outcome("exporter's image: licences", FOUND if found else PASSED, "\n  ".join(["", *found]) if found else "")
 

@@ -15,7 +15,7 @@ import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+REPOSITORY = Path(__file__).resolve().parents[3]
 FOLDER = Path(os.environ.get("BLIP2_SBOM", REPOSITORY / "target/sbom"))
 NAMES = ("blip2.cdx.json", "onnxruntime.cdx.json", "export.cdx.json")
 pytestmark = pytest.mark.skipif(
@@ -93,7 +93,7 @@ def test_a_bill_of_nothing_is_refused(tmp_path: Path, missing: str) -> None:
     lock = tmp_path / "empty.lock" if missing == "lock" else REPOSITORY / "export/onnxruntime.lock"
     folder = tmp_path if missing == "folder" else REPOSITORY / ".ort"
     words = ["--lock", lock, "--folder", folder, "--output", tmp_path / "out.json"]
-    command = [sys.executable, REPOSITORY / "audit/onnxruntime_bom.py", *words]
+    command = [sys.executable, REPOSITORY / "deploy/audit/onnxruntime_bom.py", *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("onnxruntime_bom: ")
