@@ -1,12 +1,10 @@
 //! The command line: clap types, one file per command, exit codes. Only here and in `main` is clap named.
 
 mod bench;
-mod load;
-mod memory_plan;
-mod opened_gpu;
 mod probe;
 mod runtime_args;
 mod score;
+mod seconds;
 mod serve;
 mod server_args;
 mod verify;
@@ -15,7 +13,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use self::load::LoadError;
+use crate::launch::LaunchError;
 
 const EXIT_CODES: &str = "\
 Exit codes:
@@ -103,10 +101,10 @@ impl Failure {
     }
 }
 
-impl From<LoadError> for Failure {
-    fn from(error: LoadError) -> Self {
+impl From<LaunchError> for Failure {
+    fn from(error: LaunchError) -> Self {
         match error {
-            LoadError::Golden(_) => Self::result(error),
+            LaunchError::Golden(_) => Self::result(error),
             _ => Self::start(error),
         }
     }

@@ -9,7 +9,7 @@ use reqwest::{Client, StatusCode, redirect};
 use tokio::runtime::Builder;
 
 use super::Failure;
-use super::runtime_args::seconds;
+use super::seconds::Seconds;
 use super::server_args::port;
 
 /// Of an answer that is not 200, this much is shown. Those of the probes are shorter.
@@ -31,8 +31,8 @@ pub(super) struct ProbeArgs {
     path: String,
 
     /// Seconds to wait for the answer
-    #[arg(long, value_name = "S", default_value = "5", value_parser = seconds)]
-    timeout_s: Duration,
+    #[arg(long, value_name = "S", default_value = "5")]
+    timeout_s: Seconds,
 }
 
 pub(super) fn run(args: &ProbeArgs) -> Result<(), Failure> {
@@ -48,7 +48,7 @@ pub(super) fn run(args: &ProbeArgs) -> Result<(), Failure> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = Builder::new_current_thread().enable_all().build().map_err(Failure::result)?;
     let (status, body) = runtime
-        .block_on(ask(&url, args.timeout_s))
+        .block_on(ask(&url, args.timeout_s.0))
         .with_context(|| format!("cannot ask {url}"))
         .map_err(Failure::result)?;
     let body: String = body.trim().chars().take(MOST_SHOWN).collect();

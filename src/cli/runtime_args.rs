@@ -3,27 +3,16 @@
 use std::env;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::thread;
-use std::time::Duration;
 
 use clap::{ArgAction, Args, ValueEnum};
 
+use super::seconds::Seconds;
 use crate::engine::EngineLimits;
 use crate::image::ImageLimits;
+use crate::launch::{GpuChoice, Settings};
 use crate::runtime::{CpuSettings, Provider, ProviderChoice};
-use crate::settings::{GpuChoice, RuntimeSettings};
 
-/// The committed tiny bundle, relative to the repository.
-const DEFAULT_MODEL: &str = "onnx/blip2-shapes";
-
-/// Where `make setup` links ONNX Runtime, relative to the repository.
-const DEFAULT_LIBRARY: &str = ".ort/libonnxruntime.so";
-
-/// The name to look for beside the executable, where images put it.
-const LIBRARY_NAME: &str = "libonnxruntime.so";
-
-/// In the user's cache folder.
-const TENSORRT_CACHE: &str = "blip2/tensorrt";
+const MIB: usize = 1 << 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum ProviderArg {
@@ -155,28 +144,28 @@ pub(super) struct RuntimeArgs {
     max_len: Option<NonZeroUsize>,
 
     /// Rows that may wait or run at once; requests beyond are answered 429
-    #[arg(long, value_name = "N", env = "BLIP2_QUEUE_ROWS", default_value = "64")]
+    #[arg(long, value_name = "N", env = "BLIP2_QUEUE_ROWS", default_value_t = non_zero(EngineLimits::default().queue_rows))]
     queue_rows: NonZeroUsize,
 
     /// Positions of prompts fed between two decode steps, about; more let running answers wait longer
-    #[arg(long, value_name = "N", env = "BLIP2_PREFILL_POSITIONS", default_value = "256")]
+    #[arg(long, value_name = "N", env = "BLIP2_PREFILL_POSITIONS", default_value_t = non_zero(EngineLimits::default().prefill_positions))]
     prefill_positions: NonZeroUsize,
 
     /// MiB of encoded pictures to keep, so that a picture asked about again is not encoded again; 0 keeps none
-    #[arg(long, value_name = "MIB", env = "BLIP2_IMAGE_CACHE_MIB", default_value = "64")]
+    #[arg(long, value_name = "MIB", env = "BLIP2_IMAGE_CACHE_MIB", default_value_t = EngineLimits::default().image_cache_bytes / MIB)]
     image_cache_mib: usize,
 
     /// MiB of keys and values to keep of pictures, so that a further question feeds its own tokens only; 0 keeps none
-    #[arg(long, value_name = "MIB", env = "BLIP2_KV_PREFIX_CACHE_MIB", default_value = "256")]
+    #[arg(long, value_name = "MIB", env = "BLIP2_KV_PREFIX_CACHE_MIB", default_value_t = EngineLimits::default().kv_prefix_cache_bytes / MIB)]
     kv_prefix_cache_mib: usize,
 
     /// MiB of encoded pictures that clients store under an id
-    #[arg(long, value_name = "MIB", env = "BLIP2_STORED_IMAGES_MIB", default_value = "64")]
+    #[arg(long, value_name = "MIB", env = "BLIP2_STORED_IMAGES_MIB", default_value_t = EngineLimits::default().stored_image_bytes / MIB)]
     stored_images_mib: usize,
 
     /// Seconds that an answer may take; one that is not ready by then is answered 504
-    #[arg(long, value_name = "S", env = "BLIP2_TIMEOUT_S", default_value = "180", value_parser = seconds)]
-    timeout_s: Duration,
+    #[arg(long, value_name = "S", env = "BLIP2_TIMEOUT_S", default_value_t = Seconds(EngineLimits::default().timeout))]
+    timeout_s: Seconds,
 
     /// Largest picture file in bytes
     #[arg(long, value_name = "BYTES", env = "BLIP2_MAX_IMAGE_BYTES", default_value_t = ImageLimits::DEFAULT_MAX_BYTES)]
@@ -189,11 +178,12 @@ pub(super) struct RuntimeArgs {
 
 impl RuntimeArgs {
     /// Fills in what was left out.
-    pub(super) fn settings(&self) -> RuntimeSettings {
-        let cores = || thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-        RuntimeSettings {
-            model: self.model.clone().unwrap_or_else(default_model),
-            ort_library: self.ort_library.clone().unwrap_or_else(default_library),
+    pub(super) fn settings(&self) -> Settings {
+        let default = Settings::default();
+        let model = self.model.clone().or_else(azure_model_dir);
+        Settings {
+            model: model.unwrap_or(default.model),
+            ort_library: self.ort_library.clone().unwrap_or(default.ort_library),
             providers: ProviderChoice {
                 all: self.provider.choice(),
                 vision_encoder: self.vision_provider.map(Provider::from),
@@ -202,11 +192,11 @@ impl RuntimeArgs {
             },
             gpu: GpuChoice {
                 device_id: self.device_id,
-                memory: self.gpu_memory_mib.map(|mib| mib.saturating_mul(1 << 20)),
-                tensorrt_cache: self.tensorrt_cache.clone().unwrap_or_else(default_tensorrt_cache),
+                memory: self.gpu_memory_mib.map(|mib| mib.saturating_mul(MIB as u64)),
+                tensorrt_cache: self.tensorrt_cache.clone().unwrap_or(default.gpu.tensorrt_cache),
             },
             cpu: CpuSettings {
-                threads: self.threads.unwrap_or_else(cores),
+                threads: self.threads.unwrap_or(default.cpu.threads),
                 spin: self.spin,
                 affinity: self.thread_affinity.clone(),
                 arena: self.memory_arena,
@@ -217,44 +207,21 @@ impl RuntimeArgs {
             engine: EngineLimits {
                 queue_rows: self.queue_rows.get(),
                 prefill_positions: self.prefill_positions.get(),
-                kv_prefix_cache_bytes: self.kv_prefix_cache_mib.saturating_mul(1 << 20),
-                image_cache_bytes: self.image_cache_mib.saturating_mul(1 << 20),
-                stored_image_bytes: self.stored_images_mib.saturating_mul(1 << 20),
-                preprocess_threads: cores().get(),
-                timeout: self.timeout_s,
+                kv_prefix_cache_bytes: self.kv_prefix_cache_mib.saturating_mul(MIB),
+                image_cache_bytes: self.image_cache_mib.saturating_mul(MIB),
+                stored_image_bytes: self.stored_images_mib.saturating_mul(MIB),
+                timeout: self.timeout_s.0,
+                ..default.engine
             },
             image: ImageLimits { max_bytes: self.max_image_bytes, max_pixels: self.max_image_pixels },
         }
     }
 }
 
-/// A positive number of seconds, with or without a fraction; a day at most.
-pub(super) fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds = text.parse::<f64>().ok().filter(|seconds| (0.001..=86_400.0).contains(seconds));
-    seconds.map(Duration::from_secs_f64).ok_or_else(|| "must be a number of seconds from 0.001 to 86400".to_owned())
+fn azure_model_dir() -> Option<PathBuf> {
+    env::var_os("AZUREML_MODEL_DIR").filter(|dir| !dir.is_empty()).map(PathBuf::from)
 }
 
-/// As [`seconds`], or 0 for never.
-pub(super) fn seconds_or_never(text: &str) -> Result<Duration, String> {
-    let is_never = text.parse() == Ok(0.0_f64);
-    if is_never { Ok(Duration::ZERO) } else { seconds(text).map_err(|error| format!("{error}, or 0")) }
-}
-
-fn default_model() -> PathBuf {
-    env::var_os("AZUREML_MODEL_DIR").filter(|dir| !dir.is_empty()).map_or_else(|| DEFAULT_MODEL.into(), PathBuf::from)
-}
-
-/// Where the system wants what can be made again. Without a home, as in some containers, it lasts as long as those.
-fn default_tensorrt_cache() -> PathBuf {
-    let folder = |name: &str| env::var_os(name).filter(|folder| !folder.is_empty()).map(PathBuf::from);
-    let cache = folder("XDG_CACHE_HOME").or_else(|| Some(folder("HOME")?.join(".cache")));
-    cache.unwrap_or_else(env::temp_dir).join(TENSORRT_CACHE)
-}
-
-fn default_library() -> PathBuf {
-    let beside = env::current_exe().ok().and_then(|path| Some(path.parent()?.join(LIBRARY_NAME)));
-    match beside {
-        Some(beside) if beside.is_file() && !PathBuf::from(DEFAULT_LIBRARY).is_file() => beside,
-        _ => DEFAULT_LIBRARY.into(),
-    }
+fn non_zero(number: usize) -> NonZeroUsize {
+    NonZeroUsize::new(number).unwrap_or(NonZeroUsize::MIN)
 }

@@ -8,9 +8,9 @@ use clap::Args;
 use serde::Serialize;
 
 use super::Failure;
-use super::load::load;
 use super::runtime_args::RuntimeArgs;
 use crate::engine::{Answer, AnswerSequence, Engine, EngineError, RankJob, RankedCandidate, Ranking, TimingsMs};
+use crate::launch::open;
 use crate::telemetry::{self, LogTarget};
 use crate::text::Prompt;
 
@@ -87,7 +87,7 @@ pub(super) fn run(args: &ScoreArgs) -> Result<(), Failure> {
     let image = fs::read(&args.image)
         .with_context(|| format!("cannot read the picture {}", args.image.display()))
         .map_err(Failure::usage)?;
-    let (_, engine) = load(&args.runtime.settings())?;
+    let (_, engine) = open(&args.runtime.settings())?.start()?;
     let params = engine.parse_params(&params).map_err(Failure::usage)?;
     let text = args.question.clone().map_or_else(|| args.text.clone(), |question| Prompt::Question(question).text());
     let row = if args.candidates.is_empty() {

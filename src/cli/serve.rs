@@ -12,13 +12,12 @@ use serde_json::Value;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Failure;
-use super::load::{LoadError, Opened, open, replay_goldens};
-use super::runtime_args::{RuntimeArgs, seconds_or_never};
+use super::runtime_args::RuntimeArgs;
+use super::seconds::SecondsOrNever;
 use super::server_args::ServerArgs;
 use crate::bundle::{Bundle, GoldenCase};
-use crate::engine::Engine;
+use crate::launch::{LaunchError, Settings, open, replay_goldens};
 use crate::server::{Application, GoldenWatch, ServedModel, ServerSettings, State};
-use crate::settings::RuntimeSettings;
 use crate::telemetry::{self, LogFormat, LogTarget, Traces};
 
 /// A tiny model replays all golden answers in this time, a large one its shortest. `blip2 verify` replays all.
@@ -33,8 +32,8 @@ pub(super) struct ServeArgs {
     server: ServerArgs,
 
     /// Seconds between two golden answers that are replayed while the service runs, one a time; 0 replays none
-    #[arg(long, value_name = "S", env = "BLIP2_GOLDEN_INTERVAL_S", default_value = "300", value_parser = seconds_or_never)]
-    golden_interval_s: Duration,
+    #[arg(long, value_name = "S", env = "BLIP2_GOLDEN_INTERVAL_S", default_value = "300")]
+    golden_interval_s: SecondsOrNever,
 
     /// What log lines look like
     #[arg(long, value_enum, env = "BLIP2_LOG_FORMAT", default_value = "text")]
@@ -62,10 +61,10 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Failure> {
     let traces = Traces::start().map_err(Failure::usage)?;
     let runtime = args.runtime.settings();
     let server = args.server.settings(runtime.image.max_bytes, traces.is_on())?;
-    System::new().block_on(serve(server, runtime, args.golden_interval_s))
+    System::new().block_on(serve(server, runtime, args.golden_interval_s.0))
 }
 
-async fn serve(settings: ServerSettings, runtime: RuntimeSettings, golden_interval: Duration) -> Result<(), Failure> {
+async fn serve(settings: ServerSettings, runtime: Settings, golden_interval: Duration) -> Result<(), Failure> {
     let address = format!("{}:{}", settings.host, settings.port);
     let drain_delay = settings.drain_delay;
     log(&settings);
@@ -164,16 +163,17 @@ struct Loaded {
     goldens: Vec<GoldenCase>,
 }
 
-fn load_and_replay(settings: &RuntimeSettings) -> Result<Loaded, LoadError> {
-    let Opened { bundle, plan, frontend, model, .. } = open(settings)?;
-    let engine = Engine::start(frontend, model.image, model.decoder, settings.engine)?;
+fn load_and_replay(settings: &Settings) -> Result<Loaded, LaunchError> {
+    let opened = open(settings)?;
+    let planned_memory = opened.plan.total;
+    let (bundle, engine) = opened.start()?;
     let goldens = replay_goldens(&bundle, &engine, Some(GOLDEN_BUDGET))?;
     tracing::info!(replayed = goldens.right, of = goldens.of, "golden answers came out right");
     let (manifest, certificate) = (document(&bundle, "manifest.json"), document(&bundle, "parity.json"));
     let name = bundle.manifest().name.clone();
     Ok(Loaded {
         model: ServedModel { engine, name, manifest: manifest.unwrap_or_default(), certificate },
-        planned_memory: plan.total,
+        planned_memory,
         goldens: bundle.golden_cases()?,
     })
 }

@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use clap::Args;
 
 use super::Failure;
-use super::runtime_args::seconds;
+use super::seconds::Seconds;
 use crate::fetch::FetchSettings;
 use crate::server::{ApiKey, ServerSettings, ServiceName};
 
@@ -43,20 +43,20 @@ pub(super) struct ServerArgs {
     max_body_bytes: usize,
 
     /// Seconds within which a request's body must arrive; later ones are answered 408
-    #[arg(long, value_name = "S", env = "BLIP2_BODY_TIMEOUT_S", default_value = "60", value_parser = seconds)]
-    body_timeout_s: Duration,
+    #[arg(long, value_name = "S", env = "BLIP2_BODY_TIMEOUT_S", default_value_t = Seconds(ServerSettings::default().body_timeout))]
+    body_timeout_s: Seconds,
 
     /// Seconds within which a request's head must arrive, and after which an idle connection is closed
-    #[arg(long, value_name = "S", env = "BLIP2_IDLE_TIMEOUT_S", default_value = "30", value_parser = seconds)]
-    idle_timeout_s: Duration,
+    #[arg(long, value_name = "S", env = "BLIP2_IDLE_TIMEOUT_S", default_value_t = Seconds(ServerSettings::default().idle_timeout))]
+    idle_timeout_s: Seconds,
 
     /// Seconds after SIGTERM in which new requests are still taken while /readyz says 503, so that whoever sends them notices
-    #[arg(long, value_name = "S", env = "BLIP2_DRAIN_DELAY_S", default_value = "1", value_parser = seconds)]
-    drain_delay_s: Duration,
+    #[arg(long, value_name = "S", env = "BLIP2_DRAIN_DELAY_S", default_value_t = Seconds(ServerSettings::default().drain_delay))]
+    drain_delay_s: Seconds,
 
     /// Seconds that running requests then have to finish
-    #[arg(long, value_name = "S", env = "BLIP2_SHUTDOWN_GRACE_S", default_value = "24", value_parser = seconds)]
-    shutdown_grace_s: Duration,
+    #[arg(long, value_name = "S", env = "BLIP2_SHUTDOWN_GRACE_S", default_value_t = Seconds(ServerSettings::default().shutdown_grace))]
+    shutdown_grace_s: Seconds,
 
     /// Key that every request but probes must send as `Authorization: Bearer KEY` or `api-key: KEY`; better given in the
     /// environment, where no list of processes shows it
@@ -76,8 +76,8 @@ pub(super) struct ServerArgs {
     image_url_hosts: Vec<String>,
 
     /// Seconds that fetching an image may take
-    #[arg(long, value_name = "S", env = "BLIP2_IMAGE_URL_TIMEOUT_S", default_value = "20", value_parser = seconds)]
-    image_url_timeout_s: Duration,
+    #[arg(long, value_name = "S", env = "BLIP2_IMAGE_URL_TIMEOUT_S", default_value_t = Seconds(FetchSettings::default().timeout))]
+    image_url_timeout_s: Seconds,
 
     /// Images fetched at once; further ones wait
     #[arg(long, value_name = "N", env = "BLIP2_IMAGE_URL_FETCHES", default_value = "16")]
@@ -92,7 +92,7 @@ impl ServerArgs {
             allow_private_addresses: self.allow_private_image_urls,
             allowed_hosts: self.image_url_hosts.clone(),
             max_bytes: max_image_bytes,
-            timeout: self.image_url_timeout_s,
+            timeout: self.image_url_timeout_s.0,
             max_concurrent: self.image_url_fetches.get(),
             ..FetchSettings::default()
         };
@@ -105,11 +105,11 @@ impl ServerArgs {
             http_workers: self.http_workers.map_or_else(|| variable("WORKER_COUNT", default.http_workers), Ok)?,
             max_connections: self.max_connections,
             max_body_bytes: self.max_body_bytes,
-            body_timeout: self.body_timeout_s,
-            idle_timeout: self.idle_timeout_s,
+            body_timeout: self.body_timeout_s.0,
+            idle_timeout: self.idle_timeout_s.0,
             scoring_timeout: scoring_timeout()?,
-            drain_delay: self.drain_delay_s,
-            shutdown_grace: self.shutdown_grace_s,
+            drain_delay: self.drain_delay_s.0,
+            shutdown_grace: self.shutdown_grace_s.0,
             api_key: api_key.map(ApiKey::new),
             cors_origins: text("AML_CORS_ORIGINS").map(|list| origins(&list)).unwrap_or_default(),
             fetch: (!self.no_image_urls).then_some(fetch),

@@ -4,8 +4,8 @@ use anyhow::anyhow;
 use clap::Args;
 
 use super::Failure;
-use super::load::{load, replay_goldens};
 use super::runtime_args::RuntimeArgs;
+use crate::launch::{open, replay_goldens};
 use crate::telemetry::{self, LogTarget};
 
 /// As typed.
@@ -17,7 +17,7 @@ pub(super) struct VerifyArgs {
 
 pub(super) fn run(args: &VerifyArgs) -> Result<(), Failure> {
     telemetry::start(LogTarget::Stderr);
-    let (bundle, engine) = load(&args.runtime.settings())?;
+    let (bundle, engine) = open(&args.runtime.settings())?.start()?;
     let manifest = bundle.manifest();
     println!("bundle      {} in {}", manifest.name, bundle.root().display());
     println!("files       {} with the sizes and hashes of the manifest", manifest.files.len());

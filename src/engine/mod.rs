@@ -31,6 +31,7 @@ mod fake_model;
 #[cfg(test)]
 mod scheduler_tests;
 
+use std::num::NonZeroUsize;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -99,6 +100,20 @@ pub struct EngineLimits {
     pub preprocess_threads: usize,
     /// How long an answer may take that has no deadline of its own.
     pub timeout: Duration,
+}
+
+impl Default for EngineLimits {
+    fn default() -> Self {
+        Self {
+            queue_rows: 64,
+            prefill_positions: 256,
+            kv_prefix_cache_bytes: 256 << 20,
+            image_cache_bytes: 64 << 20,
+            stored_image_bytes: 64 << 20,
+            preprocess_threads: thread::available_parallelism().map_or(1, NonZeroUsize::get),
+            timeout: Duration::from_secs(180),
+        }
+    }
 }
 
 /// A handle to the workers; clones share them. They end when the last handle is dropped.

@@ -1,9 +1,10 @@
-//! The whole way from bytes to `pixel_values`, with the numbers of one bundle. Used by the image worker.
+//! The whole way from bytes to `pixel_values`, with the numbers of one bundle. Used by the engine's preprocessing threads.
 
 use ndarray::Array3;
 
 use super::normalize::Normalizer;
 use super::{ImageError, ImageLimits, RgbImage, decode, resize};
+use crate::bundle::ImageManifest;
 
 /// Normalized pixels `[3, height, width]`.
 pub type PixelValues = Array3<f32>;
@@ -19,6 +20,12 @@ pub struct PreprocessorConfig {
     pub mean: [f64; 3],
     /// Standard deviation of red, green and blue, for samples between 0 and 1.
     pub std: [f64; 3],
+}
+
+impl From<&ImageManifest> for PreprocessorConfig {
+    fn from(manifest: &ImageManifest) -> Self {
+        Self { height: manifest.height, width: manifest.width, mean: manifest.mean, std: manifest.std }
+    }
 }
 
 /// Turns image files into `pixel_values`. Holds a small table and no other state, so threads can share it.

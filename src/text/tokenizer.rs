@@ -11,6 +11,7 @@ use tokenizers::{DecoderWrapper, PreTokenizerWrapper};
 use super::TextError;
 use super::strip::strip;
 use super::token_bytes::TokenBytes;
+use crate::bundle::TokenizerManifest;
 
 /// The `tokenizer` part of a bundle's manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +24,17 @@ pub struct SpecialIds {
     pub pad_token_id: u32,
     /// The place of an image vector; older checkpoints have none.
     pub image_token_id: Option<u32>,
+}
+
+impl From<&TokenizerManifest> for SpecialIds {
+    fn from(manifest: &TokenizerManifest) -> Self {
+        Self {
+            bos_token_id: manifest.bos_token_id,
+            eos_token_id: manifest.eos_token_id,
+            pad_token_id: manifest.pad_token_id,
+            image_token_id: manifest.image_token_id,
+        }
+    }
 }
 
 impl SpecialIds {

@@ -7,13 +7,11 @@ use std::thread;
 use std::time::Duration;
 
 use blip2::bundle::{Bundle, BundleError, Precision};
-use blip2::engine::{
-    Answer, AnswerSequence, Engine, EngineLimits, Frontend, Pending, RankJob, ScoreJob, StreamEvent, replay,
-};
-use blip2::image::{ImageLimits, Preprocessor, PreprocessorConfig};
+use blip2::engine::{Answer, AnswerSequence, Engine, EngineLimits, Pending, RankJob, ScoreJob, StreamEvent, replay};
+use blip2::image::ImageLimits;
+use blip2::launch::frontend;
 use blip2::model::{Blip2, CacheSize, Devices};
 use blip2::runtime::{CpuSettings, Runtime};
-use blip2::text::{SpecialIds, Tokenizer};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -33,22 +31,9 @@ pub(crate) fn engine(bundle: &Bundle, slots: usize) -> Engine {
 
 /// An engine that keeps pictures and their keys and values in so many bytes each.
 fn engine_with_caches(bundle: &Bundle, slots: usize, cache_bytes: usize) -> Engine {
-    let manifest = bundle.manifest();
     let cache = CacheSize { slots: slots.try_into().unwrap(), max_len: None, kv_tokens: None };
     let model = Blip2::open(&RUNTIME, bundle, cache, &Devices::CPU).unwrap();
-    let (image, tokenizer) = (&manifest.image, &manifest.tokenizer);
-    let config = PreprocessorConfig { height: image.height, width: image.width, mean: image.mean, std: image.std };
-    let ids = SpecialIds {
-        bos_token_id: tokenizer.bos_token_id,
-        eos_token_id: tokenizer.eos_token_id,
-        pad_token_id: tokenizer.pad_token_id,
-        image_token_id: tokenizer.image_token_id,
-    };
-    let frontend = Frontend {
-        preprocessor: Preprocessor::new(&config, ImageLimits::default()).unwrap(),
-        tokenizer: Tokenizer::from_bytes(&bundle.read(&tokenizer.file).unwrap(), ids).unwrap().into(),
-        defaults: manifest.generation,
-    };
+    let frontend = frontend(bundle, ImageLimits::default()).unwrap();
     let limits = EngineLimits {
         queue_rows: 64,
         prefill_positions: 64,

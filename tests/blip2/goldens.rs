@@ -10,11 +10,11 @@ use std::time::Duration;
 use std::{env, fs, iter, thread};
 
 use blip2::bundle::Bundle;
-use blip2::engine::{EmbeddedImage, EncodedImage, Engine, EngineLimits, Frontend, ImageEncoder, ModelError};
-use blip2::image::{ImageLimits, PixelValues, Preprocessor, PreprocessorConfig, RgbImage};
+use blip2::engine::{EmbeddedImage, EncodedImage, Engine, EngineLimits, ImageEncoder, ModelError};
+use blip2::image::{ImageLimits, PixelValues, Preprocessor, RgbImage};
+use blip2::launch::frontend;
 use blip2::model::{Blip2, CacheSize, Devices};
 use blip2::runtime::{CpuSettings, Runtime};
-use blip2::text::{SpecialIds, Tokenizer};
 use image::ImageFormat;
 use rand::SeedableRng as _;
 use rand::rngs::ChaCha8Rng;
@@ -213,28 +213,14 @@ fn cases() -> Option<Vec<Case>> {
     Some(serde_json::from_slice::<Goldens>(&fs::read(path).unwrap()).unwrap().cases)
 }
 
-/// A service over the seeded model. The one place here that knows how an engine is put together.
+/// A service over the seeded model.
 fn start(cases: &[Case], cache_bytes: usize) -> TestApp {
     let bundle = Bundle::open(&repository(&env::var(BUNDLE).unwrap())).unwrap();
     bundle.check_small_files().unwrap();
-    let manifest = bundle.manifest();
     let cache = CacheSize { slots: SLOTS.try_into().unwrap(), max_len: None, kv_tokens: None };
     let model = Blip2::open(&RUNTIME, &bundle, cache, &Devices::CPU).unwrap();
-    let (image, tokenizer) = (&manifest.image, &manifest.tokenizer);
-    let config = PreprocessorConfig { height: image.height, width: image.width, mean: image.mean, std: image.std };
-    let preprocessor = Preprocessor::new(&config, ImageLimits::default()).unwrap();
-    let ids = SpecialIds {
-        bos_token_id: tokenizer.bos_token_id,
-        eos_token_id: tokenizer.eos_token_id,
-        pad_token_id: tokenizer.pad_token_id,
-        image_token_id: tokenizer.image_token_id,
-    };
-    let encoder = SeededPixels::new(model.image, cases, &preprocessor);
-    let frontend = Frontend {
-        preprocessor,
-        tokenizer: Tokenizer::from_bytes(&bundle.read(&tokenizer.file).unwrap(), ids).unwrap().into(),
-        defaults: manifest.generation,
-    };
+    let frontend = frontend(&bundle, ImageLimits::default()).unwrap();
+    let encoder = SeededPixels::new(model.image, cases, &frontend.preprocessor);
     let limits = EngineLimits {
         queue_rows: 64,
         prefill_positions: 64,

@@ -8,9 +8,9 @@ use sysinfo::{CpuRefreshKind, RefreshKind, System};
 
 use crate::bundle::{Manifest, Precisions};
 use crate::engine::DecoderLimits;
+use crate::launch::Settings;
 use crate::memory::{MemoryPlan, peak_resident_bytes, resident_bytes};
 use crate::runtime::Runtime;
-use crate::settings::RuntimeSettings;
 
 /// What is measured, and on what.
 #[derive(Debug, Serialize)]
@@ -29,12 +29,7 @@ pub(super) struct Machine {
 }
 
 impl Machine {
-    pub(super) fn new(
-        manifest: &Manifest,
-        runtime: &Runtime,
-        settings: &RuntimeSettings,
-        limits: DecoderLimits,
-    ) -> Self {
+    pub(super) fn new(manifest: &Manifest, runtime: &Runtime, settings: &Settings, limits: DecoderLimits) -> Self {
         let DecoderLimits { slots, max_len, kv_tokens, .. } = limits;
         Self {
             processor: processor(),

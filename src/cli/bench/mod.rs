@@ -20,11 +20,10 @@ use self::requests::{Clients, QUESTIONS, Rounds};
 use self::results::Results;
 use self::timed_decoder::TimedDecoder;
 use super::Failure;
-use super::load::{Opened, open};
 use super::runtime_args::RuntimeArgs;
 use crate::engine::{Engine, EngineError};
 use crate::generation::GenerationParams;
-use crate::settings::RuntimeSettings;
+use crate::launch::{Opened, Settings, open};
 use crate::telemetry::{self, LogTarget};
 
 const CASES: &str = "\
@@ -86,10 +85,10 @@ pub(super) fn run(args: &BenchArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-fn measure(args: &BenchArgs, settings: &RuntimeSettings) -> Result<Results, Failure> {
-    let Opened { bundle, plan, runtime, frontend, model } = open(settings)?;
+fn measure(args: &BenchArgs, settings: &Settings) -> Result<Results, Failure> {
+    let Opened { bundle, plan, runtime, frontend, model, limits } = open(settings)?;
     let decoder = TimedDecoder::new(model.decoder);
-    let engine = Engine::start(frontend, model.image, decoder.clone(), settings.engine).map_err(Failure::start)?;
+    let engine = Engine::start(frontend, model.image, decoder.clone(), limits).map_err(Failure::start)?;
     let machine = Machine::new(bundle.manifest(), &runtime, settings, engine.decoder_limits());
     let (new_tokens, repeats) = (args.new_tokens.get(), args.repeats.get());
     let mut clients = Clients::new(&engine, forced_length(&engine, new_tokens)?).map_err(Failure::start)?;

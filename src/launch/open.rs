@@ -1,58 +1,81 @@
-//! From settings to a running engine: find the bundle, check it, open the graphs, start the workers, replay the goldens.
+//! Opens a bundle: finds and checks it, plans the memory, opens the graphs. [`Opened::start`] starts the workers.
 
 use std::num::NonZeroUsize;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use super::Settings;
+use super::gpu::OpenedGpu;
 use super::memory_plan::plan_memory;
-use super::opened_gpu::OpenedGpu;
-use crate::bundle::{Bundle, BundleError, Manifest, Target};
-use crate::engine::{Engine, Frontend, GoldenError, ModelError, StepDecoder as _, replay};
-use crate::image::{ImageError, Preprocessor, PreprocessorConfig};
+use crate::bundle::{Bundle, BundleError, Target};
+use crate::engine::{Engine, EngineLimits, Frontend, GoldenError, ModelError, StepDecoder as _};
+use crate::image::{ImageError, ImageLimits, Preprocessor};
 use crate::memory::{MemoryPlan, MemoryShortage};
 use crate::model::{Blip2, CacheSize, Devices};
 use crate::runtime::{Providers, Runtime, RuntimeError};
-use crate::settings::RuntimeSettings;
-use crate::text::{SpecialIds, TextError, Tokenizer};
+use crate::text::{TextError, Tokenizer};
 
 /// Why there is no engine.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum LoadError {
+pub enum LaunchError {
+    /// There is no bundle, or a damaged one.
     #[error(transparent)]
     Bundle(#[from] BundleError),
+    /// ONNX Runtime, a provider or a graph cannot be used.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    /// The manifest's image settings make no sense.
     #[error("the bundle's image settings cannot be used: {0}")]
     Image(#[from] ImageError),
+    /// The tokenizer cannot be read, or does not fit the manifest.
     #[error("the bundle's tokenizer cannot be used: {0}")]
     Text(#[from] TextError),
+    /// The memory does not hold weights and caches.
     #[error(transparent)]
     Memory(#[from] MemoryShortage),
+    /// The first run on a GPU failed.
     #[error("the model does not run: {0}")]
     WarmUp(#[from] ModelError),
+    /// The system grants no thread.
     #[error("cannot start a worker thread: {0}")]
     Thread(#[from] std::io::Error),
+    /// A golden answer came out wrong.
     #[error("{0}; this machine does not answer as the reference does, so it must not serve this bundle")]
     Golden(#[from] Box<GoldenError>),
 }
 
-/// What an engine is made of.
-pub(super) struct Opened {
-    pub(super) bundle: Bundle,
-    pub(super) plan: MemoryPlan,
-    pub(super) runtime: Runtime,
-    pub(super) frontend: Frontend,
-    pub(super) model: Blip2,
+/// A checked bundle with its graphs open, and all that an engine is made of.
+pub struct Opened {
+    /// The bundle.
+    pub bundle: Bundle,
+    /// How the memory is shared out.
+    pub plan: MemoryPlan,
+    /// ONNX Runtime.
+    pub runtime: Runtime,
+    /// Preprocessor, tokenizer and defaults.
+    pub frontend: Frontend,
+    /// The graphs.
+    pub model: Blip2,
+    /// Bounds of the engine.
+    pub limits: EngineLimits,
 }
 
-/// Opens the bundle and starts the engine.
-pub(super) fn load(settings: &RuntimeSettings) -> Result<(Bundle, Engine), LoadError> {
-    let Opened { bundle, frontend, model, .. } = open(settings)?;
-    let engine = Engine::start(frontend, model.image, model.decoder, settings.engine)?;
-    Ok((bundle, engine))
+impl Opened {
+    /// Starts the engine. The bundle stays, for its golden answers and documents.
+    ///
+    /// # Errors
+    /// [`LaunchError::Thread`].
+    pub fn start(self) -> Result<(Bundle, Engine), LaunchError> {
+        let Self { bundle, frontend, model, limits, .. } = self;
+        let engine = Engine::start(frontend, model.image, model.decoder, limits)?;
+        Ok((bundle, engine))
+    }
 }
 
-/// Opens the bundle. No answer comes from a file whose hash was not compared.
-pub(super) fn open(settings: &RuntimeSettings) -> Result<Opened, LoadError> {
+/// Opens the bundle that the settings name. Every file's hash is compared before this returns.
+///
+/// # Errors
+/// [`LaunchError`]; nothing that was asked for is replaced by something else.
+pub fn open(settings: &Settings) -> Result<Opened, LaunchError> {
     let started = Instant::now();
     let bundle = Bundle::open(&settings.model)?;
     let manifest = bundle.manifest();
@@ -64,7 +87,7 @@ pub(super) fn open(settings: &RuntimeSettings) -> Result<Opened, LoadError> {
     let plan = plan_memory(settings, manifest, providers, gpu.as_ref().map(|gpu| gpu.bytes))?;
     tracing::info!("memory: {plan}");
     bundle.check_small_files()?;
-    let frontend = frontend(settings, &bundle)?;
+    let frontend = frontend(&bundle, settings.image)?;
     let runtime = Runtime::load(&settings.ort_library, &settings.cpu)?;
     let gpu = gpu.map(|gpu| gpu.settings(settings, manifest, &plan, &runtime)).transpose()?;
     let devices = Devices { providers, gpu };
@@ -98,7 +121,7 @@ pub(super) fn open(settings: &RuntimeSettings) -> Result<Opened, LoadError> {
         load_ms = started.elapsed().as_millis(),
         "model loaded"
     );
-    Ok(Opened { bundle, plan, runtime, frontend, model })
+    Ok(Opened { bundle, plan, runtime, frontend, model, limits: settings.engine })
 }
 
 /// Before anyone asks: see [`Blip2::warm_up`].
@@ -112,59 +135,16 @@ fn warm_up(model: &mut Blip2, providers: Providers) -> Result<(), ModelError> {
     Ok(())
 }
 
-/// How many golden answers came out right, of how many that the bundle holds.
-pub(super) struct Replayed {
-    pub(super) right: usize,
-    pub(super) of: usize,
-}
-
-/// Replays the golden answers, shortest first, and says so when there are none. With a budget no further one begins
-/// once it is spent, so that the time until a large model is ready does not grow with their number; one always runs.
-pub(super) fn replay_goldens(
-    bundle: &Bundle,
-    engine: &Engine,
-    budget: Option<Duration>,
-) -> Result<Replayed, LoadError> {
-    let mut cases = bundle.golden_cases()?;
-    cases.sort_by_key(|case| case.token_ids.len());
-    if cases.is_empty() {
-        tracing::warn!(
-            "the bundle holds no golden answers, so nothing shows that this machine answers rightly; run `blip2_export verify`"
-        );
-    }
-    let started = Instant::now();
-    let mut right = 0;
-    for case in &cases {
-        if right > 0 && budget.is_some_and(|budget| started.elapsed() > budget) {
-            break;
-        }
-        replay(engine, case).map_err(Box::new)?;
-        right += 1;
-    }
-    Ok(Replayed { right, of: cases.len() })
-}
-
-fn frontend(settings: &RuntimeSettings, bundle: &Bundle) -> Result<Frontend, LoadError> {
+/// What turns requests into tensors and tokens into text, as the bundle's manifest wants it.
+///
+/// # Errors
+/// [`LaunchError::Image`] or [`LaunchError::Text`] when the manifest and its files do not fit.
+pub fn frontend(bundle: &Bundle, limits: ImageLimits) -> Result<Frontend, LaunchError> {
     let manifest = bundle.manifest();
+    let tokenizer = bundle.read(&manifest.tokenizer.file)?;
     Ok(Frontend {
-        preprocessor: preprocessor(manifest, settings)?,
-        tokenizer: Tokenizer::from_bytes(&bundle.read(&manifest.tokenizer.file)?, special_ids(manifest))?.into(),
+        preprocessor: Preprocessor::new(&(&manifest.image).into(), limits)?,
+        tokenizer: Tokenizer::from_bytes(&tokenizer, (&manifest.tokenizer).into())?.into(),
         defaults: manifest.generation,
     })
-}
-
-fn preprocessor(manifest: &Manifest, settings: &RuntimeSettings) -> Result<Preprocessor, ImageError> {
-    let image = &manifest.image;
-    let config = PreprocessorConfig { height: image.height, width: image.width, mean: image.mean, std: image.std };
-    Preprocessor::new(&config, settings.image)
-}
-
-fn special_ids(manifest: &Manifest) -> SpecialIds {
-    let tokenizer = &manifest.tokenizer;
-    SpecialIds {
-        bos_token_id: tokenizer.bos_token_id,
-        eos_token_id: tokenizer.eos_token_id,
-        pad_token_id: tokenizer.pad_token_id,
-        image_token_id: tokenizer.image_token_id,
-    }
 }

@@ -3,11 +3,11 @@
 use std::fs;
 use std::path::PathBuf;
 
+use super::Settings;
 use crate::bundle::Manifest;
 use crate::memory::{MemoryKind, MemoryPlan};
 use crate::model::GpuSettings;
 use crate::runtime::{Gpu, GpuLibraries, Providers, Runtime, RuntimeError};
-use crate::settings::RuntimeSettings;
 
 /// A GPU that can be used, with the libraries to do so.
 pub(super) struct OpenedGpu {
@@ -18,7 +18,7 @@ pub(super) struct OpenedGpu {
 }
 
 impl OpenedGpu {
-    pub(super) fn open(settings: &RuntimeSettings, providers: Providers) -> Result<Self, RuntimeError> {
+    pub(super) fn open(settings: &Settings, providers: Providers) -> Result<Self, RuntimeError> {
         let gpu = Gpu::open(settings.gpu.device_id)?;
         let libraries = GpuLibraries::open(&settings.ort_library, providers.need_tensorrt())?;
         let free = gpu.free_bytes()?;
@@ -37,7 +37,7 @@ impl OpenedGpu {
     /// What the sessions must know.
     pub(super) fn settings(
         self,
-        settings: &RuntimeSettings,
+        settings: &Settings,
         manifest: &Manifest,
         plan: &MemoryPlan,
         runtime: &Runtime,

@@ -2,10 +2,10 @@
 
 use std::num::NonZeroUsize;
 
+use super::Settings;
 use crate::bundle::Manifest;
 use crate::memory::{MemoryKind, MemoryNeeds, MemoryPlan, MemoryShortage, available_bytes};
 use crate::runtime::{Provider, Providers};
-use crate::settings::RuntimeSettings;
 
 /// What CUDA, its libraries and the runs of a session take beside weights and caches. An estimate: not measured.
 const GPU_WORKING_BYTES: u64 = 1 << 30;
@@ -14,7 +14,7 @@ const GPU_WORKING_BYTES: u64 = 1 << 30;
 ///
 /// `gpu_bytes` may be taken of the GPU's memory.
 pub(super) fn plan_memory(
-    settings: &RuntimeSettings,
+    settings: &Settings,
     manifest: &Manifest,
     providers: Providers,
     gpu_bytes: Option<u64>,
