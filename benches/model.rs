@@ -1,4 +1,4 @@
-//! The committed bundle through ONNX Runtime: encoding a picture, prefill, and one decode step at several numbers of rows.
+//! The committed bundle through ONNX Runtime: encoding an image, prefill, and one decode step at several numbers of rows.
 
 #![allow(missing_docs, reason = "criterion's macros write functions without")]
 #![expect(clippy::unwrap_used, reason = "a benchmark that cannot run should say where")]

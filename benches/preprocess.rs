@@ -12,7 +12,7 @@ const WIDTH: u32 = 1024;
 const HEIGHT: u32 = 768;
 const SIZE: u32 = 224;
 
-/// A synthetic picture, the same everywhere: gradients, stripes and noise, so that the file has a photo's size.
+/// A synthetic image, the same everywhere: gradients, stripes and noise, so that the file has a photo's size.
 fn jpeg() -> Vec<u8> {
     let mut noise = 1u32;
     let mut samples = Vec::with_capacity((WIDTH * HEIGHT * 3) as usize);
@@ -31,7 +31,7 @@ fn jpeg() -> Vec<u8> {
     compress.set_fastest_defaults();
     compress.set_quality(85.0);
     let mut started = compress.start_compress(Vec::new()).expect("memory can be written to");
-    started.write_scanlines(&samples).expect("the samples fill the picture");
+    started.write_scanlines(&samples).expect("the samples fill the image");
     started.finish().expect("memory can be written to")
 }
 

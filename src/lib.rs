@@ -1,4 +1,4 @@
-//! BLIP-2 with an OPT decoder on ONNX Runtime: pictures and prompts in, text out, with the answers of transformers.
+//! BLIP-2 with an OPT decoder on ONNX Runtime: images and prompts in, text out, with the answers of transformers.
 //!
 //! ```text
 //! bytes ── image ──────────────▶ pixel_values   f32 [1, 3, height, width]

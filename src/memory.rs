@@ -65,9 +65,9 @@ pub struct MemoryNeeds {
     pub weights: u64,
     /// Activations, buffers and what else comes and goes, at most.
     pub working: u64,
-    /// What the cache and the store of encoded pictures may hold.
-    pub encoded_pictures: u64,
-    /// What the cache of pictures' keys and values may hold.
+    /// What the cache and the store of encoded images may hold.
+    pub encoded_images: u64,
+    /// What the cache of images' keys and values may hold.
     pub kv_prefix_cache: u64,
     /// What one position takes.
     pub position_bytes: u64,
@@ -88,9 +88,9 @@ pub struct MemoryPlan {
     pub weights: u64,
     /// Activations and the like, at most.
     pub working: u64,
-    /// The cache and the store of encoded pictures, when full.
-    pub encoded_pictures: u64,
-    /// The cache of pictures' keys and values, when full.
+    /// The cache and the store of encoded images, when full.
+    pub encoded_images: u64,
+    /// The cache of images' keys and values, when full.
     pub kv_prefix_cache: u64,
     /// Rows decoded together.
     pub slots: NonZeroUsize,
@@ -123,7 +123,7 @@ impl MemoryNeeds {
     /// Rows decoded together when the user does not say, if memory is there for them.
     pub const DEFAULT_SLOTS: usize = 16;
 
-    /// A row worth starting for, in positions: a picture, a question and an answer.
+    /// A row worth starting for, in positions: an image, a question and an answer.
     const SHORT_ROW: usize = 128;
 
     /// Shares memory out. What the user asks for may take all that is available. Left to itself, the KV cache takes no more
@@ -153,7 +153,7 @@ impl MemoryNeeds {
             kind: self.kind,
             weights: self.weights,
             working: self.working,
-            encoded_pictures: self.encoded_pictures,
+            encoded_images: self.encoded_images,
             kv_prefix_cache: self.kv_prefix_cache,
             slots,
             kv_tokens,
@@ -200,7 +200,7 @@ impl MemoryNeeds {
     }
 
     fn total(&self, kv_tokens: usize) -> u64 {
-        [self.weights, self.working, self.encoded_pictures, self.kv_prefix_cache, self.kv_bytes(kv_tokens)]
+        [self.weights, self.working, self.encoded_images, self.kv_prefix_cache, self.kv_bytes(kv_tokens)]
             .into_iter()
             .fold(0, u64::saturating_add)
     }
@@ -215,7 +215,7 @@ impl MemoryNeeds {
         let mut items = vec![
             ("weights", self.weights, None),
             ("working memory", self.working, several_slots.then_some("--slots")),
-            ("encoded pictures", self.encoded_pictures, Some("--image-cache-mib, --stored-images-mib")),
+            ("encoded images", self.encoded_images, Some("--image-cache-mib, --stored-images-mib")),
             ("KV prefix cache", self.kv_prefix_cache, Some("--kv-prefix-cache-mib")),
             (&kv_cache, self.kv_bytes(kv_tokens), kv_flag),
         ];
@@ -245,8 +245,8 @@ impl fmt::Display for MemoryPlan {
         write!(f, "weights {} MiB, working memory {} MiB, ", mib(self.weights), mib(self.working))?;
         write!(
             f,
-            "encoded pictures {} MiB, KV prefix cache {} MiB, ",
-            mib(self.encoded_pictures),
+            "encoded images {} MiB, KV prefix cache {} MiB, ",
+            mib(self.encoded_images),
             mib(self.kv_prefix_cache)
         )?;
         write!(f, "KV cache {} MiB ({} positions in {} slots), ", mib(self.kv_bytes), self.kv_tokens, self.slots)?;
@@ -274,7 +274,7 @@ mod tests {
             available: available_mib * MIB,
             weights: 3900 * MIB,
             working: 300 * MIB,
-            encoded_pictures: 64 * MIB,
+            encoded_images: 64 * MIB,
             kv_prefix_cache: 256 * MIB,
             position_bytes: 640 << 10,
             max_len: some(2048).unwrap(),
@@ -340,14 +340,14 @@ mod tests {
         assert_eq!(
             asked(769).plan().unwrap_err().to_string(),
             "5001 MiB of memory are needed, 5000 MiB may be taken of 5000 MiB available: weights 3900 MiB, KV cache of 769 \
-             positions 481 MiB, working memory 300 MiB, KV prefix cache 256 MiB, encoded pictures 64 MiB; lower --kv-tokens, \
+             positions 481 MiB, working memory 300 MiB, KV prefix cache 256 MiB, encoded images 64 MiB; lower --kv-tokens, \
              --slots, --kv-prefix-cache-mib, --image-cache-mib, --stored-images-mib, or use a bundle of lower precision"
         );
     }
 
     #[test]
     fn a_model_that_leaves_no_room_for_a_short_row_is_an_error_with_the_remedies_that_are_left() {
-        let bare = MemoryNeeds { slots: some(1), encoded_pictures: 0, kv_prefix_cache: 0, ..needs(4700) };
+        let bare = MemoryNeeds { slots: some(1), encoded_images: 0, kv_prefix_cache: 0, ..needs(4700) };
         assert_eq!(
             bare.plan().unwrap_err().to_string(),
             "4280 MiB of memory are needed, 4230 MiB may be taken of 4700 MiB available: weights 3900 MiB, working memory \
@@ -360,7 +360,7 @@ mod tests {
         let plan = MemoryNeeds { kv_tokens: some(3277), ..needs(22_000) }.plan().unwrap();
         assert_eq!(
             plan.to_string(),
-            "weights 3900 MiB, working memory 300 MiB, encoded pictures 64 MiB, KV prefix cache 256 MiB, KV cache 2049 MiB \
+            "weights 3900 MiB, working memory 300 MiB, encoded images 64 MiB, KV prefix cache 256 MiB, KV cache 2049 MiB \
              (3277 positions in 16 slots), together 6569 of 22000 MiB available"
         );
     }
@@ -409,10 +409,10 @@ mod tests {
             kv_tokens in prop::option::of(1..=usize::MAX),
             is_gpu in any::<bool>(),
         ) {
-            let [available, weights, working, encoded_pictures, kv_prefix_cache, position_bytes] = sizes;
+            let [available, weights, working, encoded_images, kv_prefix_cache, position_bytes] = sizes;
             let needs = MemoryNeeds {
                 kind: if is_gpu { MemoryKind::Gpu } else { MemoryKind::Host },
-                available, weights, working, encoded_pictures, kv_prefix_cache, position_bytes,
+                available, weights, working, encoded_images, kv_prefix_cache, position_bytes,
                 max_len: some(max_len).unwrap(),
                 slots: slots.and_then(some),
                 kv_tokens: kv_tokens.and_then(some),

@@ -1,4 +1,4 @@
-//! Golden answers: pictures and prompts with the token ids that the reference gives.
+//! Golden answers: images and prompts with the token ids that the reference gives.
 
 use std::path::Path;
 
@@ -8,12 +8,12 @@ use super::{Bundle, BundleError, read_json};
 
 const CASES_FILE: &str = "golden/cases.json";
 
-/// One golden answer, with its picture in memory.
+/// One golden answer, with its image in memory.
 #[derive(Debug, Clone)]
 pub struct GoldenCase {
     /// A name for messages.
     pub name: String,
-    /// The picture file as it lies in the bundle.
+    /// The image file as it lies in the bundle.
     pub image: Vec<u8>,
     /// The prompt; empty for a caption.
     pub text: String,
@@ -47,7 +47,7 @@ impl Bundle {
     /// The golden answers of the bundle; none when it was never verified.
     ///
     /// # Errors
-    /// [`BundleError`] when the cases or a picture cannot be read.
+    /// [`BundleError`] when the cases or an image cannot be read.
     pub fn golden_cases(&self) -> Result<Vec<GoldenCase>, BundleError> {
         if !self.manifest().files.contains_key(CASES_FILE) {
             return Ok(Vec::new());
@@ -61,7 +61,7 @@ impl Bundle {
         let file = format!("{folder}/{}", entry.image);
         // Only files that the manifest lists, and whose hash was checked, are opened.
         if !self.manifest().files.contains_key(&file) {
-            let reason = format!("the picture {} of golden case {} is not in the manifest", entry.image, entry.name);
+            let reason = format!("the image {} of golden case {} is not in the manifest", entry.image, entry.name);
             return Err(BundleError::Invalid { path: self.path(CASES_FILE), reason });
         }
         Ok(GoldenCase {

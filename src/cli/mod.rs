@@ -19,13 +19,13 @@ const EXIT_CODES: &str = "\
 Exit codes:
   0  all went well
   1  an answer could not be given, a golden answer came out wrong, or the service that was probed is not ready
-  2  wrong usage: an unknown flag, a value out of range, a picture that cannot be read
+  2  wrong usage: an unknown flag, a value out of range, an image that cannot be read
   3  the model cannot be loaded: no bundle, a damaged one, no ONNX Runtime; or the port cannot be bound
 
 Every flag can also be set by the environment variable in brackets. BLIP2_LOG sets the log filter (info, debug, …), or \
 AZUREML_LOG_LEVEL its level.";
 
-/// BLIP-2 on ONNX Runtime: asks pictures questions, on the command line and over HTTP.
+/// BLIP-2 on ONNX Runtime: asks images questions, on the command line and over HTTP.
 #[derive(Debug, Parser)]
 #[command(name = "blip2", version, after_long_help = EXIT_CODES, after_help = "See --help for exit codes.")]
 pub struct Cli {
@@ -37,7 +37,7 @@ pub struct Cli {
 enum Command {
     /// Answer scoring requests over HTTP
     Serve(serve::ServeArgs),
-    /// Score one picture and print the answer as JSON
+    /// Score one image and print the answer as JSON
     Score(score::ScoreArgs),
     /// Check a bundle: file hashes, graph signatures, golden answers
     Verify(verify::VerifyArgs),

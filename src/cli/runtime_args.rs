@@ -151,15 +151,15 @@ pub(super) struct RuntimeArgs {
     #[arg(long, value_name = "N", env = "BLIP2_PREFILL_POSITIONS", default_value_t = non_zero(EngineLimits::default().prefill_positions))]
     prefill_positions: NonZeroUsize,
 
-    /// MiB of encoded pictures to keep, so that a picture asked about again is not encoded again; 0 keeps none
+    /// MiB of encoded images to keep, so that an image asked about again is not encoded again; 0 keeps none
     #[arg(long, value_name = "MIB", env = "BLIP2_IMAGE_CACHE_MIB", default_value_t = EngineLimits::default().image_cache_bytes / MIB)]
     image_cache_mib: usize,
 
-    /// MiB of keys and values to keep of pictures, so that a further question feeds its own tokens only; 0 keeps none
+    /// MiB of keys and values to keep of images, so that a further question feeds its own tokens only; 0 keeps none
     #[arg(long, value_name = "MIB", env = "BLIP2_KV_PREFIX_CACHE_MIB", default_value_t = EngineLimits::default().kv_prefix_cache_bytes / MIB)]
     kv_prefix_cache_mib: usize,
 
-    /// MiB of encoded pictures that clients store under an id
+    /// MiB of encoded images that clients store under an id
     #[arg(long, value_name = "MIB", env = "BLIP2_STORED_IMAGES_MIB", default_value_t = EngineLimits::default().stored_image_bytes / MIB)]
     stored_images_mib: usize,
 
@@ -167,11 +167,11 @@ pub(super) struct RuntimeArgs {
     #[arg(long, value_name = "S", env = "BLIP2_TIMEOUT_S", default_value_t = Seconds(EngineLimits::default().timeout))]
     timeout_s: Seconds,
 
-    /// Largest picture file in bytes
+    /// Largest image file in bytes
     #[arg(long, value_name = "BYTES", env = "BLIP2_MAX_IMAGE_BYTES", default_value_t = ImageLimits::DEFAULT_MAX_BYTES)]
     max_image_bytes: usize,
 
-    /// Largest picture in pixels, as its header declares them
+    /// Largest image in pixels, as its header declares them
     #[arg(long, value_name = "PIXELS", env = "BLIP2_MAX_IMAGE_PIXELS", default_value_t = ImageLimits::DEFAULT_MAX_PIXELS)]
     max_image_pixels: u64,
 }

@@ -1,4 +1,4 @@
-//! `blip2 score`: one picture, one prompt, one JSON object on standard output.
+//! `blip2 score`: one image, one prompt, one JSON object on standard output.
 
 use std::fs;
 use std::path::PathBuf;
@@ -20,7 +20,7 @@ pub(super) struct ScoreArgs {
     #[command(flatten)]
     runtime: RuntimeArgs,
 
-    /// Picture file: JPEG, PNG, WebP, GIF, BMP or TIFF
+    /// Image file: JPEG, PNG, WebP, GIF, BMP or TIFF
     #[arg(long, value_name = "FILE")]
     image: PathBuf,
 
@@ -85,7 +85,7 @@ pub(super) fn run(args: &ScoreArgs) -> Result<(), Failure> {
     // What was typed is checked before a model is loaded, which may take seconds.
     let params = serde_json::from_str(&args.params).context("--params is not JSON").map_err(Failure::usage)?;
     let image = fs::read(&args.image)
-        .with_context(|| format!("cannot read the picture {}", args.image.display()))
+        .with_context(|| format!("cannot read the image {}", args.image.display()))
         .map_err(Failure::usage)?;
     let (_, engine) = open(&args.runtime.settings())?.start()?;
     let params = engine.parse_params(&params).map_err(Failure::usage)?;
@@ -105,7 +105,7 @@ pub(super) fn run(args: &ScoreArgs) -> Result<(), Failure> {
 
 fn rank(engine: &Engine, image: &[u8], text: String, args: &ScoreArgs) -> Result<Ranking, EngineError> {
     let permit = engine.reserve(1)?;
-    let picture = engine.open_picture(image)?;
+    let image = engine.open_image(image)?;
     let (candidates, with_end_token) = (args.candidates.clone(), args.with_end_token);
-    engine.rank(&RankJob { picture, text, candidates, with_end_token, deadline: None }, &permit)?.wait()
+    engine.rank(&RankJob { image, text, candidates, with_end_token, deadline: None }, &permit)?.wait()
 }

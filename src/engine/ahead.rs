@@ -1,11 +1,11 @@
-//! How far the image worker may run ahead of the decoder worker: as many pictures as one turn of it takes. One encoded long
+//! How far the image worker may run ahead of the decoder worker: as many images as one turn of it takes. One encoded long
 //! before a slot is free for it helps nobody, and takes the cores from the rows that run.
 
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
 
-/// Pictures that may be encoded and not yet begun with. Their prompts are fed in one run, and the running rows wait for all
+/// Images that may be encoded and not yet begun with. Their prompts are fed in one run, and the running rows wait for all
 /// of them: more at a time give more answers a second and let each of them stutter longer (ADR 10).
 const MOST: usize = 4;
 
@@ -21,7 +21,7 @@ pub(super) struct Ahead {
 pub(super) struct AheadTicket(Arc<Ahead>);
 
 impl Ahead {
-    /// A ticket if a further picture is wanted now.
+    /// A ticket if a further image is wanted now.
     pub(super) fn try_take(ahead: &Arc<Self>) -> Option<AheadTicket> {
         let mut count = ahead.count.lock();
         let is_wanted = *count < MOST;
@@ -29,7 +29,7 @@ impl Ahead {
         is_wanted.then(|| AheadTicket(Arc::clone(ahead)))
     }
 
-    /// Waits until a further picture is wanted.
+    /// Waits until a further image is wanted.
     pub(super) fn wait(ahead: &Arc<Self>) -> AheadTicket {
         let mut count = ahead.count.lock();
         ahead.has_fallen.wait_while(&mut count, |count| *count >= MOST);

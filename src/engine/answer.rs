@@ -56,7 +56,7 @@ pub struct Ranking {
     pub timings: Timings,
 }
 
-/// One given answer behind picture and prompt.
+/// One given answer behind image and prompt.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct RankedCandidate {
     /// As it was given.
@@ -73,7 +73,7 @@ pub struct RankedCandidate {
     pub probability: f32,
 }
 
-/// What the Q-Former sees in a picture.
+/// What the Q-Former sees in an image.
 #[derive(Debug, Clone)]
 pub struct Embedding {
     /// The features of each query.
@@ -85,7 +85,7 @@ pub struct Embedding {
 /// Where the time of a job went. `decode` counts the steps of its batch, `queue` all waiting.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Timings {
-    /// Decoding and resizing the picture; nothing for a known one, as in the next two.
+    /// Decoding and resizing the image; nothing for a known one, as in the next two.
     pub preprocess: Duration,
     /// Waiting for the workers.
     pub queue: Duration,

@@ -58,7 +58,7 @@ impl<D: StepDecoder> DecoderWorker<D> {
     }
 
     /// One iteration: forget who has gone, admit and prefill, decode one step. Every running row gets a token. Rows that have
-    /// just begun got theirs with their prompt, so for them alone there is no step: pictures that wait may join them first.
+    /// just begun got theirs with their prompt, so for them alone there is no step: images that wait may join them first.
     pub(super) fn turn(&mut self) {
         for job in std::mem::take(&mut self.waiting) {
             if job.is_over() { job.abandon() } else { self.waiting.push_back(job) }

@@ -1,5 +1,5 @@
 //! The engine from outside, on threads, with a model that can be held, or made to fail, at every stage: cancellation,
-//! deadlines, failures, streams, rankings, pictures.
+//! deadlines, failures, streams, rankings, images.
 
 use std::iter;
 use std::sync::Arc;
@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use super::fake_model::{Controls, FILES, FakeDecoder, FakeEncoder, Model, PATIENCE, positions, prefix, preprocessor};
 use super::{
-    Answer, AnswerStream, CacheCounts, DecoderLimits, Embedding, Engine, EngineError, EngineLimits, Frontend, JobError,
-    Pending, Picture, PictureId, PreparedJob, RankJob, Ranking, ScoreJob, StoreError, StoreOptions, StreamEvent,
+    Answer, AnswerStream, CacheCounts, DecoderLimits, Embedding, Engine, EngineError, EngineLimits, Frontend, Image,
+    ImageId, JobError, Pending, PreparedJob, RankJob, Ranking, ScoreJob, StoreError, StoreOptions, StreamEvent,
 };
 use crate::bundle::GenerationDefaults;
 use crate::generation::{GenerationParams, Outcome, Sequence, Task};
@@ -32,7 +32,7 @@ const MAX_LEN: usize = 128;
 const PIECE: usize = 8;
 
 /// A prompt of several pieces.
-const LONG: &str = "Question: what can be seen on the left side of this picture, and what behind it? Answer:";
+const LONG: &str = "Question: what can be seen on the left side of this image, and what behind it? Answer:";
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -50,7 +50,7 @@ struct Setup {
     kv_prefix_cache_bytes: usize,
     stored_image_bytes: usize,
     timeout: Duration,
-    pictures_at_once: usize,
+    images_at_once: usize,
 }
 
 impl Default for Setup {
@@ -63,7 +63,7 @@ impl Default for Setup {
             kv_prefix_cache_bytes: 1 << 16,
             stored_image_bytes: 1 << 16,
             timeout: PATIENCE,
-            pictures_at_once: 1,
+            images_at_once: 1,
         }
     }
 }
@@ -90,7 +90,7 @@ impl Setup {
         };
         let defaults = GenerationDefaults { max_new_tokens: 12 };
         let frontend = Frontend { preprocessor: preprocessor(), tokenizer: tokenizer(), defaults };
-        let encoder = FakeEncoder::new(PREFIX_LEN, Arc::clone(&controls)).at_once(self.pictures_at_once);
+        let encoder = FakeEncoder::new(PREFIX_LEN, Arc::clone(&controls)).at_once(self.images_at_once);
         let decoder = FakeDecoder::new(decoder, MODEL, Arc::clone(&controls));
         Running { engine: Engine::start(frontend, encoder, decoder, limits).unwrap(), controls, tokenizer: tokenizer() }
     }
@@ -113,8 +113,8 @@ impl Drop for Running {
 }
 
 impl Running {
-    fn picture(&self, file: usize) -> Picture {
-        self.engine.open_pictures(&FILES[file..=file]).pop().unwrap().unwrap()
+    fn image(&self, file: usize) -> Image {
+        self.engine.open_images(&FILES[file..=file]).pop().unwrap().unwrap()
     }
 
     fn params(&self, params: &Value) -> GenerationParams {
@@ -124,7 +124,7 @@ impl Running {
     fn prepare(&self, job: Question) -> PreparedJob {
         let Question { file, text, params, deadline } = job;
         let params = self.params(&params);
-        let job = ScoreJob { picture: self.picture(file), text: text.to_owned(), params, deadline };
+        let job = ScoreJob { image: self.image(file), text: text.to_owned(), params, deadline };
         self.engine.prepare(&job).unwrap()
     }
 
@@ -138,8 +138,7 @@ impl Running {
 
     fn rank(&self, text: &str, candidates: &[&str], with_end_token: bool) -> Result<Ranking, EngineError> {
         let candidates = candidates.iter().map(|candidate| (*candidate).to_owned()).collect();
-        let job =
-            RankJob { picture: self.picture(0), text: text.to_owned(), candidates, with_end_token, deadline: None };
+        let job = RankJob { image: self.image(0), text: text.to_owned(), candidates, with_end_token, deadline: None };
         self.engine.rank(&job, &self.engine.reserve(1).unwrap())?.wait()
     }
 
@@ -243,7 +242,7 @@ impl Phase {
     const ALL: [Self; 5] =
         [Self::WaitingForEncoder, Self::Encoding, Self::WaitingForSlot, Self::Prefilling, Self::Decoding];
 
-    /// An engine that goes no further than this phase with the next job about the first picture. Perhaps another job
+    /// An engine that goes no further than this phase with the next job about the first image. Perhaps another job
     /// has to be before it.
     fn start(self) -> (Running, Option<Pending<Answer>>) {
         let running = Setup { slots: 1, ..Setup::default() }.start();
@@ -283,7 +282,7 @@ impl Phase {
         let [encodes, prefills, decodes] =
             [&controls.encode, &controls.prefill, &controls.decode].map(|stage| stage.runs());
         match self {
-            Self::WaitingForEncoder => assert_eq!(encodes, 1, "a picture that nobody asks about is not encoded"),
+            Self::WaitingForEncoder => assert_eq!(encodes, 1, "an image that nobody asks about is not encoded"),
             Self::Encoding => assert_eq!((encodes, prefills), (1, 0)),
             Self::WaitingForSlot => assert_eq!(prefills, 1),
             Self::Prefilling => assert_eq!((prefills, decodes), (2, 0)),
@@ -364,7 +363,7 @@ fn a_job_without_a_deadline_has_that_of_the_engine() {
     assert!(matches!(answer, Err(EngineError::DeadlineExceeded)));
     let permit = running.engine.reserve(1).unwrap();
     let options = StoreOptions { time_to_live: HOUR, is_pinned: false };
-    let stored = block_on(running.engine.store_picture(running.picture(1), options, permit));
+    let stored = block_on(running.engine.store_image(running.image(1), options, permit));
     assert!(matches!(stored, Err(EngineError::DeadlineExceeded)));
     running.controls.open();
     running.wait_for_places();
@@ -579,12 +578,8 @@ fn a_ranking_takes_as_many_rows_as_there_is_memory_for() {
 fn jobs_that_can_never_run_are_refused_with_the_remedy() {
     let running = Setup { kv_tokens: 2 * MAX_LEN, ..Setup::default() }.start();
     let refusal = |text: &str, params: Value| {
-        let job = ScoreJob {
-            picture: running.picture(0),
-            text: text.into(),
-            params: running.params(&params),
-            deadline: None,
-        };
+        let job =
+            ScoreJob { image: running.image(0), text: text.into(), params: running.params(&params), deadline: None };
         running.engine.prepare(&job).unwrap_err()
     };
     let cases = [
@@ -600,7 +595,7 @@ fn jobs_that_can_never_run_are_refused_with_the_remedy() {
 }
 
 #[test]
-fn a_picture_that_many_ask_about_at_once_is_encoded_once() {
+fn an_image_that_many_ask_about_at_once_is_encoded_once() {
     let running = Setup { kv_prefix_cache_bytes: 0, ..Setup::default() }.start();
     running.controls.encode.hold(0);
     thread::scope(|scope| {
@@ -620,30 +615,30 @@ fn a_picture_that_many_ask_about_at_once_is_encoded_once() {
     assert_eq!(running.controls.encode.runs(), 1);
 }
 
-/// A job about a picture that looks like the first one and is none of the others.
-fn submit_new_picture(running: &Running, number: u8) -> Pending<Answer> {
+/// A job about an image that looks like the first one and is none of the others.
+fn submit_new_image(running: &Running, number: u8) -> Pending<Answer> {
     let file = [FILES[0], &[number]].concat(); // what follows the end of a PNG is ignored
-    let picture = running.engine.open_picture(&file).unwrap();
+    let image = running.engine.open_image(&file).unwrap();
     let params = running.params(&Question::default().params);
-    let job = ScoreJob { picture, text: String::new(), params, deadline: None };
+    let job = ScoreJob { image, text: String::new(), params, deadline: None };
     running.engine.submit(running.engine.prepare(&job).unwrap(), &running.engine.reserve(1).unwrap()).unwrap()
 }
 
 #[test]
-fn a_model_that_wants_several_pictures_gets_those_that_wait_in_one_run() {
-    let running = Setup { pictures_at_once: 3, ..Setup::default() }.start();
+fn a_model_that_wants_several_images_gets_those_that_wait_in_one_run() {
+    let running = Setup { images_at_once: 3, ..Setup::default() }.start();
     running.controls.encode.hold(0);
-    let first = submit_new_picture(&running, 0);
+    let first = submit_new_image(&running, 0);
     running.controls.encode.wait_for(1);
     // One of them twice, and between them one that wants features only.
-    let before: Vec<_> = [1, 2, 2, 3].map(|number| submit_new_picture(&running, number)).into();
+    let before: Vec<_> = [1, 2, 2, 3].map(|number| submit_new_image(&running, number)).into();
     let embedded = thread::scope(|scope| {
         let embedding = scope.spawn(|| embed(&running, 1, None));
         let patience = Instant::now() + PATIENCE;
         while running.engine.rows_in_work() < 6 && Instant::now() < patience {
             thread::sleep(Duration::from_millis(1));
         }
-        let after: Vec<_> = [4, 5].map(|number| submit_new_picture(&running, number)).into();
+        let after: Vec<_> = [4, 5].map(|number| submit_new_image(&running, number)).into();
         running.controls.open();
         for answer in iter::once(first).chain(before).chain(after) {
             running.check(&about(0, ""), &answer.wait().unwrap());
@@ -657,13 +652,13 @@ fn a_model_that_wants_several_pictures_gets_those_that_wait_in_one_run() {
 }
 
 #[test]
-fn pictures_of_a_run_that_fails_are_tried_one_by_one() {
-    let running = Setup { pictures_at_once: 4, ..Setup::default() }.start();
+fn images_of_a_run_that_fails_are_tried_one_by_one() {
+    let running = Setup { images_at_once: 4, ..Setup::default() }.start();
     running.controls.encode.fail(1..3);
     running.controls.encode.hold(0);
-    let first = submit_new_picture(&running, 0);
+    let first = submit_new_image(&running, 0);
     running.controls.encode.wait_for(1);
-    let [to_blame, others @ ..] = [1, 2, 3].map(|number| submit_new_picture(&running, number));
+    let [to_blame, others @ ..] = [1, 2, 3].map(|number| submit_new_image(&running, number));
     running.controls.open();
     assert!(first.wait().is_ok());
     assert!(matches!(to_blame.wait(), Err(EngineError::Model { .. })));
@@ -671,15 +666,15 @@ fn pictures_of_a_run_that_fails_are_tried_one_by_one() {
         running.check(&about(0, ""), &pending.wait().unwrap());
     }
     assert_eq!(running.controls.encode.runs(), 5);
-    running.check(&about(0, ""), &submit_new_picture(&running, 2).wait().unwrap());
+    running.check(&about(0, ""), &submit_new_image(&running, 2).wait().unwrap());
 }
 
 #[test]
-fn pictures_that_wait_are_encoded_together_but_not_more_than_four_before_their_prompts_are_fed() {
+fn images_that_wait_are_encoded_together_but_not_more_than_four_before_their_prompts_are_fed() {
     for (held_from, is_fed) in [(3, false), (4, true)] {
         let running = Setup::default().start();
         running.controls.encode.hold(0);
-        let pending: Vec<_> = (0..6).map(|number| submit_new_picture(&running, number)).collect();
+        let pending: Vec<_> = (0..6).map(|number| submit_new_image(&running, number)).collect();
         running.controls.encode.hold(held_from);
         running.controls.encode.wait_for(held_from + 1);
         assert_eq!(running.controls.prefill.runs() > 0, is_fed);
@@ -690,7 +685,7 @@ fn pictures_that_wait_are_encoded_together_but_not_more_than_four_before_their_p
 }
 
 #[test]
-fn a_picture_that_failed_is_tried_again_and_then_encoded_once() {
+fn an_image_that_failed_is_tried_again_and_then_encoded_once() {
     let running = Setup::default().start();
     running.controls.encode.fail(0..1);
     running.controls.encode.hold(0);
@@ -711,22 +706,22 @@ fn a_picture_that_failed_is_tried_again_and_then_encoded_once() {
     for pending in [between, third, fourth] {
         pending.wait().unwrap();
     }
-    assert_eq!(running.controls.encode.runs(), 3, "one that failed, another picture, and one for all who asked again");
+    assert_eq!(running.controls.encode.runs(), 3, "one that failed, another image, and one for all who asked again");
 }
 
 #[test]
 fn files_are_opened_in_their_order_with_errors_in_place() {
     let running = Setup::default().start();
-    let files = [FILES[0], b"no picture", FILES[1], FILES[0], b"", FILES[3], &FILES[2][..20]];
-    let opened = running.engine.open_pictures(&files);
-    let keys: Vec<_> = opened.iter().map(|picture| picture.as_ref().ok().map(Picture::key)).collect();
-    let alone: Vec<_> = (0..4).map(|file| Some(running.picture(file).key())).collect();
+    let files = [FILES[0], b"no image", FILES[1], FILES[0], b"", FILES[3], &FILES[2][..20]];
+    let opened = running.engine.open_images(&files);
+    let keys: Vec<_> = opened.iter().map(|image| image.as_ref().ok().map(Image::key)).collect();
+    let alone: Vec<_> = (0..4).map(|file| Some(running.image(file).key())).collect();
     assert_eq!(keys, [alone[0], None, alone[1], alone[0], None, alone[3], None]);
-    assert!(opened.iter().flat_map(|picture| picture.as_ref().err()).all(|error| matches!(error, JobError::Image(_))));
+    assert!(opened.iter().flat_map(|image| image.as_ref().err()).all(|error| matches!(error, JobError::Image(_))));
 }
 
 #[test]
-fn several_questions_about_a_picture_feed_it_once() {
+fn several_questions_about_an_image_feed_it_once() {
     let running = Setup::default().start();
     for text in ["", "what?", LONG, "what is this?", ""] {
         let job = about(3, text);
@@ -753,24 +748,24 @@ fn caches_that_are_full_forget_what_was_used_longest_ago() {
     assert_eq!(running.controls.encode.runs(), 5);
 }
 
-fn store(running: &Running, file: usize, time_to_live: Duration, is_pinned: bool) -> Result<PictureId, EngineError> {
+fn store(running: &Running, file: usize, time_to_live: Duration, is_pinned: bool) -> Result<ImageId, EngineError> {
     let permit = running.engine.reserve(1).unwrap();
-    let stored = running.engine.store_picture(running.picture(file), StoreOptions { time_to_live, is_pinned }, permit);
+    let stored = running.engine.store_image(running.image(file), StoreOptions { time_to_live, is_pinned }, permit);
     block_on(stored)
 }
 
-/// Asks about a stored picture.
-fn ask(running: &Running, id: PictureId, job: &Question) -> Result<Answer, EngineError> {
-    let picture = running.engine.stored_picture(id)?;
-    let job = ScoreJob { picture, text: job.text.into(), params: running.params(&job.params), deadline: None };
+/// Asks about a stored image.
+fn ask(running: &Running, id: ImageId, job: &Question) -> Result<Answer, EngineError> {
+    let image = running.engine.stored_image(id)?;
+    let job = ScoreJob { image, text: job.text.into(), params: running.params(&job.params), deadline: None };
     running.engine.submit(running.engine.prepare(&job)?, &running.engine.reserve(1)?)?.wait()
 }
 
 #[test]
-fn a_stored_picture_is_asked_about_by_its_id_and_encoded_once() {
+fn a_stored_image_is_asked_about_by_its_id_and_encoded_once() {
     let running = Setup { image_cache_bytes: 0, ..Setup::default() }.start();
     let id = store(&running, 0, HOUR, false).unwrap();
-    assert_eq!(running.engine.stored_pictures(), (1, PREFIX_BYTES));
+    assert_eq!(running.engine.stored_images(), (1, PREFIX_BYTES));
     for text in ["", "what?", LONG] {
         running.check(&about(0, text), &ask(&running, id, &about(0, text)).unwrap());
     }
@@ -779,33 +774,32 @@ fn a_stored_picture_is_asked_about_by_its_id_and_encoded_once() {
 }
 
 #[test]
-fn a_deleted_picture_is_unknown_and_jobs_about_it_go_on() {
+fn a_deleted_image_is_unknown_and_jobs_about_it_go_on() {
     let running = Setup::default().start();
     let id = store(&running, 0, HOUR, true).unwrap();
-    let picture = running.engine.stored_picture(id).unwrap();
-    running.engine.delete_picture(id).unwrap();
+    let image = running.engine.stored_image(id).unwrap();
+    running.engine.delete_image(id).unwrap();
     let job = Question::default();
     let params = running.params(&job.params);
-    let prepared =
-        running.engine.prepare(&ScoreJob { picture, text: job.text.into(), params, deadline: None }).unwrap();
+    let prepared = running.engine.prepare(&ScoreJob { image, text: job.text.into(), params, deadline: None }).unwrap();
     let pending = running.engine.submit(prepared, &running.engine.reserve(1).unwrap()).unwrap();
     running.check(&job, &pending.wait().unwrap());
     let unknown = [
-        running.engine.delete_picture(id),
-        running.engine.pin_picture(id, true),
-        running.engine.stored_picture(id).map(drop),
+        running.engine.delete_image(id),
+        running.engine.pin_image(id, true),
+        running.engine.stored_image(id).map(drop),
     ];
     assert!(unknown.iter().all(|result| matches!(result, Err(StoreError::Unknown(unknown)) if *unknown == id)));
-    assert_eq!(running.engine.stored_pictures(), (0, 0));
+    assert_eq!(running.engine.stored_images(), (0, 0));
 }
 
 #[test]
-fn a_stored_picture_lives_as_long_as_it_was_given() {
+fn a_stored_image_lives_as_long_as_it_was_given() {
     let running = Setup::default().start();
     let [short, long, longest] =
         [Duration::from_millis(20), HOUR, Duration::MAX].map(|time| store(&running, 0, time, false).unwrap());
     thread::sleep(Duration::from_millis(30));
-    let is_there = [short, long, longest].map(|id| running.engine.stored_picture(id).is_ok());
+    let is_there = [short, long, longest].map(|id| running.engine.stored_image(id).is_ok());
     assert_eq!(is_there, [false, true, true]);
 }
 
@@ -814,35 +808,35 @@ fn a_full_store_makes_room_but_not_of_what_is_pinned() {
     let running = Setup { stored_image_bytes: 2 * PREFIX_BYTES, ..Setup::default() }.start();
     let [first, second] = [0, 1].map(|file| store(&running, file, HOUR, false).unwrap());
     let third = store(&running, 2, HOUR, false).unwrap();
-    assert!(running.engine.stored_picture(first).is_err());
-    [second, third].into_iter().for_each(|id| running.engine.pin_picture(id, true).unwrap());
+    assert!(running.engine.stored_image(first).is_err());
+    [second, third].into_iter().for_each(|id| running.engine.pin_image(id, true).unwrap());
     let full = store(&running, 3, HOUR, false);
     assert!(matches!(full, Err(EngineError::Store(StoreError::Full { .. }))), "{full:?}");
-    running.engine.pin_picture(third, false).unwrap();
+    running.engine.pin_image(third, false).unwrap();
     let fourth = store(&running, 3, HOUR, false).unwrap();
-    assert_eq!([second, third, fourth].map(|id| running.engine.stored_picture(id).is_ok()), [true, false, true]);
+    assert_eq!([second, third, fourth].map(|id| running.engine.stored_image(id).is_ok()), [true, false, true]);
     running.check_all_is_well();
 }
 
 #[test]
-fn a_picture_that_cannot_be_encoded_is_not_stored() {
+fn an_image_that_cannot_be_encoded_is_not_stored() {
     let running = Setup::default().start();
     running.controls.encode.fail(0..1);
     let failed = store(&running, 0, HOUR, false);
     assert!(matches!(failed, Err(EngineError::Model { stage: "encoding the image", .. })));
-    assert_eq!(running.engine.stored_pictures(), (0, 0));
+    assert_eq!(running.engine.stored_images(), (0, 0));
     running.check_all_is_well();
 }
 
-/// The features of a picture, embedded by a deadline.
+/// The features of an image, embedded by a deadline.
 fn embed(running: &Running, file: usize, deadline: Option<Instant>) -> Result<Embedding, EngineError> {
-    let decoded = running.engine.decode_pictures(&[FILES[file]]).remove(0).unwrap();
+    let decoded = running.engine.decode_images(&[FILES[file]]).remove(0).unwrap();
     let permit = running.engine.reserve(1).unwrap();
     block_on(running.engine.embed(decoded, deadline, &permit))
 }
 
 #[test]
-fn features_are_those_of_the_picture_whether_it_is_known_or_not() {
+fn features_are_those_of_the_image_whether_it_is_known_or_not() {
     let running = Setup::default().start();
     let first = embed(&running, 0, None).unwrap().query_output;
     assert_eq!(first.rows().map(<[f32]>::len).collect::<Vec<_>>(), [2; PREFIX_LEN]);
@@ -853,13 +847,13 @@ fn features_are_those_of_the_picture_whether_it_is_known_or_not() {
 }
 
 #[test]
-fn a_picture_that_cannot_be_embedded_is_an_error_and_the_engine_goes_on() {
+fn an_image_that_cannot_be_embedded_is_an_error_and_the_engine_goes_on() {
     let running = Setup::default().start();
     running.controls.encode.fail(0..1);
     let error = embed(&running, 0, None).unwrap_err();
     assert_eq!(error.to_string(), "embedding the image failed");
     assert!(embed(&running, 0, None).is_ok());
-    let broken = running.engine.decode_pictures(&[b"no picture"]).remove(0);
+    let broken = running.engine.decode_images(&[b"no image"]).remove(0);
     assert!(matches!(broken, Err(JobError::Image(_))));
     running.check_all_is_well();
 }

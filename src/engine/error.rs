@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::picture_store::StoreError;
+use super::image_store::StoreError;
 use super::traits::ModelError;
 use crate::generation::GenerationError;
 use crate::image::ImageError;
@@ -12,7 +12,7 @@ use crate::text::TextError;
 /// Why a job cannot be run. The fault lies with the job.
 #[derive(Debug, thiserror::Error)]
 pub enum JobError {
-    /// The picture; shared by all who sent it.
+    /// The image; shared by all who sent it.
     #[error(transparent)]
     Image(Arc<ImageError>),
     /// The prompt.
@@ -66,7 +66,7 @@ pub enum EngineError {
     /// The job is at fault.
     #[error(transparent)]
     Rejected(#[from] JobError),
-    /// A stored picture is not there, or cannot be stored.
+    /// A stored image is not there, or cannot be stored.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// No place in the queue now, or none from which an answer would come in time.

@@ -11,15 +11,15 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::picture::PictureTable;
+use super::image_table::ImageTable;
 use super::{
-    DecoderLimits, EmbeddedImage, EncodedImage, ImageEncoder, ImagePrefix, Logits, ModelError, Picture, PromptPiece,
+    DecoderLimits, EmbeddedImage, EncodedImage, Image, ImageEncoder, ImagePrefix, Logits, ModelError, PromptPiece,
     QueryOutput, SavedRow, StepDecoder,
 };
 use crate::generation::{Continuation, GenerationError, Origin, Outcome, Task};
 use crate::image::{ImageLimits, PixelValues, Preprocessor, PreprocessorConfig};
 
-/// Pictures of different content.
+/// Images of different content.
 pub(super) const FILES: [&[u8]; 4] = [
     include_bytes!("../../tests/fixtures/images/png-rgb.png"),
     include_bytes!("../../tests/fixtures/images/jpeg-rgb.jpg"),
@@ -105,16 +105,16 @@ pub(super) fn preprocessor() -> Preprocessor {
     Preprocessor::new(&config, ImageLimits { max_bytes: 1 << 20, max_pixels: 1 << 22 }).unwrap()
 }
 
-/// The pictures of `FILES`, encoded, with prefixes of so many positions.
-pub(super) fn encoded_pictures(prefix_len: usize) -> Vec<Picture> {
-    static ENCODED: LazyLock<Mutex<BTreeMap<usize, Vec<Picture>>>> = LazyLock::new(Mutex::default);
+/// The images of `FILES`, encoded, with prefixes of so many positions.
+pub(super) fn encoded_images(prefix_len: usize) -> Vec<Image> {
+    static ENCODED: LazyLock<Mutex<BTreeMap<usize, Vec<Image>>>> = LazyLock::new(Mutex::default);
     let encode = || {
-        let (table, mut encoder) = (PictureTable::new(preprocessor(), 0), FakeEncoder::new(prefix_len, Arc::default()));
-        let pictures = FILES.map(|file| table.open(file).unwrap());
-        for picture in &pictures {
-            table.encode(&[picture], &mut encoder).remove(0).unwrap();
+        let (table, mut encoder) = (ImageTable::new(preprocessor(), 0), FakeEncoder::new(prefix_len, Arc::default()));
+        let images = FILES.map(|file| table.open(file).unwrap());
+        for image in &images {
+            table.encode(&[image], &mut encoder).remove(0).unwrap();
         }
-        pictures.to_vec()
+        images.to_vec()
     };
     ENCODED.lock().entry(prefix_len).or_insert_with(encode).clone()
 }
@@ -210,27 +210,27 @@ impl FakeEncoder {
         Self { prefix_len, at_once: 1, controls }
     }
 
-    /// Takes so many pictures in a run.
+    /// Takes so many images in a run.
     pub(super) fn at_once(self, at_once: usize) -> Self {
         Self { at_once, ..self }
     }
 }
 
 impl ImageEncoder for FakeEncoder {
-    fn pictures_at_once(&self) -> usize {
+    fn images_at_once(&self) -> usize {
         self.at_once
     }
 
-    fn encode(&mut self, pictures: &[&PixelValues]) -> Result<Vec<EncodedImage>, ModelError> {
+    fn encode(&mut self, images: &[&PixelValues]) -> Result<Vec<EncodedImage>, ModelError> {
         self.controls.encode.run()?;
-        if pictures.is_empty() || pictures.len() > self.at_once {
-            self.controls.faults.lock().push(format!("{} pictures in a run of {}", pictures.len(), self.at_once));
+        if images.is_empty() || images.len() > self.at_once {
+            self.controls.faults.lock().push(format!("{} images in a run of {}", images.len(), self.at_once));
         }
         let encode = |pixel_values: &&PixelValues| {
             let prefix = prefix(pixel_values, self.prefix_len);
             EncodedImage { prefix, vision_encoder: Duration::ZERO, qformer: Duration::ZERO }
         };
-        Ok(pictures.iter().map(encode).collect())
+        Ok(images.iter().map(encode).collect())
     }
 
     fn embed(&mut self, pixel_values: &PixelValues) -> Result<EmbeddedImage, ModelError> {

@@ -1,7 +1,7 @@
 //! The image worker: the one thread that owns vision encoder and Q-Former.
 //!
-//! Pictures are encoded in the order in which they were asked about, as many in a run as the model wants at once. Ten jobs
-//! about one picture encode it once: it is done when the second comes up.
+//! Images are encoded in the order in which they were asked about, as many in a run as the model wants at once. Ten jobs
+//! about one image encode it once: it is done when the second comes up.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -13,15 +13,15 @@ use tokio::sync::oneshot;
 
 use super::ahead::Ahead;
 use super::answer::Timings;
+use super::image_table::{DecodedImage, Image, ImageTable};
 use super::job::Queued;
-use super::picture::{DecodedPicture, Picture, PictureTable};
 use super::traits::{EmbeddedImage, ImageEncoder, ModelError};
 use super::{Embedding, EngineError, Permit};
 
 /// What is asked of the worker.
 #[derive(Debug)]
 pub(super) enum ImageWork {
-    /// A picture to encode.
+    /// An image to encode.
     Encode(EncodeWork),
     /// Pixels to embed.
     Embed(EmbedWork),
@@ -30,7 +30,7 @@ pub(super) enum ImageWork {
 /// Pixels to embed. What comes out is not kept.
 #[derive(Debug)]
 pub(super) struct EmbedWork {
-    pub(super) picture: DecodedPicture,
+    pub(super) image: DecodedImage,
     pub(super) deadline: Instant,
     pub(super) since: Instant,
     pub(super) reply: oneshot::Sender<Result<Embedding, EngineError>>,
@@ -45,12 +45,12 @@ impl EmbedWork {
     fn embed(&self, encoder: &mut impl ImageEncoder) -> Result<Embedding, EngineError> {
         let queue = self.since.elapsed();
         let failed = |source| EngineError::Model { stage: "embedding the image", source: Arc::new(source) };
-        let embedded = encoder.embed(&self.picture.pixel_values).map_err(failed)?;
+        let embedded = encoder.embed(&self.image.pixel_values).map_err(failed)?;
         let EmbeddedImage { query_output, vision_encoder, qformer } = embedded;
         if !query_output.is_finite() {
             return Err(failed(ModelError::new("the features are not all finite")));
         }
-        let timings = Timings { preprocess: self.picture.took, queue, vision_encoder, qformer, ..Timings::default() };
+        let timings = Timings { preprocess: self.image.took, queue, vision_encoder, qformer, ..Timings::default() };
         Ok(Embedding { query_output, timings })
     }
 
@@ -60,34 +60,34 @@ impl EmbedWork {
     }
 }
 
-/// A picture to encode, and what for.
+/// An image to encode, and what for.
 #[derive(Debug)]
 pub(super) enum EncodeWork {
     /// For a job about it, which goes on to the decoder worker.
     Job(Box<Queued>),
     /// For itself: to be stored.
-    Picture { picture: Picture, reply: oneshot::Sender<Result<(), EngineError>>, permit: Permit },
+    Image { image: Image, reply: oneshot::Sender<Result<(), EngineError>>, permit: Permit },
 }
 
 impl EncodeWork {
-    fn picture(&self) -> &Picture {
+    fn image(&self) -> &Image {
         match self {
-            Self::Job(job) => &job.picture,
-            Self::Picture { picture, .. } => picture,
+            Self::Job(job) => &job.image,
+            Self::Image { image, .. } => image,
         }
     }
 
     fn is_over(&self) -> bool {
         match self {
             Self::Job(job) => job.is_over(),
-            Self::Picture { reply, .. } => reply.is_closed(),
+            Self::Image { reply, .. } => reply.is_closed(),
         }
     }
 
     fn fail(self, error: EngineError) {
         match self {
             Self::Job(job) => job.fail(error),
-            Self::Picture { reply, permit, .. } => {
+            Self::Image { reply, permit, .. } => {
                 let _ = reply.send(Err(error)); // nobody waits: nobody needs to know
                 drop(permit);
             }
@@ -95,11 +95,11 @@ impl EncodeWork {
     }
 }
 
-/// Works until all engine handles are gone. Holds `cores` while it computes: for one run after the other, until no picture is
+/// Works until all engine handles are gone. Holds `cores` while it computes: for one run after the other, until no image is
 /// waiting or the decoder worker has enough to begin with.
 pub(super) fn run(
     mut encoder: impl ImageEncoder,
-    pictures: &PictureTable,
+    images: &ImageTable,
     waiting: Receiver<ImageWork>,
     ready: &Sender<Queued>,
     cores: &FairMutex<()>,
@@ -118,7 +118,7 @@ pub(super) fn run(
                     turn.get_or_insert_with(|| cores.lock());
                     work.embed(&mut encoder)
                 };
-                turn = None; // as for a picture that fails
+                turn = None; // as for an image that fails
                 work.finish(result);
                 continue;
             }
@@ -133,12 +133,12 @@ pub(super) fn run(
         };
         let mut works = vec![first];
         // What is known needs no cores.
-        if works[0].picture().prefix().is_none() {
+        if works[0].image().prefix().is_none() {
             turn.get_or_insert_with(|| cores.lock());
-            waiting.join(&mut works, encoder.pictures_at_once(), &ahead);
+            waiting.join(&mut works, encoder.images_at_once(), &ahead);
         }
-        let batch: Vec<&Picture> = works.iter().map(EncodeWork::picture).collect();
-        let encoded = pictures.encode(&batch, &mut encoder);
+        let batch: Vec<&Image> = works.iter().map(EncodeWork::image).collect();
+        let encoded = images.encode(&batch, &mut encoder);
         for (work, encoded) in works.into_iter().zip(encoded) {
             match (work, encoded) {
                 (work, Err(error)) => {
@@ -151,7 +151,7 @@ pub(super) fn run(
                         return; // without a decoder worker nothing can be answered; dropped jobs say so
                     }
                 }
-                (EncodeWork::Picture { reply, permit, .. }, Ok(_)) => {
+                (EncodeWork::Image { reply, permit, .. }, Ok(_)) => {
                     turn = None; // as above
                     let _ = reply.send(Ok(()));
                     drop(permit);
@@ -161,10 +161,10 @@ pub(super) fn run(
     }
 }
 
-/// Work that is wanted still. A job about a picture that is not known yet gets its place ahead of the decoder worker first,
+/// Work that is wanted still. A job about an image that is not known yet gets its place ahead of the decoder worker first,
 /// for which it may have to wait.
 fn take_up(mut work: EncodeWork, place: impl FnOnce(&mut Queued)) -> Option<EncodeWork> {
-    if work.picture().prefix().is_none()
+    if work.image().prefix().is_none()
         && let EncodeWork::Job(job) = &mut work
     {
         place(job);
@@ -176,10 +176,10 @@ fn take_up(mut work: EncodeWork, place: impl FnOnce(&mut Queued)) -> Option<Enco
     Some(work)
 }
 
-/// How many different pictures are to be encoded for these works.
-fn new_pictures(works: &[EncodeWork]) -> usize {
-    let new = works.iter().filter(|work| work.picture().prefix().is_none());
-    new.map(|work| work.picture().key()).collect::<HashSet<_>>().len()
+/// How many different images are to be encoded for these works.
+fn new_images(works: &[EncodeWork]) -> usize {
+    let new = works.iter().filter(|work| work.image().prefix().is_none());
+    new.map(|work| work.image().key()).collect::<HashSet<_>>().len()
 }
 
 /// The queue, and what was taken from it too early.
@@ -189,7 +189,7 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// The next picture, for which the turn goes on if it waits already. `None` when no further one can come.
+    /// The next image, for which the turn goes on if it waits already. `None` when no further one can come.
     fn next<T>(&mut self, turn: &mut Option<T>) -> Option<ImageWork> {
         self.next.take().or_else(|| self.works.try_recv().ok()).or_else(|| {
             *turn = None;
@@ -197,9 +197,9 @@ impl Waiting {
         })
     }
 
-    /// Adds works that wait already, until they are about so many new pictures, as long as the decoder worker wants further ones.
+    /// Adds works that wait already, until they are about so many new images, as long as the decoder worker wants further ones.
     fn join(&mut self, works: &mut Vec<EncodeWork>, most: usize, ahead: &Arc<Ahead>) {
-        while new_pictures(works) < most {
+        while new_images(works) < most {
             let work = match self.works.try_recv() {
                 Ok(ImageWork::Encode(work)) => work,
                 Ok(other) => {
@@ -208,7 +208,7 @@ impl Waiting {
                 }
                 Err(_) => return,
             };
-            let needs_place = matches!(work, EncodeWork::Job(_)) && work.picture().prefix().is_none();
+            let needs_place = matches!(work, EncodeWork::Job(_)) && work.image().prefix().is_none();
             let place = if needs_place { Ahead::try_take(ahead) } else { None };
             if needs_place && place.is_none() {
                 self.next = Some(ImageWork::Encode(work));

@@ -6,15 +6,15 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::ahead::AheadTicket;
 use super::answer::Timings;
-use super::picture::{ImageTimings, Picture};
+use super::image_table::{Image, ImageTimings};
 use super::{EngineError, Permit};
 use crate::generation::{DecidedToken, GenerationParams, Outcome, Task};
 
 /// One row to score, as asked.
 #[derive(Debug, Clone)]
 pub struct ScoreJob {
-    /// What is asked about. Several jobs may share a picture, which is then encoded once.
-    pub picture: Picture,
+    /// What is asked about. Several jobs may share an image, which is then encoded once.
+    pub image: Image,
     /// The prompt; empty for a caption.
     pub text: String,
     /// How to generate.
@@ -23,11 +23,11 @@ pub struct ScoreJob {
     pub deadline: Option<Instant>,
 }
 
-/// Given answers to rank by their likelihood behind picture and prompt.
+/// Given answers to rank by their likelihood behind image and prompt.
 #[derive(Debug, Clone)]
 pub struct RankJob {
     /// What is asked about.
-    pub picture: Picture,
+    pub image: Image,
     /// The prompt; empty to rank captions.
     pub text: String,
     /// The answers; at least one. A space is set between a prompt that does not end in white space and a candidate that
@@ -42,7 +42,7 @@ pub struct RankJob {
 /// A job that the model can read.
 #[derive(Debug)]
 pub struct PreparedJob {
-    pub(super) picture: Picture,
+    pub(super) image: Image,
     pub(super) input_ids: Vec<i64>,
     pub(super) task: Task,
     pub(super) warnings: Vec<String>,
@@ -50,7 +50,7 @@ pub struct PreparedJob {
 }
 
 impl PreparedJob {
-    /// Tokens of the text, the start token included. The picture's positions come on top.
+    /// Tokens of the text, the start token included. The image's positions come on top.
     #[must_use]
     pub fn text_tokens(&self) -> usize {
         self.input_ids.len()
@@ -67,7 +67,7 @@ pub(super) struct Finished {
 /// A job in a worker's hands. Dropping it unanswered tells the caller that the engine has stopped.
 #[derive(Debug)]
 pub(super) struct Queued {
-    pub(super) picture: Picture,
+    pub(super) image: Image,
     pub(super) input_ids: Vec<i64>,
     pub(super) task: Task,
     pub(super) timings: Timings,
@@ -76,7 +76,7 @@ pub(super) struct Queued {
     tokens: Option<mpsc::UnboundedSender<DecidedToken>>,
     published: usize,
     since: Instant,
-    /// Held from the picture's encoding to the first piece of the prompt.
+    /// Held from the image's encoding to the first piece of the prompt.
     pub(super) ahead: Option<AheadTicket>,
     _permit: Permit,
 }
@@ -89,9 +89,9 @@ impl Queued {
         reply: oneshot::Sender<Result<Finished, EngineError>>,
         tokens: Option<mpsc::UnboundedSender<DecidedToken>>,
     ) -> Self {
-        let PreparedJob { picture, input_ids, task, warnings: _, deadline } = job;
+        let PreparedJob { image, input_ids, task, warnings: _, deadline } = job;
         Self {
-            picture,
+            image,
             input_ids,
             task,
             timings: Timings::default(),
@@ -121,7 +121,7 @@ impl Queued {
         self.timings.queue += self.since.elapsed();
     }
 
-    /// Its picture is encoded, which took so long, and it waits for a slot.
+    /// Its image is encoded, which took so long, and it waits for a slot.
     pub(super) fn encoded(&mut self, image: ImageTimings) {
         let ImageTimings { preprocess, vision_encoder, qformer } = image;
         // Preprocessing came before the wait.

@@ -1,6 +1,6 @@
 //! The engine: takes jobs, owns the workers that own the model, gives answers.
 //!
-//! The path of a job: [`Engine::reserve`] a place → [`Engine::open_pictures`] and [`Engine::prepare`] (decode the picture,
+//! The path of a job: [`Engine::reserve`] a place → [`Engine::open_images`] and [`Engine::prepare`] (decode the image,
 //! tokenize; CPU work for a thread that may block) → [`Engine::submit`] or [`Engine::stream`] → image worker (vision
 //! encoder, Q-Former) → decoder worker (prefill, decode steps, several rows at once) → [`Pending::answer`].
 //!
@@ -14,11 +14,11 @@ mod byte_cache;
 mod decoder_worker;
 mod error;
 mod golden;
+mod image_store;
+mod image_table;
 mod image_worker;
 mod job;
 mod pending;
-mod picture;
-mod picture_store;
 mod prepare;
 mod slots;
 mod status;
@@ -49,10 +49,10 @@ pub use self::answer::{Answer, AnswerSequence, Embedding, RankedCandidate, Ranki
 pub use self::byte_cache::CacheCounts;
 pub use self::error::{EngineError, JobError};
 pub use self::golden::{GoldenError, replay};
+pub use self::image_store::{ImageId, ImageIdError, StoreError, StoreOptions, StoredImage};
+pub use self::image_table::{DecodedImage, Image};
 pub use self::job::{PreparedJob, RankJob, ScoreJob};
 pub use self::pending::{AnswerStream, Pending, StreamEvent};
-pub use self::picture::{DecodedPicture, Picture};
-pub use self::picture_store::{PictureId, PictureIdError, StoreError, StoreOptions, StoredPicture};
 pub use self::status::EngineStatus;
 pub use self::traits::{
     DecoderLimits, EmbeddedImage, EncodedImage, ImageEncoder, ImagePrefix, Logits, ModelError, PromptPiece,
@@ -62,10 +62,10 @@ pub use self::traits::{
 use self::admission::Admission;
 use self::byte_cache::CacheCounters;
 use self::decoder_worker::DecoderWorker;
+use self::image_store::ImageStore;
+use self::image_table::ImageTable;
 use self::image_worker::{EmbedWork, EncodeWork, ImageWork};
 use self::job::{Finished, Queued};
-use self::picture::PictureTable;
-use self::picture_store::PictureStore;
 use self::slots::SlotTable;
 use self::status::{SharedTurn, Turn};
 use crate::bundle::GenerationDefaults;
@@ -90,13 +90,13 @@ pub struct EngineLimits {
     pub queue_rows: usize,
     /// Positions of prompts that are fed between two decode steps, about: they make the running rows wait.
     pub prefill_positions: usize,
-    /// Bytes of keys and values to keep of pictures, so that a further question feeds its own tokens only.
+    /// Bytes of keys and values to keep of images, so that a further question feeds its own tokens only.
     pub kv_prefix_cache_bytes: usize,
-    /// Bytes of encoded pictures to keep, so that a picture asked about again is not encoded again.
+    /// Bytes of encoded images to keep, so that an image asked about again is not encoded again.
     pub image_cache_bytes: usize,
-    /// Bytes of encoded pictures that callers store under an id.
+    /// Bytes of encoded images that callers store under an id.
     pub stored_image_bytes: usize,
-    /// Threads that decode and resize pictures.
+    /// Threads that decode and resize images.
     pub preprocess_threads: usize,
     /// How long an answer may take that has no deadline of its own.
     pub timeout: Duration,
@@ -130,8 +130,8 @@ struct Shared {
     limits: EngineLimits,
     decoder: DecoderLimits,
     admission: Arc<Admission>,
-    pictures: Arc<PictureTable>,
-    store: Mutex<PictureStore>,
+    images: Arc<ImageTable>,
+    store: Mutex<ImageStore>,
     preprocessing: ThreadPool,
     kv_prefix_cache: Arc<CacheCounters>,
     turn: Arc<SharedTurn>,
@@ -150,7 +150,7 @@ impl Engine {
     ) -> std::io::Result<Self> {
         let Frontend { preprocessor, tokenizer, defaults } = frontend;
         let decoder_limits = decoder.limits();
-        let pictures = Arc::new(PictureTable::new(preprocessor, limits.image_cache_bytes));
+        let images = Arc::new(ImageTable::new(preprocessor, limits.image_cache_bytes));
         let slots = SlotTable::new(decoder_limits, limits.kv_prefix_cache_bytes);
         let kv_prefix_cache = slots.prefix_counters();
         let preprocessing = rayon::ThreadPoolBuilder::new()
@@ -164,7 +164,7 @@ impl Engine {
         let (encoded, ready) = mpsc::channel();
         // Two runs at once take longer than one after the other, so the workers take turns.
         let cores = Arc::new(FairMutex::new(()));
-        let (table, turns) = (Arc::clone(&pictures), Arc::clone(&cores));
+        let (table, turns) = (Arc::clone(&images), Arc::clone(&cores));
         spawn("image-worker", move || image_worker::run(encoder, &table, waiting, &encoded, &turns))?;
         let worker = DecoderWorker::new(decoder, slots, limits.prefill_positions);
         let turn = worker.status();
@@ -176,8 +176,8 @@ impl Engine {
             limits,
             decoder: decoder_limits,
             admission: Arc::new(Admission::new(limits.queue_rows)),
-            pictures,
-            store: Mutex::new(PictureStore::new(limits.stored_image_bytes)),
+            images,
+            store: Mutex::new(ImageStore::new(limits.stored_image_bytes)),
             preprocessing,
             kv_prefix_cache,
             turn,
@@ -215,49 +215,49 @@ impl Engine {
         Admission::reserve(&self.shared.admission, rows, deadline)
     }
 
-    /// The picture in a file, decoded and resized on this thread unless it is known.
+    /// The image in a file, decoded and resized on this thread unless it is known.
     ///
     /// # Errors
-    /// [`JobError::Image`] when it is no picture that can be used.
-    pub fn open_picture(&self, file: &[u8]) -> Result<Picture, JobError> {
-        self.shared.pictures.open(file)
+    /// [`JobError::Image`] when it is no image that can be used.
+    pub fn open_image(&self, file: &[u8]) -> Result<Image, JobError> {
+        self.shared.images.open(file)
     }
 
-    /// The pictures in some files, in their order. Those that are not known yet are decoded and resized in parallel: call it
-    /// where blocking is allowed. Equal files give the same picture.
+    /// The images in some files, in their order. Those that are not known yet are decoded and resized in parallel: call it
+    /// where blocking is allowed. Equal files give the same image.
     ///
     /// # Errors
-    /// For each file by itself: [`JobError::Image`] when it is no picture that can be used.
-    pub fn open_pictures<F: AsRef<[u8]> + Sync>(&self, files: &[F]) -> Vec<Result<Picture, JobError>> {
-        let open = |file: &F| self.open_picture(file.as_ref());
+    /// For each file by itself: [`JobError::Image`] when it is no image that can be used.
+    pub fn open_images<F: AsRef<[u8]> + Sync>(&self, files: &[F]) -> Vec<Result<Image, JobError>> {
+        let open = |file: &F| self.open_image(file.as_ref());
         self.shared.preprocessing.install(|| files.par_iter().map(open).collect())
     }
 
-    /// The pixels of the pictures in some files, in their order, decoded and resized in parallel: call it where blocking is
-    /// allowed. For [`Engine::embed`], which reads pixels also of pictures that are known: of those, what is kept is what the
+    /// The pixels of the images in some files, in their order, decoded and resized in parallel: call it where blocking is
+    /// allowed. For [`Engine::embed`], which reads pixels also of images that are known: of those, what is kept is what the
     /// decoder reads.
     ///
     /// # Errors
-    /// For each file by itself: [`JobError::Image`] when it is no picture that can be used.
-    pub fn decode_pictures<F: AsRef<[u8]> + Sync>(&self, files: &[F]) -> Vec<Result<DecodedPicture, JobError>> {
-        let decode = |file: &F| self.shared.pictures.decode(file.as_ref()).map_err(JobError::Image);
+    /// For each file by itself: [`JobError::Image`] when it is no image that can be used.
+    pub fn decode_images<F: AsRef<[u8]> + Sync>(&self, files: &[F]) -> Vec<Result<DecodedImage, JobError>> {
+        let decode = |file: &F| self.shared.images.decode(file.as_ref()).map_err(JobError::Image);
         self.shared.preprocessing.install(|| files.par_iter().map(decode).collect())
     }
 
-    /// What the Q-Former sees in a picture. It is not kept. Dropping the future cancels the work.
+    /// What the Q-Former sees in an image. It is not kept. Dropping the future cancels the work.
     ///
     /// # Errors
     /// [`EngineError::Model`] when the model fails, [`EngineError::DeadlineExceeded`], [`EngineError::Stopped`].
     pub async fn embed(
         &self,
-        picture: DecodedPicture,
+        image: DecodedImage,
         deadline: Option<Instant>,
         permit: &Permit,
     ) -> Result<Embedding, EngineError> {
         let since = Instant::now();
         let deadline = deadline.unwrap_or_else(|| since + self.shared.limits.timeout);
         let (reply, embedding) = oneshot::channel();
-        let work = EmbedWork { picture, deadline, since, reply, permit: permit.clone() };
+        let work = EmbedWork { image, deadline, since, reply, permit: permit.clone() };
         self.work.send(ImageWork::Embed(work)).map_err(|_| EngineError::Stopped)?;
         let embedding = tokio::time::timeout_at(deadline.into(), embedding).await;
         embedding.map_err(|_| EngineError::DeadlineExceeded)?.map_err(|_| EngineError::Stopped)?
@@ -281,7 +281,7 @@ impl Engine {
         Ok(AnswerStream::new(tokens, pending, Arc::clone(&self.shared.tokenizer)))
     }
 
-    /// Ranks given answers by their likelihood behind picture and prompt.
+    /// Ranks given answers by their likelihood behind image and prompt.
     ///
     /// # Errors
     /// [`EngineError::Rejected`] when the job cannot be run, [`EngineError::Stopped`] when a worker has ended.
@@ -300,75 +300,75 @@ impl Engine {
     /// [`EngineError`].
     pub fn score(&self, file: &[u8], text: &str, params: GenerationParams) -> Result<Answer, EngineError> {
         let permit = self.reserve(1)?;
-        let picture = self.open_picture(file)?;
-        let job = ScoreJob { picture, text: text.to_owned(), params, deadline: None };
+        let image = self.open_image(file)?;
+        let job = ScoreJob { image, text: text.to_owned(), params, deadline: None };
         self.submit(self.prepare(&job)?, &permit)?.wait()
     }
 
-    /// Encodes a picture and keeps it under an id.
+    /// Encodes an image and keeps it under an id.
     ///
     /// # Errors
     /// [`StoreError::Full`], and whatever can go wrong with encoding it.
-    pub async fn store_picture(
+    pub async fn store_image(
         &self,
-        picture: Picture,
+        image: Image,
         options: StoreOptions,
         permit: Permit,
-    ) -> Result<PictureId, EngineError> {
+    ) -> Result<ImageId, EngineError> {
         let (reply, encoded) = oneshot::channel();
-        let work = EncodeWork::Picture { picture: picture.clone(), reply, permit };
+        let work = EncodeWork::Image { image: image.clone(), reply, permit };
         self.work.send(ImageWork::Encode(work)).map_err(|_| EngineError::Stopped)?;
         let encoded = tokio::time::timeout(self.shared.limits.timeout, encoded).await;
         encoded.map_err(|_| EngineError::DeadlineExceeded)?.map_err(|_| EngineError::Stopped)??;
-        let bytes = picture.prefix().map_or(0, ImagePrefix::bytes);
-        Ok(self.store().put(picture, bytes, options, Instant::now())?)
+        let bytes = image.prefix().map_or(0, ImagePrefix::bytes);
+        Ok(self.store().put(image, bytes, options, Instant::now())?)
     }
 
-    /// A picture that was stored.
+    /// An image that was stored.
     ///
     /// # Errors
     /// [`StoreError::Unknown`].
-    pub fn stored_picture(&self, id: PictureId) -> Result<Picture, StoreError> {
+    pub fn stored_image(&self, id: ImageId) -> Result<Image, StoreError> {
         self.store().get(id, Instant::now())
     }
 
-    /// What there is to tell of a stored picture; asking does not count as a use.
+    /// What there is to tell of a stored image; asking does not count as a use.
     ///
     /// # Errors
     /// [`StoreError::Unknown`].
-    pub fn describe_picture(&self, id: PictureId) -> Result<StoredPicture, StoreError> {
+    pub fn describe_image(&self, id: ImageId) -> Result<StoredImage, StoreError> {
         self.store().describe(id, Instant::now())
     }
 
-    /// Pins a stored picture, or lets it make room for others again.
+    /// Pins a stored image, or lets it make room for others again.
     ///
     /// # Errors
     /// [`StoreError::Unknown`].
-    pub fn pin_picture(&self, id: PictureId, is_pinned: bool) -> Result<(), StoreError> {
+    pub fn pin_image(&self, id: ImageId, is_pinned: bool) -> Result<(), StoreError> {
         self.store().set_pinned(id, is_pinned, Instant::now())
     }
 
-    /// Forgets a stored picture; jobs about it go on.
+    /// Forgets a stored image; jobs about it go on.
     ///
     /// # Errors
     /// [`StoreError::Unknown`].
-    pub fn delete_picture(&self, id: PictureId) -> Result<(), StoreError> {
+    pub fn delete_image(&self, id: ImageId) -> Result<(), StoreError> {
         self.store().delete(id, Instant::now())
     }
 
-    /// Pictures that are stored, and their bytes.
+    /// Images that are stored, and their bytes.
     #[must_use]
-    pub fn stored_pictures(&self) -> (usize, usize) {
+    pub fn stored_images(&self) -> (usize, usize) {
         self.store().usage(Instant::now())
     }
 
-    /// How often a picture was known already.
+    /// How often an image was known already.
     #[must_use]
     pub fn image_cache(&self) -> CacheCounts {
-        self.shared.pictures.counters().read()
+        self.shared.images.counters().read()
     }
 
-    /// How often the keys and values of a picture were known already.
+    /// How often the keys and values of an image were known already.
     #[must_use]
     pub fn kv_prefix_cache(&self) -> CacheCounts {
         self.shared.kv_prefix_cache.read()
@@ -445,7 +445,7 @@ impl Engine {
         Arc::clone(&self.shared.tokenizer) as _
     }
 
-    fn store(&self) -> MutexGuard<'_, PictureStore> {
+    fn store(&self) -> MutexGuard<'_, ImageStore> {
         self.shared.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

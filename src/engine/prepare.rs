@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Engine, JobError, Picture, PreparedJob, RankJob, ScoreJob, Shared};
+use super::{Engine, Image, JobError, PreparedJob, RankJob, ScoreJob, Shared};
 use crate::generation::Task;
 use crate::text::{PromptWarning, diagnose};
 
@@ -24,7 +24,7 @@ impl Engine {
         let seed = job.params.seed.unwrap_or_else(rand::random);
         let task = Task::generate(self.prompt(&input_ids), job.params.clone(), seed);
         warnings.extend(job.params.warnings.iter().cloned());
-        self.prepared(&job.picture, input_ids, task, warnings, job.deadline)
+        self.prepared(&job.image, input_ids, task, warnings, job.deadline)
     }
 
     pub(super) fn prepare_ranking(&self, job: &RankJob) -> Result<PreparedJob, JobError> {
@@ -36,7 +36,7 @@ impl Engine {
         // Half of slots and memory, so that a ranking need not wait until all others are gone. One row always does.
         let rows = decoder.slots.div_ceil(2).min(decoder.kv_tokens / 2 / row_len);
         let task = Task::rank(candidates, rows);
-        self.prepared(&job.picture, input_ids, task, warnings, job.deadline)
+        self.prepared(&job.image, input_ids, task, warnings, job.deadline)
     }
 
     /// The ids of a prompt, and what the caller should know about it.
@@ -79,7 +79,7 @@ impl Engine {
 
     fn prepared(
         &self,
-        picture: &Picture,
+        image: &Image,
         input_ids: Vec<i64>,
         task: Task,
         warnings: Vec<String>,
@@ -96,6 +96,6 @@ impl Engine {
             return Err(JobError::TooManyPositions { rows, row_len, kv_tokens: decoder.kv_tokens });
         }
         let deadline = deadline.unwrap_or_else(|| Instant::now() + limits.timeout);
-        Ok(PreparedJob { picture: picture.clone(), input_ids, task, warnings, deadline })
+        Ok(PreparedJob { image: image.clone(), input_ids, task, warnings, deadline })
     }
 }

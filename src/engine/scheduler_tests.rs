@@ -13,10 +13,10 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::admission::Admission;
 use super::decoder_worker::DecoderWorker;
-use super::fake_model::{Controls, FakeDecoder, Model, Run, encoded_pictures, positions};
+use super::fake_model::{Controls, FakeDecoder, Model, Run, encoded_images, positions};
 use super::job::{Finished, Queued};
 use super::slots::{SlotTable, Usage};
-use super::{DecoderLimits, EngineError, Picture, PreparedJob, StepDecoder as _};
+use super::{DecoderLimits, EngineError, Image, PreparedJob, StepDecoder as _};
 use crate::bundle::GenerationDefaults;
 use crate::generation::{DecidedToken, GenerationError, GenerationParams, Outcome, Task, letters};
 
@@ -48,7 +48,7 @@ enum Method {
 struct Asked {
     /// The turn before which it comes.
     arrival: usize,
-    picture: usize,
+    image: usize,
     /// What follows the start token.
     text: Vec<i64>,
     method: Method,
@@ -64,7 +64,7 @@ impl Default for Asked {
     fn default() -> Self {
         Self {
             arrival: 0,
-            picture: 0,
+            image: 0,
             text: Vec::new(),
             method: Method::Greedy,
             max_new_tokens: 8,
@@ -130,8 +130,8 @@ struct Case {
     piece: usize,
     prefill_positions: usize,
     kv_tokens: usize,
-    /// Pictures whose keys and values are kept.
-    cached_pictures: usize,
+    /// Images whose keys and values are kept.
+    cached_images: usize,
     jobs: Vec<Asked>,
     failing_steps: Vec<(usize, usize)>,
     failing_pieces: Vec<usize>,
@@ -145,7 +145,7 @@ impl Default for Case {
             piece: 8,
             prefill_positions: 8,
             kv_tokens: 4 * MAX_LEN,
-            cached_pictures: 0,
+            cached_images: 0,
             jobs: Vec::new(),
             failing_steps: Vec::new(),
             failing_pieces: Vec::new(),
@@ -212,7 +212,7 @@ struct Followed<'a> {
     number: usize,
     address: usize,
     input_ids: Vec<i64>,
-    picture: Picture,
+    image: Image,
     place: Place,
     reply: Option<oneshot::Receiver<Result<Finished, EngineError>>>,
     tokens: UnboundedReceiver<DecidedToken>,
@@ -227,7 +227,7 @@ impl Followed<'_> {
 
     /// What its task gives alone.
     fn alone(&self, slots: usize) -> Result<Outcome, GenerationError> {
-        MODEL.answer(self.asked.task(slots), &positions(self.picture.prefix().unwrap(), &self.input_ids))
+        MODEL.answer(self.asked.task(slots), &positions(self.image.prefix().unwrap(), &self.input_ids))
     }
 
     /// Looks for tokens and the answer after a turn, whose step failed or not, if there was one.
@@ -290,7 +290,7 @@ struct Table<'a> {
     limits: DecoderLimits,
     most_fed: usize,
     admission: Arc<Admission>,
-    pictures: Vec<Picture>,
+    images: Vec<Image>,
     jobs: Vec<Followed<'a>>,
 }
 
@@ -299,7 +299,7 @@ impl<'a> Table<'a> {
         let (limits, controls) = (case.limits(), Arc::<Controls>::default());
         case.failing_steps.iter().for_each(|(first, count)| controls.decode.fail(*first..first + count));
         case.failing_pieces.iter().for_each(|number| controls.prefill.fail(*number..number + 1));
-        let cache_bytes = case.cached_pictures * (case.prefix_len + 1) * POSITION_BYTES;
+        let cache_bytes = case.cached_images * (case.prefix_len + 1) * POSITION_BYTES;
         let decoder = FakeDecoder::new(limits, MODEL, Arc::clone(&controls));
         Self {
             worker: DecoderWorker::new(decoder, SlotTable::new(limits, cache_bytes), case.prefill_positions),
@@ -307,16 +307,16 @@ impl<'a> Table<'a> {
             limits,
             most_fed: case.prefill_positions + case.piece,
             admission: Arc::new(Admission::new(usize::MAX)),
-            pictures: encoded_pictures(case.prefix_len),
+            images: encoded_images(case.prefix_len),
             jobs: Vec::new(),
         }
     }
 
     fn arrive(&mut self, number: usize, asked: &'a Asked) {
-        let (input_ids, picture) = (asked.input_ids(), self.pictures[asked.picture].clone());
+        let (input_ids, image) = (asked.input_ids(), self.images[asked.image].clone());
         let deadline = if asked.is_late { Instant::now() } else { Instant::now() + HOUR };
         let job = PreparedJob {
-            picture: picture.clone(),
+            image: image.clone(),
             input_ids: input_ids.clone(),
             task: asked.task(self.limits.slots),
             warnings: Vec::new(),
@@ -328,7 +328,7 @@ impl<'a> Table<'a> {
             number,
             address: job.input_ids.as_ptr().addr(),
             input_ids,
-            picture,
+            image,
             place: Place::Waiting,
             reply: Some(answer),
             tokens,
@@ -459,9 +459,9 @@ fn jobs() -> impl Strategy<Value = Vec<Asked>> {
     let cancelled_after = prop::option::weighted(0.25, 0..20_usize);
     let [is_late, is_broken] = [0.05, 0.1].map(prop::bool::weighted);
     let job = (0..25_usize, what, cancelled_after, is_late, is_broken).prop_map(
-        |(arrival, (picture, mut text, method, max_new_tokens, seed), cancelled_after, is_late, is_broken)| {
+        |(arrival, (image, mut text, method, max_new_tokens, seed), cancelled_after, is_late, is_broken)| {
             text.extend(is_broken.then_some(BROKEN));
-            Asked { arrival, picture, text, method, max_new_tokens, seed, cancelled_after, is_late }
+            Asked { arrival, image, text, method, max_new_tokens, seed, cancelled_after, is_late }
         },
     );
     // Prompts differ in their first word, so that a mix-up is seen even where the rest is equal.
@@ -479,12 +479,12 @@ fn jobs() -> impl Strategy<Value = Vec<Asked>> {
 fn cases() -> impl Strategy<Value = Case> {
     // Positions, in hundredths of what the largest job needs.
     let kv_percent = prop_oneof![Just(100), 100..400_usize, Just(10_000)];
-    let cached_pictures = prop_oneof![Just(0), Just(1), Just(9)];
-    let limits = (1..9_usize, 1..7_usize, 4..14_usize, 1..40_usize, kv_percent, cached_pictures);
-    (limits, jobs()).prop_map(|((slots, prefix_len, piece, prefill_positions, kv_percent, cached_pictures), jobs)| {
+    let cached_images = prop_oneof![Just(0), Just(1), Just(9)];
+    let limits = (1..9_usize, 1..7_usize, 4..14_usize, 1..40_usize, kv_percent, cached_images);
+    (limits, jobs()).prop_map(|((slots, prefix_len, piece, prefill_positions, kv_percent, cached_images), jobs)| {
         let largest = jobs.iter().map(|job| job.positions(slots, prefix_len)).max().unwrap_or(0);
         let kv_tokens = (largest * kv_percent / 100).min(slots * MAX_LEN);
-        Case { slots, prefix_len, piece, prefill_positions, kv_tokens, cached_pictures, jobs, ..Case::default() }
+        Case { slots, prefix_len, piece, prefill_positions, kv_tokens, cached_images, jobs, ..Case::default() }
     })
 }
 
@@ -580,14 +580,14 @@ fn prefill_runs(case: &Case) -> usize {
 }
 
 #[test]
-fn prompts_of_several_pictures_are_fed_in_one_run() {
-    let about = |picture, number, len| Asked { picture, ..greedy(number, len) };
-    let case = |jobs, cached_pictures| Case {
+fn prompts_of_several_images_are_fed_in_one_run() {
+    let about = |image, number, len| Asked { image, ..greedy(number, len) };
+    let case = |jobs, cached_images| Case {
         slots: 6,
         piece: 64,
         prefill_positions: 99,
         jobs,
-        cached_pictures,
+        cached_images,
         ..Case::default()
     };
     let different = vec![about(0, 0, 5), about(1, 1, 9), about(2, 2, 1)];
@@ -600,21 +600,16 @@ fn prompts_of_several_pictures_are_fed_in_one_run() {
 }
 
 #[test]
-fn prompts_of_one_picture_wait_for_its_keys_and_values_if_they_are_kept() {
+fn prompts_of_one_image_wait_for_its_keys_and_values_if_they_are_kept() {
     let jobs: Vec<Asked> = (0..3).map(|number| greedy(number, 4)).collect();
-    let case = |cached_pictures| Case {
-        piece: 64,
-        prefill_positions: 99,
-        jobs: jobs.clone(),
-        cached_pictures,
-        ..Case::default()
-    };
+    let case =
+        |cached_images| Case { piece: 64, prefill_positions: 99, jobs: jobs.clone(), cached_images, ..Case::default() };
     assert_eq!((prefill_runs(&case(0)), prefill_runs(&case(1))), (1, 3));
 }
 
 #[test]
 fn a_failed_run_over_several_prompts_fails_them_all_and_no_other() {
-    let jobs: Vec<Asked> = (0..4).map(|picture| Asked { picture, ..greedy(picture as i64, 2) }).collect();
+    let jobs: Vec<Asked> = (0..4).map(|image| Asked { image, ..greedy(image as i64, 2) }).collect();
     let case = Case { piece: 64, prefill_positions: 13, jobs, failing_pieces: vec![0], ..Case::default() };
     let is_failed = |answer: &Option<_>| matches!(answer, Some(Err(EngineError::Model { stage: "prefill", .. })));
     assert_eq!(case.run().iter().map(is_failed).collect::<Vec<_>>(), [true, true, false, false]);
@@ -674,13 +669,13 @@ fn logits_that_are_no_numbers_end_the_job_they_belong_to() {
 }
 
 #[test]
-fn a_job_without_an_encoded_picture_fails_alone() {
+fn a_job_without_an_encoded_image_fails_alone() {
     let asked = [greedy(0, 1), greedy(1, 1)];
     let case = Case::default();
     let mut table = Table::new(&case);
-    table.pictures[0] = Picture::for_tests();
+    table.images[0] = Image::for_tests();
     table.arrive(0, &asked[0]);
-    table.pictures = encoded_pictures(case.prefix_len);
+    table.images = encoded_images(case.prefix_len);
     table.arrive(1, &asked[1]);
     table.worker.turn();
     let answer = table.jobs[0].reply.as_mut().unwrap().try_recv().unwrap();

@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 
 use super::EngineError;
 use super::byte_cache::{ByteCache, CacheCounters};
+use super::image_table::ImageKey;
 use super::job::Queued;
-use super::picture::PictureKey;
 use super::status::Turn;
 use super::traits::{DecoderLimits, ModelError, PromptPiece, SavedRow, StepDecoder};
 use crate::generation::{Continuation, Origin};
@@ -68,13 +68,13 @@ impl Prefilling {
         self.done..self.done + len
     }
 
-    /// `None` while the picture is not encoded.
+    /// `None` while the image is not encoded.
     fn piece(&self, positions: Range<usize>) -> Option<PromptPiece<'_>> {
-        Some(PromptPiece { image: self.job.picture.prefix()?, input_ids: &self.job.input_ids, positions })
+        Some(PromptPiece { image: self.job.image.prefix()?, input_ids: &self.job.input_ids, positions })
     }
 
-    fn picture_key(&self) -> PictureKey {
-        self.job.picture.key()
+    fn image_key(&self) -> ImageKey {
+        self.job.image.key()
     }
 }
 
@@ -83,8 +83,8 @@ pub(super) struct SlotTable {
     limits: DecoderLimits,
     /// Positions that the jobs in work can reach: at most `limits.kv_tokens`.
     booked: usize,
-    prefixes: ByteCache<PictureKey, SavedRow>,
-    /// Memory for those of the first pictures.
+    prefixes: ByteCache<ImageKey, SavedRow>,
+    /// Memory for those of the first images.
     spare: Vec<SavedRow>,
     prefilling: VecDeque<Prefilling>,
     rows: Vec<ActiveRow>,
@@ -106,7 +106,7 @@ impl SlotTable {
         }
     }
 
-    /// Takes memory for what is kept of the first pictures. To write fresh memory takes 10 to 60 ms a picture at full size, which
+    /// Takes memory for what is kept of the first images. To write fresh memory takes 10 to 60 ms an image at full size, which
     /// no request is to wait for; later ones get the memory of those that are forgotten.
     pub(super) fn prepare(&mut self, decoder: &mut impl StepDecoder) {
         let rows = self.prefixes.capacity() / (self.saved_len() * self.limits.position_bytes).max(1);
@@ -182,7 +182,7 @@ impl SlotTable {
         let pieces = batch.iter().zip(&fed).map(|(prompt, positions)| prompt.piece(positions.clone()));
         let logits = match pieces.collect::<Option<Vec<_>>>() {
             Some(pieces) => decoder.prefill(first, &pieces),
-            None => Err(ModelError::new("the picture was not encoded")),
+            None => Err(ModelError::new("the image was not encoded")),
         };
         let took = started.elapsed();
         match logits {
@@ -209,7 +209,7 @@ impl SlotTable {
     }
 
     /// The prompts to feed in the next run, in the order of their slots: the first in the queue, and if that has just begun,
-    /// those of its neighbours that have just begun too. None of a picture that another makes known.
+    /// those of its neighbours that have just begun too. None of an image that another makes known.
     fn next_prompts(&mut self, decoder: &mut impl StepDecoder, positions: usize) -> Vec<Prefilling> {
         let Some(mut lead) = self.prefilling.pop_front() else { return Vec::new() };
         if lead.done == 0 {
@@ -217,8 +217,8 @@ impl SlotTable {
         }
         let piece = lead.next_piece(self.limits.piece);
         let (mut shortest, mut longest, mut left) = (piece.len(), piece.len(), positions.saturating_sub(piece.len()));
-        let has_picture = lead.job.picture.prefix().is_some();
-        let (is_alone, first) = (lead.done > 0 || piece.end <= self.limits.prefix_len || !has_picture, lead.slot);
+        let has_image = lead.job.image.prefix().is_some();
+        let (is_alone, first) = (lead.done > 0 || piece.end <= self.limits.prefix_len || !has_image, lead.slot);
         let mut batch = vec![lead];
         if is_alone {
             return batch;
@@ -229,9 +229,9 @@ impl SlotTable {
             let (is_new, len) = (next.done == 0, next.next_piece(self.limits.piece).len());
             (shortest, longest) = (shortest.min(len), longest.max(len));
             let fits = len <= left && longest - shortest <= MOST_PADDING && len > self.limits.prefix_len;
-            let is_known = self.prefixes.holds(&next.picture_key())
-                || self.keeps_prefixes() && batch.iter().any(|other| other.picture_key() == next.picture_key());
-            if !is_new || !fits || is_known || next.job.picture.prefix().is_none() {
+            let is_known = self.prefixes.holds(&next.image_key())
+                || self.keeps_prefixes() && batch.iter().any(|other| other.image_key() == next.image_key());
+            if !is_new || !fits || is_known || next.job.image.prefix().is_none() {
                 break;
             }
             left -= len;
@@ -253,30 +253,30 @@ impl SlotTable {
         }
     }
 
-    /// Fills a slot with what is known of the job's picture. How many positions that were.
+    /// Fills a slot with what is known of the job's image. How many positions that were.
     fn restore(&mut self, decoder: &mut impl StepDecoder, prompt: &Prefilling) -> usize {
         // A run of one position takes another kernel and would give other bits, so at least two are left to feed.
         let most = prompt.prompt_len.saturating_sub(2);
-        self.prefixes.get(&prompt.picture_key()).map_or(0, |saved| {
+        self.prefixes.get(&prompt.image_key()).map_or(0, |saved| {
             let len = saved.len().min(most);
             decoder.restore_row(prompt.slot, saved, len);
             len
         })
     }
 
-    /// Keeps the keys and values of picture and start token, which every further question about it begins with.
+    /// Keeps the keys and values of image and start token, which every further question about it begins with.
     fn remember(&mut self, decoder: &mut impl StepDecoder, prompt: &Prefilling) {
         if self.keeps_prefixes() {
             let bytes = self.saved_len() * self.limits.position_bytes;
             let unneeded = self.prefixes.make_room(bytes).or_else(|| self.spare.pop()).unwrap_or_default();
             let saved = decoder.save_row(prompt.slot, self.saved_len(), unneeded);
             if !saved.is_empty() {
-                self.prefixes.put(prompt.picture_key(), saved, bytes);
+                self.prefixes.put(prompt.image_key(), saved, bytes);
             }
         }
     }
 
-    /// Positions of picture and start token.
+    /// Positions of image and start token.
     fn saved_len(&self) -> usize {
         self.limits.prefix_len + 1
     }

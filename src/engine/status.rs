@@ -7,7 +7,7 @@ use serde::Serialize;
 /// A snapshot of what the engine does. Its numbers are read one after the other, so they may be of neighbouring turns.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct EngineStatus {
-    /// Rows of input that hold a place, and are neither prefilling nor decoding: their picture is fetched, decoded or encoded,
+    /// Rows of input that hold a place, and are neither prefilling nor decoding: their image is fetched, decoded or encoded,
     /// or they wait for a slot.
     pub waiting: usize,
     /// Rows of input whose prompt is being fed.

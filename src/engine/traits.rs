@@ -11,18 +11,18 @@ use crate::image::PixelValues;
 
 /// The first half of a model: owned by the image worker.
 pub trait ImageEncoder: Send {
-    /// How many pictures a run of [`ImageEncoder::encode`] takes at most, one at least: as many as are faster together.
-    fn pictures_at_once(&self) -> usize {
+    /// How many images a run of [`ImageEncoder::encode`] takes at most, one at least: as many as are faster together.
+    fn images_at_once(&self) -> usize {
         1
     }
 
-    /// Pictures through vision encoder and Q-Former, in one run. What comes of each, in their order.
+    /// Images through vision encoder and Q-Former, in one run. What comes of each, in their order.
     ///
     /// # Errors
     /// [`ModelError`] when a run fails.
-    fn encode(&mut self, pictures: &[&PixelValues]) -> Result<Vec<EncodedImage>, ModelError>;
+    fn encode(&mut self, images: &[&PixelValues]) -> Result<Vec<EncodedImage>, ModelError>;
 
-    /// One picture as the Q-Former sees it, before its features are made fit for the decoder.
+    /// One image as the Q-Former sees it, before its features are made fit for the decoder.
     ///
     /// # Errors
     /// [`ModelError`] when a run fails.
@@ -141,7 +141,7 @@ impl SavedRow {
     }
 }
 
-/// `image_prefix [num_query_tokens, hidden]` of one picture, in whatever memory the model keeps it. Clones are the same.
+/// `image_prefix [num_query_tokens, hidden]` of one image, in whatever memory the model keeps it. Clones are the same.
 #[derive(Debug, Clone)]
 pub struct ImagePrefix {
     bytes: usize,
@@ -179,7 +179,7 @@ pub struct EncodedImage {
     pub qformer: Duration,
 }
 
-/// `query_output [num_query_tokens, hidden]` of one picture: what the Q-Former's queries found in it.
+/// `query_output [num_query_tokens, hidden]` of one image: what the Q-Former's queries found in it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QueryOutput {
     hidden: usize,
@@ -203,7 +203,7 @@ impl QueryOutput {
     }
 }
 
-/// Features of a picture, and how long their two stages took.
+/// Features of an image, and how long their two stages took.
 #[derive(Debug, Clone)]
 pub struct EmbeddedImage {
     /// The features.

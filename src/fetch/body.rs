@@ -1,4 +1,4 @@
-//! The bytes of an answer as they come: counted, and told apart from anything that is no picture as soon as possible. Pure.
+//! The bytes of an answer as they come: counted, and told apart from anything that is no image as soon as possible. Pure.
 
 use super::error::FetchError;
 use crate::image::{MAGIC_BYTES, format_of};
@@ -6,12 +6,12 @@ use crate::image::{MAGIC_BYTES, format_of};
 /// Bytes set aside at first; a host that announces much and sends little costs no more.
 const FIRST_BYTES: usize = 64 << 10;
 
-/// A picture on its way.
+/// An image on its way.
 pub(super) struct Body<'a> {
     host: &'a str,
     limit: usize,
     bytes: Vec<u8>,
-    is_picture: bool,
+    is_image: bool,
 }
 
 impl<'a> Body<'a> {
@@ -21,7 +21,7 @@ impl<'a> Body<'a> {
         if announced > limit {
             return Err(FetchError::TooLarge { host: host.to_owned(), limit });
         }
-        Ok(Self { host, limit, bytes: Vec::with_capacity(announced.min(FIRST_BYTES)), is_picture: false })
+        Ok(Self { host, limit, bytes: Vec::with_capacity(announced.min(FIRST_BYTES)), is_image: false })
     }
 
     /// Takes what has come.
@@ -30,14 +30,14 @@ impl<'a> Body<'a> {
             return Err(FetchError::TooLarge { host: self.host.to_owned(), limit: self.limit });
         }
         self.bytes.extend_from_slice(chunk);
-        if !self.is_picture && self.bytes.len() >= MAGIC_BYTES {
+        if !self.is_image && self.bytes.len() >= MAGIC_BYTES {
             self.check_format()?;
-            self.is_picture = true;
+            self.is_image = true;
         }
         Ok(())
     }
 
-    /// The picture, when nothing more comes.
+    /// The image, when nothing more comes.
     pub(super) fn finish(self) -> Result<Vec<u8>, FetchError> {
         if self.bytes.is_empty() {
             return Err(FetchError::Empty { host: self.host.to_owned() });
@@ -100,14 +100,14 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_may_come_in_single_bytes() {
-        let picture = b"RIFF\x10\0\0\0WEBPVP8 0123";
-        let chunks: Vec<_> = picture.chunks(1).collect();
-        assert_eq!(collect(100, &chunks), Ok(picture.to_vec()));
+    fn an_image_may_come_in_single_bytes() {
+        let image = b"RIFF\x10\0\0\0WEBPVP8 0123";
+        let chunks: Vec<_> = image.chunks(1).collect();
+        assert_eq!(collect(100, &chunks), Ok(image.to_vec()));
     }
 
     #[test]
-    fn nothing_is_no_picture() {
+    fn nothing_is_no_image() {
         assert_eq!(collect(100, &[]), Err("empty"));
         assert_eq!(collect(100, &[b""]), Err("empty"));
     }

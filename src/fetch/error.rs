@@ -6,27 +6,27 @@ use std::fmt;
 use std::io;
 use std::time::Duration;
 
-/// Why there is no picture.
+/// Why there is no image.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// Not a URL.
-    #[error("the image URL cannot be read; send an absolute http or https URL, or the picture as base64")]
+    #[error("the image URL cannot be read; send an absolute http or https URL, or the image as base64")]
     Url,
     /// More bytes than a URL may have.
-    #[error("the image URL is longer than {limit} bytes; use a shorter one, or send the picture as base64")]
+    #[error("the image URL is longer than {limit} bytes; use a shorter one, or send the image as base64")]
     UrlTooLong {
         /// Bytes that a URL may have.
         limit: usize,
     },
     /// A scheme that is never opened.
-    #[error("the image URL is neither http nor https; other schemes are never opened, send the picture as base64")]
+    #[error("the image URL is neither http nor https; other schemes are never opened, send the image as base64")]
     Scheme,
     /// User name or password in the URL.
-    #[error("the image URL holds a user name or a password; send it without, or send the picture as base64")]
+    #[error("the image URL holds a user name or a password; send it without, or send the image as base64")]
     Credentials,
     /// Not on the list of hosts.
     #[error(
-        "images are not fetched from {host}; send the picture as base64, or start the service with {host} among its \
+        "images are not fetched from {host}; send the image as base64, or start the service with {host} among its \
          --image-url-hosts"
     )]
     HostNotAllowed {
@@ -35,7 +35,7 @@ pub enum FetchError {
     },
     /// An address that is not global, or a name with such an address.
     #[error(
-        "{host} is not at a public address; use a public host, send the picture as base64, or start the service with \
+        "{host} is not at a public address; use a public host, send the image as base64, or start the service with \
          --allow-private-image-urls"
     )]
     Address {
@@ -52,7 +52,7 @@ pub enum FetchError {
         source: io::Error,
     },
     /// No connection.
-    #[error("{host} takes no connection; check host and port in the image URL, or send the picture as base64")]
+    #[error("{host} takes no connection; check host and port in the image URL, or send the image as base64")]
     Connect {
         /// Host that was asked.
         host: String,
@@ -63,7 +63,7 @@ pub enum FetchError {
     /// No connection that can be trusted.
     #[error(
         "{host} offers no TLS that can be trusted; it needs a certificate for this name from a known authority, or send the \
-         picture as base64"
+         image as base64"
     )]
     Tls {
         /// Host that was asked.
@@ -75,11 +75,11 @@ pub enum FetchError {
     /// The machine knows no authority, so that no certificate can be checked.
     #[error(
         "https images cannot be fetched because the service found no certificate authorities; install ca-certificates \
-         where it runs, or send the picture as base64"
+         where it runs, or send the image as base64"
     )]
     NoAuthorities,
     /// Too slow.
-    #[error("{host} {wait} within {limit:?}; use a faster host or send the picture as base64")]
+    #[error("{host} {wait} within {limit:?}; use a faster host or send the image as base64")]
     Timeout {
         /// Host that was asked; the first one when it is about the whole fetch.
         host: String,
@@ -89,22 +89,22 @@ pub enum FetchError {
         limit: Duration,
     },
     /// No place became free in time.
-    #[error("too many images are being fetched; try again in a moment, or send the picture as base64")]
+    #[error("too many images are being fetched; try again in a moment, or send the image as base64")]
     Busy,
     /// Too many redirects, or a loop of them.
-    #[error("the image URL was redirected more than {limit} times; send the URL of the picture itself")]
+    #[error("the image URL was redirected more than {limit} times; send the URL of the image itself")]
     TooManyRedirects {
         /// Redirects that are followed.
         limit: usize,
     },
     /// A redirect to nowhere.
-    #[error("{host} redirects without saying where to; send the URL of the picture itself")]
+    #[error("{host} redirects without saying where to; send the URL of the image itself")]
     Redirect {
         /// Host that was asked.
         host: String,
     },
     /// A redirect from https to http.
-    #[error("{host} redirects from https to http, which is not followed; send the URL of the picture itself")]
+    #[error("{host} redirects from https to http, which is not followed; send the URL of the image itself")]
     Downgrade {
         /// Host that was asked.
         host: String,
@@ -123,12 +123,12 @@ pub enum FetchError {
         /// Host that was asked.
         host: String,
     },
-    /// More bytes than a picture may have.
-    #[error("the image at {host} is larger than {limit} bytes; send a smaller picture")]
+    /// More bytes than an image may have.
+    #[error("the image at {host} is larger than {limit} bytes; send a smaller image")]
     TooLarge {
         /// Host that was asked.
         host: String,
-        /// Bytes that a picture may have.
+        /// Bytes that an image may have.
         limit: usize,
     },
     /// No bytes.
@@ -137,14 +137,14 @@ pub enum FetchError {
         /// Host that was asked.
         host: String,
     },
-    /// Something else than a picture.
-    #[error("what {host} sends is not a JPEG, PNG, WebP, GIF, BMP or TIFF image; send the URL of the picture itself")]
+    /// Something else than an image.
+    #[error("what {host} sends is not a JPEG, PNG, WebP, GIF, BMP or TIFF image; send the URL of the image itself")]
     NotAnImage {
         /// Host that was asked.
         host: String,
     },
     /// The answer is no HTTP, or ended before its end.
-    #[error("the answer of {host} is broken or incomplete; try again, or send the picture as base64")]
+    #[error("the answer of {host} is broken or incomplete; try again, or send the image as base64")]
     Protocol {
         /// Host that was asked.
         host: String,
@@ -165,9 +165,9 @@ pub enum FetchError {
 pub enum Wait {
     /// Name, TCP and TLS.
     Connect,
-    /// Head of the answer and first byte of the picture.
+    /// Head of the answer and first byte of the image.
     FirstByte,
-    /// The picture, redirects included.
+    /// The image, redirects included.
     Whole,
 }
 

@@ -1,4 +1,4 @@
-//! One request and its answer: a picture, a redirect, or why neither. Used by the fetcher once a hop, after the target
+//! One request and its answer: an image, a redirect, or why neither. Used by the fetcher once a hop, after the target
 //! was admitted. Follows nothing by itself.
 
 use std::error::Error;
@@ -17,8 +17,8 @@ use super::target::Target;
 
 /// What a host has to say.
 pub(super) enum Answer {
-    /// The bytes of a picture.
-    Picture(Vec<u8>),
+    /// The bytes of an image.
+    Image(Vec<u8>),
     /// Where else to ask; not admitted yet.
     Redirect(Target),
 }
@@ -43,12 +43,12 @@ impl Client {
             Begun::Redirect(next) => Ok(Answer::Redirect(next)),
             Begun::Body(mut response, mut body) => {
                 while read(&mut response, &mut body, host).await? {}
-                body.finish().map(Answer::Picture)
+                body.finish().map(Answer::Image)
             }
         }
     }
 
-    /// Asks, reads the head, and the first bytes of a picture.
+    /// Asks, reads the head, and the first bytes of an image.
     async fn begin<'a>(&self, target: &'a Target, settings: &FetchSettings) -> Result<Begun<'a>, FetchError> {
         let host = target.host();
         let request = self.http.get(target.url().clone());
@@ -83,7 +83,7 @@ fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
-/// Whether the bytes are the picture's own.
+/// Whether the bytes are the image's own.
 fn is_plain(headers: &HeaderMap) -> bool {
     headers
         .get_all(CONTENT_ENCODING)

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::address::{self, is_global};
 use super::client::Outside;
-use super::test_server::{Certificate, FakeNames, PICTURE, TestServer, drip, ok, redirect, wait_for_hang_up};
+use super::test_server::{Certificate, FakeNames, IMAGE, TestServer, drip, ok, redirect, wait_for_hang_up};
 use super::{FetchError, FetchSettings, Fetcher, Wait};
 
 /// A spelling of the own machine that [`local_is_public`] refuses, and that would reach it nevertheless.
@@ -48,9 +48,9 @@ fn trusting(authorities: RootCertStore, settings: FetchSettings, names: &Arc<Fak
     Fetcher::with_outside(settings, Outside { names, rule: local_is_public, authorities }).unwrap()
 }
 
-/// `picture.test` and `other.test` are public, here.
+/// `image.test` and `other.test` are public, here.
 fn names() -> Arc<FakeNames> {
-    FakeNames::new(&[("picture.test", &[&["127.0.0.1"]]), ("other.test", &[&["127.0.0.1"]])])
+    FakeNames::new(&[("image.test", &[&["127.0.0.1"]]), ("other.test", &[&["127.0.0.1"]])])
 }
 
 /// The fetch fails long before the default times are over, and its message keeps the secrets of the URL.
@@ -63,19 +63,19 @@ async fn refused(fetcher: &Fetcher, url: &str) -> FetchError {
 
 async fn refused_with(answer: impl Into<Vec<u8>>) -> FetchError {
     let server = TestServer::saying(answer);
-    refused(&fetcher(settings(), &names()), &server.url("http", "picture.test")).await
+    refused(&fetcher(settings(), &names()), &server.url("http", "image.test")).await
 }
 
 #[tokio::test]
-async fn a_picture_is_fetched_with_a_bare_request() {
-    let server = TestServer::saying(ok("Content-Type: text/html\r\nContent-Encoding: identity\r\n", PICTURE));
-    let bytes = fetcher(settings(), &names()).fetch(&server.url("http", "picture.test")).await.unwrap();
-    assert_eq!(bytes, PICTURE, "the bytes decide, not a media type");
+async fn an_image_is_fetched_with_a_bare_request() {
+    let server = TestServer::saying(ok("Content-Type: text/html\r\nContent-Encoding: identity\r\n", IMAGE));
+    let bytes = fetcher(settings(), &names()).fetch(&server.url("http", "image.test")).await.unwrap();
+    assert_eq!(bytes, IMAGE, "the bytes decide, not a media type");
     let head = &server.heads()[0];
     let port = server.port();
     assert!(head.starts_with("get /secret.png?token=secret http/1.1\r\n"), "{head}");
     for line in [
-        format!("host: picture.test:{port}\r\n"),
+        format!("host: image.test:{port}\r\n"),
         format!("user-agent: blip2/{}\r\n", env!("CARGO_PKG_VERSION")),
         "accept-encoding: identity\r\n".to_owned(),
     ] {
@@ -88,11 +88,11 @@ async fn a_picture_is_fetched_with_a_bare_request() {
 
 #[tokio::test]
 async fn odd_urls_are_asked_as_they_are_or_called_odd() {
-    let server = TestServer::saying(ok("", PICTURE));
+    let server = TestServer::saying(ok("", IMAGE));
     let fetcher = fetcher(settings(), &names());
-    let url = format!("http://picture.test:{}/ü a|b^c[d]{{e}}`\"<>?ü|g{{h}}`^'\"\\#\u{202e}", server.port());
-    assert_eq!(fetcher.fetch(&url).await.unwrap(), PICTURE);
-    assert_eq!(fetcher.fetch(&format!("http://picture.test:{}?x\r\nA: b", server.port())).await.unwrap(), PICTURE);
+    let url = format!("http://image.test:{}/ü a|b^c[d]{{e}}`\"<>?ü|g{{h}}`^'\"\\#\u{202e}", server.port());
+    assert_eq!(fetcher.fetch(&url).await.unwrap(), IMAGE);
+    assert_eq!(fetcher.fetch(&format!("http://image.test:{}?x\r\nA: b", server.port())).await.unwrap(), IMAGE);
     assert!(!server.heads()[1].contains("\r\na: b"), "{}", server.heads()[1]);
     for host in ["a\"b.test", "a`b.test", "a{b.test", "a'b.test", "a_b.test", "-a.test", "a*b.test"] {
         let error = refused(&fetcher, &server.url("http", host)).await;
@@ -106,14 +106,14 @@ async fn chunked_and_unmeasured_bodies_are_read_to_their_end() {
     let unmeasured = b"HTTP/1.0 200 OK\r\n\r\nGIF89a1234567";
     for answer in [chunked.as_slice(), unmeasured] {
         let server = TestServer::saying(answer);
-        let bytes = fetcher(settings(), &names()).fetch(&server.url("http", "picture.test")).await;
+        let bytes = fetcher(settings(), &names()).fetch(&server.url("http", "image.test")).await;
         assert_eq!(&bytes.unwrap()[..], b"GIF89a1234567");
     }
 }
 
 #[tokio::test]
 async fn the_default_refuses_every_spelling_of_the_own_machine_without_a_connection() {
-    let server = TestServer::saying(ok("", PICTURE));
+    let server = TestServer::saying(ok("", IMAGE));
     let fetcher = Fetcher::new(settings()).unwrap();
     for host in [
         "127.0.0.1",
@@ -160,13 +160,13 @@ async fn metadata_services_are_refused_in_every_spelling() {
 
 #[tokio::test]
 async fn private_addresses_are_asked_when_the_operator_says_so_and_the_other_rules_stay() {
-    let server = TestServer::saying(ok("", PICTURE));
+    let server = TestServer::saying(ok("", IMAGE));
     let fetcher = Fetcher::new(FetchSettings { allow_private_addresses: true, ..settings() }).unwrap();
-    assert_eq!(fetcher.fetch(&server.url("http", "127.1")).await.unwrap(), PICTURE);
+    assert_eq!(fetcher.fetch(&server.url("http", "127.1")).await.unwrap(), IMAGE);
     // Shows that what the other tests forbid could be reached; a machine without IPv6 cannot show it.
     if TcpStream::connect((FORBIDDEN, server.port())).is_ok() {
         let forbidden = server.url("http", &format!("[{FORBIDDEN}]"));
-        assert_eq!(fetcher.fetch(&forbidden).await.unwrap(), PICTURE);
+        assert_eq!(fetcher.fetch(&forbidden).await.unwrap(), IMAGE);
     }
     assert_eq!(refused(&fetcher, &server.url("http", "user@127.0.0.1")).await.reason(), "credentials");
     assert_eq!(refused(&fetcher, &server.url("ftp", "127.0.0.1")).await.reason(), "scheme");
@@ -176,7 +176,7 @@ async fn private_addresses_are_asked_when_the_operator_says_so_and_the_other_rul
 
 #[tokio::test]
 async fn a_name_with_one_private_address_is_refused_without_a_connection() {
-    let server = TestServer::saying(ok("", PICTURE));
+    let server = TestServer::saying(ok("", IMAGE));
     let names = FakeNames::new(&[
         ("last.test", &[&["127.0.0.1", FORBIDDEN]]),
         ("first.test", &[&[FORBIDDEN, "127.0.0.1"]]),
@@ -196,13 +196,13 @@ async fn a_name_with_one_private_address_is_refused_without_a_connection() {
 async fn a_name_that_changes_is_asked_at_the_address_that_was_checked() {
     // Keeps the connection open, in case somebody wants to use it again.
     let server = TestServer::start(|_, wire| {
-        wire.write_all(&ok("", PICTURE))?;
+        wire.write_all(&ok("", IMAGE))?;
         wait_for_hang_up(wire)
     });
     let names = FakeNames::new(&[("rebinding.test", &[&["127.0.0.1"], &[FORBIDDEN]])]);
     let fetcher = fetcher(settings(), &names);
     let url = server.url("http", "rebinding.test");
-    assert_eq!(fetcher.fetch(&url).await.unwrap(), PICTURE);
+    assert_eq!(fetcher.fetch(&url).await.unwrap(), IMAGE);
     assert_eq!(names.asked(), ["rebinding.test"], "one lookup for check and connection");
     assert_eq!(refused(&fetcher, &url).await.reason(), "address", "and none is remembered");
     assert_eq!(server.connections(), 1);
@@ -215,50 +215,50 @@ async fn an_unknown_name_and_a_closed_port_are_told_apart() {
     assert!(matches!(&error, FetchError::Dns { host, .. } if host == "unknown.test"), "{error:?}");
     // Bound and dropped, so nobody listens there.
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    let error = refused(&fetcher, &format!("http://picture.test:{port}/secret")).await;
+    let error = refused(&fetcher, &format!("http://image.test:{port}/secret")).await;
     assert_eq!(error.reason(), "connect", "{error:?}");
 }
 
 #[tokio::test]
 async fn redirects_are_followed_three_times() {
-    let picture = TestServer::saying(ok("", PICTURE));
-    let third = TestServer::redirecting(308, &picture.url("http", "other.test"));
+    let image = TestServer::saying(ok("", IMAGE));
+    let third = TestServer::redirecting(308, &image.url("http", "other.test"));
     let second = TestServer::redirecting(307, &third.url("http", "127.0.0.1"));
-    let first = TestServer::redirecting(303, &second.url("http", "picture.test"));
-    let zeroth = TestServer::redirecting(301, &first.url("http", "picture.test"));
+    let first = TestServer::redirecting(303, &second.url("http", "image.test"));
+    let zeroth = TestServer::redirecting(301, &first.url("http", "image.test"));
     let fetcher = fetcher(settings(), &names());
-    assert_eq!(fetcher.fetch(&first.url("http", "picture.test")).await.unwrap(), PICTURE);
-    let head = picture.heads()[0].clone();
+    assert_eq!(fetcher.fetch(&first.url("http", "image.test")).await.unwrap(), IMAGE);
+    let head = image.heads()[0].clone();
     assert!(!head.contains("cookie") && !head.contains("referer"), "{head}");
-    let error = refused(&fetcher, &zeroth.url("http", "picture.test")).await;
+    let error = refused(&fetcher, &zeroth.url("http", "image.test")).await;
     assert!(matches!(error, FetchError::TooManyRedirects { limit: 3 }), "{error:?}");
-    assert_eq!(picture.connections(), 1);
+    assert_eq!(image.connections(), 1);
 }
 
 #[tokio::test]
 async fn a_relative_redirect_stays_on_its_host() {
     let server = TestServer::start(|head, wire| {
         if head.starts_with("get /there.png ") {
-            wire.write_all(&ok("", PICTURE))
+            wire.write_all(&ok("", IMAGE))
         } else {
             wire.write_all(redirect(302, "there.png").as_bytes())
         }
     });
-    assert_eq!(fetcher(settings(), &names()).fetch(&server.url("http", "picture.test")).await.unwrap(), PICTURE);
+    assert_eq!(fetcher(settings(), &names()).fetch(&server.url("http", "image.test")).await.unwrap(), IMAGE);
 }
 
 #[tokio::test]
 async fn a_redirect_loop_ends() {
     let server = TestServer::redirecting(302, "/secret");
-    let error = refused(&fetcher(settings(), &names()), &server.url("http", "picture.test")).await;
+    let error = refused(&fetcher(settings(), &names()), &server.url("http", "image.test")).await;
     assert!(matches!(error, FetchError::TooManyRedirects { limit: 3 }), "{error:?}");
     assert_eq!(server.connections(), 4);
 }
 
 #[tokio::test]
 async fn a_redirect_to_what_may_not_be_asked_is_refused_without_a_connection() {
-    let forbidden = TestServer::saying(ok("", PICTURE));
-    let names = FakeNames::new(&[("picture.test", &[&["127.0.0.1"]]), ("inside.test", &[&[FORBIDDEN]])]);
+    let forbidden = TestServer::saying(ok("", IMAGE));
+    let names = FakeNames::new(&[("image.test", &[&["127.0.0.1"]]), ("inside.test", &[&[FORBIDDEN]])]);
     let fetcher = fetcher(settings(), &names);
     for (location, reason) in [
         (forbidden.url("http", "[::ffff:127.0.0.1]"), "address"),
@@ -267,14 +267,14 @@ async fn a_redirect_to_what_may_not_be_asked_is_refused_without_a_connection() {
         ("//2852039166/latest/meta-data/".to_owned(), "address"),
         ("http://[fd00:ec2::254]/".to_owned(), "address"),
         ("http:\\\\127.2\\".to_owned(), "address"),
-        (forbidden.url("http", "user:secret@picture.test"), "credentials"),
+        (forbidden.url("http", "user:secret@image.test"), "credentials"),
         ("file:///etc/passwd".to_owned(), "scheme"),
-        ("gopher://picture.test/".to_owned(), "scheme"),
+        ("gopher://image.test/".to_owned(), "scheme"),
         (format!("/{}", "secret".repeat(2000)), "url"),
         ("http://[".to_owned(), "redirect"),
     ] {
         let server = TestServer::redirecting(302, &location);
-        let error = refused(&fetcher, &server.url("http", "picture.test")).await;
+        let error = refused(&fetcher, &server.url("http", "image.test")).await;
         assert_eq!(error.reason(), reason, "{location}: {error}");
     }
     assert_eq!(forbidden.connections(), 0);
@@ -283,21 +283,21 @@ async fn a_redirect_to_what_may_not_be_asked_is_refused_without_a_connection() {
 
 #[tokio::test]
 async fn the_list_of_hosts_holds_for_every_hop() {
-    let other = TestServer::saying(ok("", PICTURE));
+    let other = TestServer::saying(ok("", IMAGE));
     let server = TestServer::redirecting(302, &other.url("http", "other.test"));
     let allowed = |entry: &str| FetchSettings { allowed_hosts: vec![entry.to_owned()], ..settings() };
 
     let names = names();
-    let picture_alone = fetcher(allowed("picture.test"), &names);
-    let error = refused(&picture_alone, &server.url("http", "picture.test")).await;
+    let image_alone = fetcher(allowed("image.test"), &names);
+    let error = refused(&image_alone, &server.url("http", "image.test")).await;
     assert!(matches!(&error, FetchError::HostNotAllowed { host } if host == "other.test"), "{error:?}");
-    assert_eq!(refused(&picture_alone, &other.url("http", "127.0.0.1")).await.reason(), "host");
+    assert_eq!(refused(&image_alone, &other.url("http", "127.0.0.1")).await.reason(), "host");
     assert_eq!(other.connections(), 0);
-    assert_eq!(names.asked(), ["picture.test"], "other names are not even looked up");
+    assert_eq!(names.asked(), ["image.test"], "other names are not even looked up");
 
     let both = fetcher(allowed(".test"), &names);
-    assert_eq!(both.fetch(&server.url("http", "PICTURE.test.")).await.unwrap(), PICTURE);
-    let error = Fetcher::new(allowed("http://picture.test/")).err().unwrap();
+    assert_eq!(both.fetch(&server.url("http", "IMAGE.test.")).await.unwrap(), IMAGE);
+    let error = Fetcher::new(allowed("http://image.test/")).err().unwrap();
     assert_eq!(error.reason(), "settings");
 }
 
@@ -306,7 +306,7 @@ async fn an_endless_body_ends_at_the_limit() {
     for head in ["HTTP/1.1 200 OK\r\n\r\n", "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"] {
         let server = TestServer::start(move |_, wire| {
             wire.write_all(head.as_bytes())?;
-            let chunk = [PICTURE, &[0; 1024][PICTURE.len()..]].concat();
+            let chunk = [IMAGE, &[0; 1024][IMAGE.len()..]].concat();
             loop {
                 if head.contains("chunked") {
                     wire.write_all(b"400\r\n")?;
@@ -317,7 +317,7 @@ async fn an_endless_body_ends_at_the_limit() {
                 }
             }
         });
-        let error = refused(&fetcher(settings(), &names()), &server.url("http", "picture.test")).await;
+        let error = refused(&fetcher(settings(), &names()), &server.url("http", "image.test")).await;
         assert!(matches!(error, FetchError::TooLarge { limit: 65536, .. }), "{error:?}");
     }
 }
@@ -329,7 +329,7 @@ async fn an_announced_size_above_the_limit_is_refused_at_once() {
             wire.write_all(format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n").as_bytes())?;
             wait_for_hang_up(wire)
         });
-        let error = refused(&fetcher(settings(), &names()), &server.url("http", "picture.test")).await;
+        let error = refused(&fetcher(settings(), &names()), &server.url("http", "image.test")).await;
         assert!(matches!(error.reason(), "too_large" | "protocol"), "{length}: {error:?}");
     }
 }
@@ -338,9 +338,9 @@ async fn an_announced_size_above_the_limit_is_refused_at_once() {
 async fn a_slow_body_ends_with_the_time_for_all() {
     let server = TestServer::start(|_, wire| {
         wire.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n")?;
-        drip(wire, PICTURE)
+        drip(wire, IMAGE)
     });
-    let error = refused(&fetcher(hasty(), &names()), &server.url("http", "picture.test")).await;
+    let error = refused(&fetcher(hasty(), &names()), &server.url("http", "image.test")).await;
     assert!(matches!(error, FetchError::Timeout { wait: Wait::Whole, .. }), "{error:?}");
 }
 
@@ -363,14 +363,14 @@ async fn slow_heads_silence_and_slow_redirects_end_with_the_time_for_the_first_b
     });
     let fetcher = fetcher(hasty(), &names());
     for server in [&silent, &slow_head, &headless, &continuing] {
-        let error = refused(&fetcher, &server.url("http", "picture.test")).await;
+        let error = refused(&fetcher, &server.url("http", "image.test")).await;
         assert!(matches!(error, FetchError::Timeout { wait: Wait::FirstByte, .. }), "{error:?}");
     }
     let slow_redirect = TestServer::start(|_, wire| {
         thread::sleep(Duration::from_millis(100));
         wire.write_all(redirect(302, "/secret").as_bytes())
     });
-    let error = refused(&fetcher, &slow_redirect.url("http", "picture.test")).await;
+    let error = refused(&fetcher, &slow_redirect.url("http", "image.test")).await;
     assert!(matches!(error, FetchError::Timeout { wait: Wait::Whole, .. }), "redirects share the time: {error:?}");
 }
 
@@ -389,12 +389,12 @@ async fn packed_answers_are_refused() {
 }
 
 #[tokio::test]
-async fn what_is_no_picture_is_refused_without_the_rest() {
+async fn what_is_no_image_is_refused_without_the_rest() {
     let server = TestServer::start(|_, wire| {
         wire.write_all(b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\nContent-Length: 60000\r\n\r\n<!DOCTYPE html>")?;
         wait_for_hang_up(wire)
     });
-    let error = refused(&fetcher(settings(), &names()), &server.url("http", "picture.test")).await;
+    let error = refused(&fetcher(settings(), &names()), &server.url("http", "image.test")).await;
     assert!(matches!(error, FetchError::NotAnImage { .. }), "{error:?}");
 }
 
@@ -423,7 +423,7 @@ async fn nothing_is_refused() {
 
 #[tokio::test]
 async fn broken_answers_are_refused() {
-    let truncated = [b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n", PICTURE].concat();
+    let truncated = [b"HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n", IMAGE].concat();
     let chunk = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nffffffffffffffffff\r\n";
     let many_headers = format!("HTTP/1.1 200 OK\r\n{}\r\n", "X-A: b\r\n".repeat(1000));
     for answer in [truncated.as_slice(), chunk, many_headers.as_bytes(), b"220 mail.test ESMTP\r\n", b""] {
@@ -441,18 +441,18 @@ async fn no_more_fetches_run_than_there_are_places() {
         most_there.fetch_max(running_there.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
         thread::sleep(Duration::from_millis(50));
         running_there.fetch_sub(1, Ordering::SeqCst);
-        wire.write_all(&ok("", PICTURE))
+        wire.write_all(&ok("", IMAGE))
     });
     let settings = FetchSettings { max_concurrent: 3, ..settings() };
     let fetcher = fetcher(settings, &names());
     let fetches: Vec<_> = (0..12)
         .map(|_| {
-            let (fetcher, url) = (fetcher.clone(), server.url("http", "picture.test"));
+            let (fetcher, url) = (fetcher.clone(), server.url("http", "image.test"));
             tokio::spawn(async move { fetcher.fetch(&url).await })
         })
         .collect();
     for fetch in fetches {
-        assert_eq!(fetch.await.unwrap().unwrap(), PICTURE);
+        assert_eq!(fetch.await.unwrap().unwrap(), IMAGE);
     }
     assert_eq!(most.load(Ordering::SeqCst), 3);
 }
@@ -460,78 +460,78 @@ async fn no_more_fetches_run_than_there_are_places() {
 #[tokio::test]
 async fn waiting_for_a_place_is_part_of_the_time_and_a_dropped_fetch_frees_its_place() {
     let silent = TestServer::start(|_, wire| wait_for_hang_up(wire));
-    let server = TestServer::saying(ok("", PICTURE));
+    let server = TestServer::saying(ok("", IMAGE));
     let fetcher = fetcher(FetchSettings { max_concurrent: 1, timeout: Duration::from_secs(1), ..settings() }, &names());
     let held = fetcher.shared.places.acquire().await.unwrap();
-    assert_eq!(refused(&fetcher, &server.url("http", "picture.test")).await.reason(), "busy");
+    assert_eq!(refused(&fetcher, &server.url("http", "image.test")).await.reason(), "busy");
     drop(held);
 
-    let url = silent.url("http", "picture.test");
+    let url = silent.url("http", "image.test");
     let dropped = timeout(Duration::from_millis(50), fetcher.fetch(&url)).await;
     assert!(dropped.is_err());
-    assert_eq!(fetcher.fetch(&server.url("http", "picture.test")).await.unwrap(), PICTURE);
+    assert_eq!(fetcher.fetch(&server.url("http", "image.test")).await.unwrap(), IMAGE);
 }
 
 #[tokio::test]
 async fn https_needs_a_certificate_for_the_name_from_a_known_authority() {
-    let certificate = Certificate::for_name("picture.test");
+    let certificate = Certificate::for_name("image.test");
     let server = TestServer::start_tls(&certificate, |_, wire| {
-        wire.write_all(&ok("", PICTURE))?;
+        wire.write_all(&ok("", IMAGE))?;
         wire.flush()
     });
     let fetcher = trusting(certificate.authority(), settings(), &names());
-    assert_eq!(fetcher.fetch(&server.url("https", "picture.test")).await.unwrap(), PICTURE);
+    assert_eq!(fetcher.fetch(&server.url("https", "image.test")).await.unwrap(), IMAGE);
     let error = refused(&fetcher, &server.url("https", "other.test")).await;
     assert!(matches!(error, FetchError::Tls { .. }), "another name: {error:?}");
 
-    let stranger = Certificate::for_name("picture.test");
+    let stranger = Certificate::for_name("image.test");
     let fetcher = trusting(stranger.authority(), settings(), &names());
-    let error = refused(&fetcher, &server.url("https", "picture.test")).await;
+    let error = refused(&fetcher, &server.url("https", "image.test")).await;
     assert!(matches!(error, FetchError::Tls { .. }), "another authority: {error:?}");
 
     let plain = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = plain.local_addr().unwrap().port();
     thread::spawn(move || plain.accept().unwrap().0.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n"));
-    let error = refused(&fetcher, &format!("https://picture.test:{port}/secret")).await;
+    let error = refused(&fetcher, &format!("https://image.test:{port}/secret")).await;
     assert!(matches!(error, FetchError::Tls { .. }), "no TLS at all: {error:?}");
 
     let fetcher = trusting(RootCertStore::empty(), settings(), &names());
-    let error = refused(&fetcher, &server.url("https", "picture.test")).await;
+    let error = refused(&fetcher, &server.url("https", "image.test")).await;
     assert!(matches!(error, FetchError::NoAuthorities), "{error:?}");
 }
 
 #[tokio::test]
 async fn a_redirect_may_step_up_to_https_and_never_down() {
-    let certificate = Certificate::for_name("picture.test");
-    let plain = TestServer::saying(ok("", PICTURE));
-    let down = redirect(302, &plain.url("http", "picture.test"));
+    let certificate = Certificate::for_name("image.test");
+    let plain = TestServer::saying(ok("", IMAGE));
+    let down = redirect(302, &plain.url("http", "image.test"));
     let server = TestServer::start_tls(&certificate, move |_, wire| wire.write_all(down.as_bytes()));
     let fetcher = trusting(certificate.authority(), settings(), &names());
-    let error = refused(&fetcher, &server.url("https", "picture.test")).await;
+    let error = refused(&fetcher, &server.url("https", "image.test")).await;
     assert!(matches!(error, FetchError::Downgrade { .. }), "{error:?}");
     assert_eq!(plain.connections(), 0);
 
-    let safe = TestServer::start_tls(&certificate, |_, wire| wire.write_all(&ok("", PICTURE)));
-    let up = TestServer::redirecting(301, &safe.url("https", "picture.test"));
-    assert_eq!(fetcher.fetch(&up.url("http", "picture.test")).await.unwrap(), PICTURE);
+    let safe = TestServer::start_tls(&certificate, |_, wire| wire.write_all(&ok("", IMAGE)));
+    let up = TestServer::redirecting(301, &safe.url("https", "image.test"));
+    assert_eq!(fetcher.fetch(&up.url("http", "image.test")).await.unwrap(), IMAGE);
 }
 
 /// The variables are those of a process, so the test runs itself once more with them.
 #[test]
 fn proxies_of_the_environment_are_not_asked() {
-    const URL: &str = "BLIP2_TEST_PICTURE_URL";
+    const URL: &str = "BLIP2_TEST_IMAGE_URL";
     if let Ok(url) = std::env::var(URL) {
         let outside = Outside { names: names(), rule: address::any, authorities: RootCertStore::empty() };
         let fetcher = Fetcher::with_outside(settings(), outside).unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        assert_eq!(runtime.block_on(fetcher.fetch(&url)).unwrap(), PICTURE);
+        assert_eq!(runtime.block_on(fetcher.fetch(&url)).unwrap(), IMAGE);
         return;
     }
-    let proxy = TestServer::saying(ok("", PICTURE));
-    let server = TestServer::saying(ok("", PICTURE));
+    let proxy = TestServer::saying(ok("", IMAGE));
+    let server = TestServer::saying(ok("", IMAGE));
     let mut child = Command::new(std::env::current_exe().unwrap());
     child.args(["--exact", "fetch::fetch_tests::proxies_of_the_environment_are_not_asked"]);
-    child.env(URL, server.url("http", "picture.test"));
+    child.env(URL, server.url("http", "image.test"));
     for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
         child.env(name, format!("http://127.0.0.1:{}", proxy.port()));
     }

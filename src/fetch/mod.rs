@@ -1,4 +1,4 @@
-//! Images by URL: [`Fetcher`] takes a URL that a stranger sent and gives the bytes of a picture back, without becoming
+//! Images by URL: [`Fetcher`] takes a URL that a stranger sent and gives the bytes of an image back, without becoming
 //! the stranger's way into the network it runs in.
 //!
 //! ```text
@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Used by `server` and `batch`. It knows no web framework and no model. It must not ask an address that it has not
-//! checked, read a proxy from the environment, keep a cookie, or read more of an answer than a picture may have.
+//! checked, read a proxy from the environment, keep a cookie, or read more of an answer than an image may have.
 //! `docs/security.md` lists the attacks, the defences and their tests.
 
 mod address;
@@ -73,7 +73,7 @@ impl Fetcher {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// The bytes of the picture at `url`: something that begins as a picture does, at most `max_bytes` of it.
+    /// The bytes of the image at `url`: something that begins as an image does, at most `max_bytes` of it.
     /// Dropping the future ends the connection.
     ///
     /// # Errors
@@ -91,7 +91,7 @@ impl Fetcher {
         let _place = place.expect("nobody closes the semaphore");
         let left = total.saturating_sub(started.elapsed());
         match timeout(left, shared.follow(target)).await {
-            Ok(picture) => picture.map(Bytes::from),
+            Ok(image) => image.map(Bytes::from),
             Err(_) => Err(FetchError::Timeout { host, wait: Wait::Whole, limit: total }),
         }
     }
@@ -102,7 +102,7 @@ impl Shared {
     async fn follow(&self, mut target: Target) -> Result<Vec<u8>, FetchError> {
         for _ in 0..=self.settings.max_redirects {
             match self.client.ask(&target, &self.settings).await? {
-                Answer::Picture(bytes) => return Ok(bytes),
+                Answer::Image(bytes) => return Ok(bytes),
                 Answer::Redirect(next) => target = self.admit(next)?,
             }
         }

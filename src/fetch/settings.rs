@@ -12,11 +12,11 @@ pub struct FetchSettings {
     pub allow_private_addresses: bool,
     /// The hosts that may be asked; empty for every host. `example.org` is that host, `.example.org` its subdomains too.
     pub allowed_hosts: Vec<String>,
-    /// The largest picture in bytes.
+    /// The largest image in bytes.
     pub max_bytes: usize,
     /// From the start of a request to a connection: name, TCP and TLS.
     pub connect_timeout: Duration,
-    /// From the start of a request to the first byte of the picture, or to the redirect; the connection is part of it.
+    /// From the start of a request to the first byte of the image, or to the redirect; the connection is part of it.
     pub first_byte_timeout: Duration,
     /// The whole fetch, with all redirects and the wait for a free place.
     pub timeout: Duration,

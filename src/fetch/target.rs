@@ -32,7 +32,7 @@ impl Target {
 
     /// Reads where a redirect points to, which may be relative to this URL.
     ///
-    /// A redirect from https to http is refused: who asks for https wants the picture unchanged, and the step down
+    /// A redirect from https to http is refused: who asks for https wants the image unchanged, and the step down
     /// would hand it to everybody on the way.
     pub(super) fn redirected(&self, location: &[u8]) -> Result<Self, FetchError> {
         let nowhere = || FetchError::Redirect { host: self.host.clone() };

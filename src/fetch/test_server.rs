@@ -14,8 +14,8 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use super::resolver::{Addresses, Names};
 
-/// The first bytes of a PNG: enough for a picture here.
-pub(super) const PICTURE: &[u8] = b"\x89PNG\r\n\x1a\n0123456789";
+/// The first bytes of a PNG: enough for an image here.
+pub(super) const IMAGE: &[u8] = b"\x89PNG\r\n\x1a\n0123456789";
 
 /// A connection, plain or encrypted.
 pub(super) trait Wire: Read + Write {}

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::exif::Orientation;
 use super::{ImageError, ImageFormat, ImageLimits, RgbImage, bmp, gif, jpeg, orientation, raster, tiff, webp};
 
-/// A decoded picture as the file stores it, and how it is to be turned.
+/// A decoded image as the file stores it, and how it is to be turned.
 pub(super) struct Decoded {
     pub(super) rgb: RgbImage,
     pub(super) orientation: Orientation,

@@ -58,7 +58,7 @@ pub enum ImageError {
         /// The limit in force.
         limit: u64,
     },
-    /// So tall that the picture between the two passes of the resize would exceed the pixel limit.
+    /// So tall that the image between the two passes of the resize would exceed the pixel limit.
     #[error("the image is {height} pixels tall, more than the {limit} that can be resized, send a smaller one")]
     TooTall {
         /// Height after orientation.
@@ -83,7 +83,7 @@ pub enum ImageError {
         /// What is not supported.
         feature: String,
     },
-    /// The file ends before the picture does.
+    /// The file ends before the image does.
     #[error("the {format} image is truncated, send the whole file")]
     Truncated {
         /// The format told by the first bytes.

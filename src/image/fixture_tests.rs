@@ -1,4 +1,4 @@
-//! Whole files against hashes of the reference: the committed pictures and, where they are, the goldens beside the
+//! Whole files against hashes of the reference: the committed images and, where they are, the goldens beside the
 //! repository. Each stage is compared, so that a failure names the stage.
 
 use std::path::{Path, PathBuf};
@@ -76,7 +76,7 @@ fn in_repository(path: &str) -> PathBuf {
 }
 
 #[test]
-fn committed_pictures_are_bit_exact_at_every_stage() {
+fn committed_images_are_bit_exact_at_every_stage() {
     let fixtures = in_repository("tests/fixtures");
     let differences = differences(&fixtures.join("preprocess_cases.json"), &fixtures.join("images"));
     assert!(differences.is_empty(), "{}", differences.join("\n"));

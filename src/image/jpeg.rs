@@ -13,7 +13,7 @@ use super::{ImageError, ImageFormat, ImageLimits, RgbImage};
 
 const FORMAT: ImageFormat = ImageFormat::Jpeg;
 
-/// A progressive file of a few kilobytes can hold thousands of empty scans, each a pass over the whole picture.
+/// A progressive file of a few kilobytes can hold thousands of empty scans, each a pass over the whole image.
 /// Encoders write about ten.
 const MOST_SCANS: usize = 500;
 

@@ -1,9 +1,9 @@
-//! Turns a picture upright by its EXIF orientation. Pure index arithmetic; knows no metadata format.
+//! Turns an image upright by its EXIF orientation. Pure index arithmetic; knows no metadata format.
 
 use super::RgbImage;
 use super::exif::Orientation;
 
-/// Applies orientation 2 to 8; 1 returns the picture itself.
+/// Applies orientation 2 to 8; 1 returns the image itself.
 pub(super) fn upright(rgb: RgbImage, orientation: Orientation) -> RgbImage {
     let (width, height) = rgb.dimensions();
     let Some(walk) = Walk::new(orientation, width as usize, height as usize) else {
@@ -11,10 +11,10 @@ pub(super) fn upright(rgb: RgbImage, orientation: Orientation) -> RgbImage {
     };
     let (out_width, out_height) = if walk.swaps_axes { (height, width) } else { (width, height) };
     let turned = walk.collect(&rgb, out_width as usize, out_height as usize);
-    RgbImage::from_raw(out_width, out_height, turned).expect("a turned picture has as many pixels as before")
+    RgbImage::from_raw(out_width, out_height, turned).expect("a turned image has as many pixels as before")
 }
 
-/// Where the pixels of the turned picture lie in the stored one: `start + x * step_x + y * step_y`.
+/// Where the pixels of the turned image lie in the stored one: `start + x * step_x + y * step_y`.
 struct Walk {
     start: usize,
     step_x: isize,

@@ -36,7 +36,7 @@ pub struct Preprocessor {
     limits: ImageLimits,
 }
 
-/// The graph's input is a picture of a few hundred pixels a side; more is a broken manifest.
+/// The graph's input is an image of a few hundred pixels a side; more is a broken manifest.
 const LARGEST_SIDE: u32 = 1 << 14;
 
 impl Preprocessor {
@@ -66,7 +66,7 @@ impl Preprocessor {
         self.normalize(&decode(bytes, &self.limits)?)
     }
 
-    /// Resizes and normalizes a decoded, upright picture to `[3, height, width]`.
+    /// Resizes and normalizes a decoded, upright image to `[3, height, width]`.
     ///
     /// # Errors
     /// [`ImageError::TooTall`] or [`ImageError::NoPixels`].
@@ -78,7 +78,7 @@ impl Preprocessor {
         Ok(Array3::from_shape_vec(shape, planes).expect("the resize returns the size it was asked for"))
     }
 
-    /// After the first pass of the resize the picture is as tall as before: 1 x 178,956,970 pixels would then take
+    /// After the first pass of the resize the image is as tall as before: 1 x 178,956,970 pixels would then take
     /// 120 GB.
     fn check_height(&self, rgb: &RgbImage) -> Result<(), ImageError> {
         let limit = (self.limits.max_pixels / u64::from(self.width)).max(1);
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_too_tall_for_the_first_pass_is_refused() {
+    fn an_image_too_tall_for_the_first_pass_is_refused() {
         let limits = ImageLimits { max_pixels: 600, ..ImageLimits::default() };
         let preprocessor = Preprocessor::new(&CONFIG, limits).unwrap();
         assert!(preprocessor.normalize(&RgbImage::new(1, 100)).is_ok());

@@ -15,7 +15,7 @@ pub(super) enum StoredGrey {
     WithAlpha,
 }
 
-/// 8-bit RGB of a decoded picture; an RGB picture is passed through.
+/// 8-bit RGB of a decoded image; an RGB image is passed through.
 pub(super) fn to_rgb(format: ImageFormat, decoded: DynamicImage, grey: StoredGrey) -> Result<RgbImage, ImageError> {
     let (width, height) = (decoded.width(), decoded.height());
     let samples = match decoded {

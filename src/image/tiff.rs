@@ -67,7 +67,7 @@ fn check_tags(tags: &Ifd<'_>, limits: &ImageLimits) -> Result<(), ImageError> {
     }
 }
 
-/// Undoes premultiplication as Pillow's unpacker does; 16-bit pictures are left as they are, as there.
+/// Undoes premultiplication as Pillow's unpacker does; 16-bit images are left as they are, as there.
 fn divide_by_alpha(decoded: &mut DynamicImage) {
     let DynamicImage::ImageRgba8(rgba) = decoded else {
         return;

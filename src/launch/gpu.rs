@@ -61,7 +61,7 @@ impl OpenedGpu {
 fn memory_limit(bytes: u64, plan: &MemoryPlan) -> usize {
     let caches = match plan.kind {
         MemoryKind::Host => 0,
-        MemoryKind::Gpu => plan.kv_bytes.saturating_add(plan.kv_prefix_cache).saturating_add(plan.encoded_pictures),
+        MemoryKind::Gpu => plan.kv_bytes.saturating_add(plan.kv_prefix_cache).saturating_add(plan.encoded_images),
     };
     usize::try_from(bytes.saturating_sub(caches).max(1)).unwrap_or(usize::MAX)
 }
@@ -89,7 +89,7 @@ mod tests {
             available: 1000,
             weights: 100,
             working: 10,
-            encoded_pictures: 20,
+            encoded_images: 20,
             kv_prefix_cache: 30,
             position_bytes: 2,
             max_len: NonZeroUsize::new(50).unwrap(),

@@ -29,7 +29,7 @@ pub(super) fn plan_memory(
         available: available_bytes(),
         weights: manifest.bytes() - gpu_files,
         working: working_bytes(manifest, slots, max_len.get()),
-        encoded_pictures: engine.image_cache_bytes.saturating_add(engine.stored_image_bytes) as u64,
+        encoded_images: engine.image_cache_bytes.saturating_add(engine.stored_image_bytes) as u64,
         kv_prefix_cache: engine.kv_prefix_cache_bytes as u64,
         position_bytes: decoder.position_bytes() as u64,
         max_len,
@@ -38,12 +38,11 @@ pub(super) fn plan_memory(
     };
     let Some(available) = gpu_bytes else { return host.plan() };
     let gpu = MemoryNeeds { kind: MemoryKind::Gpu, available, weights: on_gpu, working: GPU_WORKING_BYTES, ..host };
-    let pictures = host.encoded_pictures;
-    // Encoded pictures lie on the GPU if they are made and read there, keys and values where the decoder is.
+    let images = host.encoded_images;
+    // Encoded images lie on the GPU if they are made and read there, keys and values where the decoder is.
     let (on_host, on_gpu) =
-        if providers.qformer.is_gpu() && providers.decoder.is_gpu() { (0, pictures) } else { (pictures, 0) };
-    let (host, gpu) =
-        (MemoryNeeds { encoded_pictures: on_host, ..host }, MemoryNeeds { encoded_pictures: on_gpu, ..gpu });
+        if providers.qformer.is_gpu() && providers.decoder.is_gpu() { (0, images) } else { (images, 0) };
+    let (host, gpu) = (MemoryNeeds { encoded_images: on_host, ..host }, MemoryNeeds { encoded_images: on_gpu, ..gpu });
     if providers.decoder.is_gpu() {
         MemoryNeeds { kv_prefix_cache: 0, ..host }.check_without_kv_cache()?;
         gpu.plan()

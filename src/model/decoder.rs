@@ -70,7 +70,7 @@ impl Decoder {
         let max_len = size.max_len.map_or(limit, |asked| asked.get().min(limit));
         let prefix_len = bundle.manifest().qformer.num_query_tokens;
         if max_len < prefix_len + SHORTEST_TEXT {
-            let what = format!("rows of {max_len} positions have no room for a picture of {prefix_len} and a text");
+            let what = format!("rows of {max_len} positions have no room for an image of {prefix_len} and a text");
             return Err(RuntimeError::Unsupported { what, remedy: "raise --max-len".to_owned() });
         }
         let shape = KvShape {

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use crate::bundle::{Manifest, Precision};
 use crate::runtime::{CudaSettings, Gpu, Provider, Providers, RuntimeError, StageProvider, TensorRtSettings};
 
-/// Pictures that a GPU encodes in one run at most. As many as the engine lets wait for the decoder (ADR 10).
-const PICTURES_AT_ONCE: usize = 4;
+/// Images that a GPU encodes in one run at most. As many as the engine lets wait for the decoder (ADR 10).
+const IMAGES_AT_ONCE: usize = 4;
 
 /// The providers of the stages, and the GPU if one of them needs it.
 #[derive(Debug, Clone)]
@@ -32,10 +32,10 @@ impl Devices {
     /// Everything on the CPU.
     pub const CPU: Self = Self { providers: Providers::CPU, gpu: None };
 
-    /// Pictures for one run of the image stages. On the CPU, several in a run take as long as one after the other.
-    pub(super) fn pictures_at_once(&self) -> usize {
+    /// Images for one run of the image stages. On the CPU, several in a run take as long as one after the other.
+    pub(super) fn images_at_once(&self) -> usize {
         let Providers { vision_encoder, qformer, .. } = self.providers;
-        if vision_encoder.is_gpu() && qformer.is_gpu() { PICTURES_AT_ONCE } else { 1 }
+        if vision_encoder.is_gpu() && qformer.is_gpu() { IMAGES_AT_ONCE } else { 1 }
     }
 
     pub(super) fn vision_encoder(&self, manifest: &Manifest) -> Result<StageProvider, RuntimeError> {
@@ -76,7 +76,7 @@ impl Devices {
                         cache,
                         is_fp16: precision == Precision::Fp16,
                         input: (name.to_owned(), dimensions),
-                        most: self.pictures_at_once(),
+                        most: self.images_at_once(),
                     },
                 )
             }

@@ -24,7 +24,7 @@ use crate::engine::{EmbeddedImage, EncodedImage, ImageEncoder, ModelError, Promp
 use crate::image::PixelValues;
 use crate::runtime::{Buffer, Runtime, RuntimeError};
 
-/// Prompts that a warm-up feeds in one run: of as many pictures as the engine lets wait for the decoder.
+/// Prompts that a warm-up feeds in one run: of as many images as the engine lets wait for the decoder.
 const PROMPTS: usize = 4;
 
 /// How much cache the decoder gets.
@@ -73,9 +73,9 @@ impl Blip2 {
     /// # Errors
     /// [`ModelError`] when a run fails.
     pub fn warm_up(&mut self) -> Result<(), ModelError> {
-        let picture = self.image.blank();
-        let mut encoded = self.image.encode(&[&picture])?;
-        self.image.encode(&vec![&picture; self.image.pictures_at_once()])?;
+        let image = self.image.blank();
+        let mut encoded = self.image.encode(&[&image])?;
+        self.image.encode(&vec![&image; self.image.images_at_once()])?;
         if let Some(EncodedImage { prefix: image, .. }) = encoded.pop() {
             let limits = self.decoder.limits();
             let input_ids = [0; 2];
@@ -97,22 +97,22 @@ impl Blip2 {
 pub struct ImageStage {
     vision_encoder: VisionEncoder,
     qformer: QFormer,
-    /// What goes from one to the other, for as many pictures as a run takes. On the GPU, if both are there.
+    /// What goes from one to the other, for as many images as a run takes. On the GPU, if both are there.
     image_embeds: Buffer,
-    pictures_at_once: usize,
+    images_at_once: usize,
 }
 
 impl ImageStage {
     fn open(runtime: &Runtime, bundle: &Bundle, devices: &Devices) -> Result<Self, RuntimeError> {
         let vision_encoder = VisionEncoder::open(runtime, bundle, devices)?;
         let qformer = QFormer::open(runtime, bundle, devices, &devices.decoder()?.place())?;
-        let pictures_at_once = devices.pictures_at_once();
+        let images_at_once = devices.images_at_once();
         let place = vision_encoder.place().between(qformer.place());
-        let image_embeds = Buffer::new(&place, pictures_at_once * vision_encoder.output_bytes())?;
-        Ok(Self { vision_encoder, qformer, image_embeds, pictures_at_once })
+        let image_embeds = Buffer::new(&place, images_at_once * vision_encoder.output_bytes())?;
+        Ok(Self { vision_encoder, qformer, image_embeds, images_at_once })
     }
 
-    /// A picture of the right size with nothing on it.
+    /// An image of the right size with nothing on it.
     fn blank(&self) -> PixelValues {
         let [channels, height, width] = self.vision_encoder.input_shape();
         PixelValues::zeros((channels, height, width))
@@ -120,15 +120,15 @@ impl ImageStage {
 }
 
 impl ImageEncoder for ImageStage {
-    fn pictures_at_once(&self) -> usize {
-        self.pictures_at_once
+    fn images_at_once(&self) -> usize {
+        self.images_at_once
     }
 
-    fn encode(&mut self, pictures: &[&PixelValues]) -> Result<Vec<EncodedImage>, ModelError> {
+    fn encode(&mut self, images: &[&PixelValues]) -> Result<Vec<EncodedImage>, ModelError> {
         let started = Instant::now();
-        self.vision_encoder.run(pictures, &mut self.image_embeds)?;
+        self.vision_encoder.run(images, &mut self.image_embeds)?;
         let seen = Instant::now();
-        let prefixes = self.qformer.run(&self.image_embeds, pictures.len())?;
+        let prefixes = self.qformer.run(&self.image_embeds, images.len())?;
         let (vision_encoder, qformer) = (seen - started, seen.elapsed());
         Ok(prefixes.into_iter().map(|prefix| EncodedImage { prefix, vision_encoder, qformer }).collect())
     }

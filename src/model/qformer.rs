@@ -16,9 +16,9 @@ const GRAPH: &str = "Q-Former";
 pub struct QFormer {
     session: GraphSession,
     names: Names,
-    /// What a run writes, for several pictures.
+    /// What a run writes, for several images.
     outputs: Outputs,
-    /// Of a picture.
+    /// Of an image.
     input_shape: [usize; 2],
     /// Where the prefixes go.
     prefix_place: Place,
@@ -35,11 +35,11 @@ struct Names {
 #[derive(Debug)]
 struct Outputs {
     image_prefix: Buffer,
-    /// Of a picture.
+    /// Of an image.
     prefix_shape: [usize; 2],
     /// On the host: read for embeddings alone, and small.
     query_output: Buffer,
-    /// Of a picture.
+    /// Of an image.
     query_shape: [usize; 2],
 }
 
@@ -68,7 +68,7 @@ impl QFormer {
         let session = GraphSession::open(runtime, GRAPH, &bundle.path(&qformer.file), &provider, &inputs, &outputs)?;
         let place = provider.place();
         let prefix_place = place.between(decoder);
-        let bytes = |shape: [usize; 2]| devices.pictures_at_once() * shape.iter().product::<usize>() * size_of::<f32>();
+        let bytes = |shape: [usize; 2]| devices.images_at_once() * shape.iter().product::<usize>() * size_of::<f32>();
         Ok(Self {
             names: Names {
                 image_embeds: session.tensor_name(&qformer.inputs.image_embeds)?,
@@ -93,21 +93,21 @@ impl QFormer {
         &self.place
     }
 
-    /// The image prefixes for the `image_embeds` of so many pictures.
-    pub(super) fn run(&mut self, image_embeds: &Buffer, pictures: usize) -> Result<Vec<ImagePrefix>, RuntimeError> {
-        self.run_both(image_embeds, pictures)?;
+    /// The image prefixes for the `image_embeds` of so many images.
+    pub(super) fn run(&mut self, image_embeds: &Buffer, images: usize) -> Result<Vec<ImagePrefix>, RuntimeError> {
+        self.run_both(image_embeds, images)?;
         let bytes = self.outputs.prefix_shape.iter().product::<usize>() * size_of::<f32>();
         // Each has memory of its own, because each is forgotten at its own time.
-        let prefixes = (0..pictures).map(|picture| {
+        let prefixes = (0..images).map(|image| {
             let mut prefix = Buffer::new(&self.prefix_place, bytes)?;
-            prefix.copy_from(&self.outputs.image_prefix, &Pieces::one(picture * bytes, 0, bytes))?;
+            prefix.copy_from(&self.outputs.image_prefix, &Pieces::one(image * bytes, 0, bytes))?;
             prefix.wait()?;
             Ok(ImagePrefix::new(bytes, prefix))
         });
         prefixes.collect()
     }
 
-    /// `query_output` for the `image_embeds` of one picture.
+    /// `query_output` for the `image_embeds` of one image.
     pub(super) fn embed(&mut self, image_embeds: &Buffer) -> Result<QueryOutput, RuntimeError> {
         self.run_both(image_embeds, 1)?;
         let [rows, hidden] = self.outputs.query_shape;
@@ -115,11 +115,11 @@ impl QFormer {
         Ok(QueryOutput::new(hidden, elements[..rows * hidden].to_vec()))
     }
 
-    fn run_both(&mut self, image_embeds: &Buffer, pictures: usize) -> Result<(), RuntimeError> {
+    fn run_both(&mut self, image_embeds: &Buffer, images: usize) -> Result<(), RuntimeError> {
         let failed = self.session.failed();
         let Self { session, names, outputs, .. } = self;
         let [image, prefix, query] =
-            [self.input_shape, outputs.prefix_shape, outputs.query_shape].map(|[rows, width]| [pictures, rows, width]);
+            [self.input_shape, outputs.prefix_shape, outputs.query_shape].map(|[rows, width]| [images, rows, width]);
         let mut run = || {
             let mut binding = Binding::new(session.session())?;
             binding.input(&names.image_embeds, image_embeds, Part::f32(&image))?;

@@ -15,11 +15,11 @@ pub struct VisionEncoder {
     session: GraphSession,
     pixel_values: TensorName,
     image_embeds: TensorName,
-    /// What the pictures of a run are gathered in, on the host.
+    /// What the images of a run are gathered in, on the host.
     pixels: Buffer,
-    /// Of a picture.
+    /// Of an image.
     input_shape: [usize; 3],
-    /// Of a picture.
+    /// Of an image.
     output_shape: [usize; 2],
     place: Place,
 }
@@ -37,12 +37,12 @@ impl VisionEncoder {
         let provider = devices.vision_encoder(manifest)?;
         let path = bundle.path(&vision.file);
         let session = GraphSession::open(runtime, GRAPH, &path, &provider, &[input], &[output])?;
-        let picture_bytes = input_shape.iter().product::<usize>() * size_of::<f32>();
+        let image_bytes = input_shape.iter().product::<usize>() * size_of::<f32>();
         Ok(Self {
             pixel_values: session.tensor_name(&vision.inputs.pixel_values)?,
             image_embeds: session.tensor_name(&vision.outputs.image_embeds)?,
             session,
-            pixels: Buffer::on_host(&provider.place(), devices.pictures_at_once() * picture_bytes)?,
+            pixels: Buffer::on_host(&provider.place(), devices.images_at_once() * image_bytes)?,
             input_shape,
             output_shape,
             place: provider.place(),
@@ -54,32 +54,32 @@ impl VisionEncoder {
         &self.place
     }
 
-    /// Channels, height and width of a picture.
+    /// Channels, height and width of an image.
     pub(super) fn input_shape(&self) -> [usize; 3] {
         self.input_shape
     }
 
-    /// Bytes of `image_embeds` of a picture.
+    /// Bytes of `image_embeds` of an image.
     pub(super) fn output_bytes(&self) -> usize {
         self.output_shape.iter().product::<usize>() * size_of::<f32>()
     }
 
-    /// Encodes pictures. `image_embeds` holds `[pictures.len(), num_tokens, hidden]` then.
-    pub(super) fn run(&mut self, pictures: &[&PixelValues], image_embeds: &mut Buffer) -> Result<(), RuntimeError> {
+    /// Encodes images. `image_embeds` holds `[images.len(), num_tokens, hidden]` then.
+    pub(super) fn run(&mut self, images: &[&PixelValues], image_embeds: &mut Buffer) -> Result<(), RuntimeError> {
         let failed = self.session.failed();
-        let picture_len: usize = self.input_shape.iter().product();
-        let gathered = self.pixels.host_mut().and_then(|pixels| pixels.get_mut(..pictures.len() * picture_len));
-        let gathered = gathered.ok_or_else(|| failed(ort::Error::new("there are more pictures than a run takes")))?;
-        for (place, picture) in gathered.chunks_exact_mut(picture_len).zip(pictures) {
-            let in_pieces = || failed(ort::Error::new("the pixels of a picture are not in one piece"));
-            place.copy_from_slice(picture.as_slice().ok_or_else(in_pieces)?);
+        let image_len: usize = self.input_shape.iter().product();
+        let gathered = self.pixels.host_mut().and_then(|pixels| pixels.get_mut(..images.len() * image_len));
+        let gathered = gathered.ok_or_else(|| failed(ort::Error::new("there are more images than a run takes")))?;
+        for (place, image) in gathered.chunks_exact_mut(image_len).zip(images) {
+            let in_pieces = || failed(ort::Error::new("the pixels of an image are not in one piece"));
+            place.copy_from_slice(image.as_slice().ok_or_else(in_pieces)?);
         }
         let ([channels, height, width], [tokens, hidden]) = (self.input_shape, self.output_shape);
         let mut run = || {
             let mut binding = Binding::new(self.session.session())?;
-            let input = [pictures.len(), channels, height, width];
+            let input = [images.len(), channels, height, width];
             binding.input(&self.pixel_values, &self.pixels, Part::f32(&input))?;
-            binding.output(&self.image_embeds, image_embeds, Part::f32(&[pictures.len(), tokens, hidden]))?;
+            binding.output(&self.image_embeds, image_embeds, Part::f32(&[images.len(), tokens, hidden]))?;
             binding.run(self.session.session_mut())
         };
         run().map_err(failed)

@@ -69,9 +69,9 @@ pub(crate) struct TensorRtSettings {
     pub(crate) cache: PathBuf,
     /// Whether the graph is one of f16. An f32 graph must not be computed in less.
     pub(crate) is_fp16: bool,
-    /// The input, with its dimensions but for the first, which is the number of pictures.
+    /// The input, with its dimensions but for the first, which is the number of images.
     pub(crate) input: (String, Vec<usize>),
-    /// The most pictures in a run.
+    /// The most images in a run.
     pub(crate) most: usize,
 }
 
@@ -126,7 +126,7 @@ fn cuda(settings: &CudaSettings) -> ExecutionProviderDispatch {
 fn tensor_rt(settings: &CudaSettings, tensorrt: &TensorRtSettings) -> ExecutionProviderDispatch {
     let TensorRtSettings { cache, is_fp16, input: (name, dimensions), most } = tensorrt;
     let dimensions: String = dimensions.iter().map(|dimension| format!("x{dimension}")).collect();
-    let shapes = |pictures: usize| format!("{name}:{pictures}{dimensions}");
+    let shapes = |images: usize| format!("{name}:{images}{dimensions}");
     let cache = cache.display();
     ep::TensorRT::default()
         .with_device_id(settings.gpu.id() as i32)
@@ -138,7 +138,7 @@ fn tensor_rt(settings: &CudaSettings, tensorrt: &TensorRtSettings) -> ExecutionP
         .with_timing_cache(true)
         .with_timing_cache_path(cache.to_string())
         .with_profile_min_shapes(shapes(1))
-        .with_profile_opt_shapes(shapes(1)) // one picture is what most runs encode, and what a user waits for
+        .with_profile_opt_shapes(shapes(1)) // one image is what most runs encode, and what a user waits for
         .with_profile_max_shapes(shapes(*most))
         // Else the weights pass through one message of at most 2 GiB.
         .with_arbitrary_config("trt_load_user_initializer", "1")

@@ -1,6 +1,6 @@
-//! From rows of picture and text to answers: what every protocol does between its own request and its own answer.
+//! From rows of image and text to answers: what every protocol does between its own request and its own answer.
 //!
-//! Pictures are fetched and decoded side by side, all rows are handed to the engine before the first answer is awaited, so
+//! Images are fetched and decoded side by side, all rows are handed to the engine before the first answer is awaited, so
 //! that they are decoded together, and the first fault ends them all.
 
 use std::time::Instant;
@@ -11,14 +11,14 @@ use futures_util::future::join_all;
 use super::body::blocking;
 use super::image_source::ImageSource;
 use super::{HttpError, State};
-use crate::engine::{Answer, Engine, EngineError, Permit, Picture, PreparedJob, ScoreJob};
+use crate::engine::{Answer, Engine, EngineError, Image, Permit, PreparedJob, ScoreJob};
 use crate::fetch::FetchError;
 use crate::generation::GenerationParams;
 
-/// A picture, and what is asked about it.
+/// An image, and what is asked about it.
 #[derive(Debug)]
 pub(super) struct Row {
-    /// Where the picture is.
+    /// Where the image is.
     pub(super) image: ImageSource,
     /// The prompt; empty for a caption.
     pub(super) text: String,
@@ -65,7 +65,7 @@ pub(super) async fn answers(state: &State, jobs: Vec<PreparedJob>, permit: &Perm
     Ok(answers)
 }
 
-/// Pictures and texts as the engine takes them. The places are reserved before any picture is fetched or decoded.
+/// Images and texts as the engine takes them. The places are reserved before any image is fetched or decoded.
 pub(super) async fn prepare(
     state: &State,
     rows: Vec<Row>,
@@ -76,23 +76,23 @@ pub(super) async fn prepare(
     let deadline = state.deadline(&engine);
     let permit = engine.reserve_until(rows.len(), deadline)?;
     let (images, texts): (Vec<_>, Vec<_>) = rows.into_iter().map(|row| (row.image, row.text)).unzip();
-    let pictures = open_pictures(state, images, place).await?;
-    let jobs = prepare_jobs(engine, pictures.into_iter().zip(texts).collect(), params, deadline, place).await?;
+    let images = open_images(state, images, place).await?;
+    let jobs = prepare_jobs(engine, images.into_iter().zip(texts).collect(), params, deadline, place).await?;
     Ok(Prepared { jobs, permit })
 }
 
-/// Pictures that are open, and texts about them, as the engine takes them.
+/// Images that are open, and texts about them, as the engine takes them.
 pub(super) async fn prepare_jobs(
     engine: Engine,
-    rows: Vec<(Picture, String)>,
+    rows: Vec<(Image, String)>,
     params: GenerationParams,
     deadline: Instant,
     place: impl Fn(usize) -> String + Send + 'static,
 ) -> Result<Vec<PreparedJob>, HttpError> {
     blocking(move || {
         let jobs = rows.into_iter().enumerate();
-        jobs.map(|(number, (picture, text))| {
-            let job = ScoreJob { picture, text, params: params.clone(), deadline: Some(deadline) };
+        jobs.map(|(number, (image, text))| {
+            let job = ScoreJob { image, text, params: params.clone(), deadline: Some(deadline) };
             engine.prepare(&job).map_err(|error| HttpError::BadRequest(format!("{}: {error}", place(number))))
         })
         .collect()
@@ -100,30 +100,30 @@ pub(super) async fn prepare_jobs(
     .await
 }
 
-/// The pictures of some rows, in their order: fetched, decoded, or looked up.
-pub(super) async fn open_pictures(
+/// The images of some rows, in their order: fetched, decoded, or looked up.
+pub(super) async fn open_images(
     state: &State,
     images: Vec<ImageSource>,
     place: Place,
-) -> Result<Vec<Picture>, HttpError> {
+) -> Result<Vec<Image>, HttpError> {
     let engine = state.engine()?.clone();
     let located = locate_all(state, images, place).await?;
     blocking(move || {
         let files: Vec<&[u8]> = located.iter().filter_map(Located::file).collect();
-        let mut opened = engine.open_pictures(&files).into_iter();
-        let picture = |(number, located): (usize, &Located)| match located {
-            Located::Stored(picture) => Ok(picture.clone()),
+        let mut opened = engine.open_images(&files).into_iter();
+        let image = |(number, located): (usize, &Located)| match located {
+            Located::Stored(image) => Ok(image.clone()),
             Located::File(_) => {
-                let picture = opened.next().ok_or(HttpError::Engine(EngineError::Stopped))?;
-                picture.map_err(|error| HttpError::BadRequest(format!("{}: {error}", place(number))))
+                let image = opened.next().ok_or(HttpError::Engine(EngineError::Stopped))?;
+                image.map_err(|error| HttpError::BadRequest(format!("{}: {error}", place(number))))
             }
         };
-        located.iter().enumerate().map(picture).collect()
+        located.iter().enumerate().map(image).collect()
     })
     .await
 }
 
-/// The files of some pictures, in their order: fetched, or sent along; or pictures that are stored.
+/// The files of some images, in their order: fetched, or sent along; or images that are stored.
 pub(super) async fn locate_all(
     state: &State,
     images: Vec<ImageSource>,
@@ -135,10 +135,10 @@ pub(super) async fn locate_all(
     located.into_iter().enumerate().map(at_place).collect()
 }
 
-/// A picture's file, or a picture that is stored.
+/// An image's file, or an image that is stored.
 pub(super) enum Located {
     File(web::Bytes),
-    Stored(Picture),
+    Stored(Image),
 }
 
 impl Located {
@@ -153,7 +153,7 @@ impl Located {
 async fn locate(state: &State, engine: &Engine, image: ImageSource) -> Result<Located, HttpError> {
     match image {
         ImageSource::File(file) => Ok(Located::File(file)),
-        ImageSource::Stored(id) => Ok(Located::Stored(engine.stored_picture(id).map_err(EngineError::from)?)),
+        ImageSource::Stored(id) => Ok(Located::Stored(engine.stored_image(id).map_err(EngineError::from)?)),
         ImageSource::Url(url) => {
             let fetcher = state.fetcher().ok_or_else(|| {
                 HttpError::BadRequest(

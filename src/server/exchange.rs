@@ -84,7 +84,7 @@ impl Exchange {
             state,
             connection,
             method: request.method().clone(),
-            // Whoever reads the id of a stored picture may ask about it, so of such paths the pattern is told.
+            // Whoever reads the id of a stored image may ask about it, so of such paths the pattern is told.
             path: pattern.clone().unwrap_or_else(|| request.path().chars().take(LOGGED_PATH).collect()),
             route: pattern.unwrap_or_else(|| "unknown".to_owned()),
             ids,

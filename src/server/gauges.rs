@@ -69,12 +69,12 @@ fn of_caches(registry: &mut Registry, engine: &Engine) {
         evictions.get_or_create(&cache).inc_by(counts.evictions);
         bytes.get_or_create(&cache).set(i64::try_from(counts.bytes).unwrap_or(i64::MAX));
     }
-    registry.register("cache_hits", "Pictures that were known", hits);
-    registry.register("cache_misses", "Pictures that were not known", misses);
-    registry.register("cache_evictions", "Pictures that were forgotten to make room", evictions);
+    registry.register("cache_hits", "Images that were known", hits);
+    registry.register("cache_misses", "Images that were not known", misses);
+    registry.register("cache_evictions", "Images that were forgotten to make room", evictions);
     registry.register_with_unit("cache", "What the caches hold", Unit::Bytes, bytes);
-    let (pictures, stored) = engine.stored_pictures();
-    gauge(registry, "stored_images", "Pictures that clients have stored", pictures);
+    let (images, stored) = engine.stored_images();
+    gauge(registry, "stored_images", "Images that clients have stored", images);
     registry.register_with_unit("stored_images", "What these take", Unit::Bytes, ConstGauge::new(stored));
 }
 

@@ -1,5 +1,5 @@
 //! An image as requests name it in a string: base64 in all its spellings, a data URI around it, a URL, or the id of a
-//! stored picture.
+//! stored image.
 
 use actix_web::web::Bytes;
 use base64::Engine as _;
@@ -14,17 +14,17 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-use crate::engine::PictureId;
+use crate::engine::ImageId;
 
-/// Where a picture is.
+/// Where an image is.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum ImageSource {
-    /// Here: a picture file's bytes.
+    /// Here: an image file's bytes.
     File(Bytes),
     /// Behind an http or https URL, which nobody has checked yet.
     Url(String),
     /// In the engine's store.
-    Stored(PictureId),
+    Stored(ImageId),
 }
 
 impl std::fmt::Debug for ImageSource {
@@ -33,7 +33,7 @@ impl std::fmt::Debug for ImageSource {
     }
 }
 
-/// Why an image string names no picture. Messages never repeat the string.
+/// Why an image string names no image. Messages never repeat the string.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum ImageStringError {
     #[error("image is empty")]
@@ -42,7 +42,7 @@ pub(super) enum ImageStringError {
     Scheme,
     #[error("image is a data URI without `;base64,`")]
     DataUri,
-    #[error("image holds a character that is not ASCII; send the picture as base64")]
+    #[error("image holds a character that is not ASCII; send the image as base64")]
     NotAscii,
     #[error("image is not base64: {symbols} symbols is a length that no file has")]
     Length { symbols: usize },
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn urls_and_ids_of_stored_pictures_are_told_from_base64() {
+    fn urls_and_ids_of_stored_images_are_told_from_base64() {
         for url in ["http://example.org/x.png", "HTTPS://example.org/x.png", " http://127.0.0.1"] {
             assert_eq!(ImageSource::parse(url), Ok(ImageSource::Url(url.trim().into())));
         }

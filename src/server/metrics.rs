@@ -109,7 +109,7 @@ impl Metrics {
         registry.register("http_requests_in_flight", "Requests whose answer has not ended", self.in_flight.clone());
         registry.register_with_unit(
             "stage_duration",
-            "Where the time of a row goes; a stage that a row skips, as that of a known picture, is not counted",
+            "Where the time of a row goes; a stage that a row skips, as that of a known image, is not counted",
             Unit::Seconds,
             self.stages.clone(),
         );

@@ -11,7 +11,7 @@ use utoipa_swagger_ui::Config;
 
 use super::{HttpError, azure, health, metrics, mlflow, native, open_inference, openai, resource};
 
-/// A picture of 8 × 6 pixels, so that the example works when it is posted back.
+/// An image of 8 × 6 pixels, so that the example works when it is posted back.
 pub(super) const EXAMPLE_IMAGE: &str =
     "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAGCAIAAABxZ0isAAAAFElEQVR4nGPU0NBgwAaYsIrSSQIASXoAhK9MVXgAAAAASUVORK5CYII=";
 
@@ -19,7 +19,7 @@ pub(super) const EXAMPLE_IMAGE: &str =
 #[derive(OpenApi)]
 #[openapi(modifiers(&ApiKey), info(
     title = "BLIP-2 on ONNX Runtime",
-    description = "Answers questions about pictures: Azure's scoring contract, the protocols of MLflow, OpenAI and the Open \
+    description = "Answers questions about images: Azure's scoring contract, the protocols of MLflow, OpenAI and the Open \
                    Inference Protocol, and endpoints of its own.",
     license(name = "MIT", identifier = "MIT"),
 ))]

@@ -1,4 +1,4 @@
-//! The log, one subscriber per process, and the traces, if they are sent anywhere. Pictures, prompts and credentials never
+//! The log, one subscriber per process, and the traces, if they are sent anywhere. Images, prompts and credentials never
 //! reach either.
 
 mod azure_format;

@@ -5,7 +5,7 @@
 
 use std::fmt::Write;
 
-/// What is asked about a picture.
+/// What is asked about an image.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Prompt {
     /// A caption, which goes on from the beginning; the default, with an empty one.

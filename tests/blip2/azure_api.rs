@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use crate::contract::wire::{Body, Connection, Request};
-use crate::helpers::{body, picture, settings, spawn_app, spawn_app_with};
+use crate::helpers::{body, png_base64, settings, spawn_app, spawn_app_with};
 use crate::scripted_model::{Script, engine};
 use blip2::server::{ServerSettings, ServiceName};
 
@@ -67,7 +67,7 @@ fn before_the_model_is_there_a_request_is_refused_without_its_body() {
 #[test]
 fn only_a_failure_of_scoring_is_marked_as_one() {
     let app = spawn_app(Some(engine(Script { failing_prompt_len: Some(2), ..Script::default() }, 1, 4)));
-    let image = picture();
+    let image = png_base64();
     for (text, status, failed) in [("x", 500, "True"), ("x y z", 200, "False")] {
         let request = Request::new("POST", "/score", &[JSON], Some(body(&[(&image, text)]).to_string().as_bytes()));
         let answer = Connection::open(app.port()).unwrap().exchange(&request).unwrap();

@@ -29,7 +29,7 @@ pub(crate) fn engine(bundle: &Bundle, slots: usize) -> Engine {
     engine_with_caches(bundle, slots, 1 << 20)
 }
 
-/// An engine that keeps pictures and their keys and values in so many bytes each.
+/// An engine that keeps images and their keys and values in so many bytes each.
 fn engine_with_caches(bundle: &Bundle, slots: usize, cache_bytes: usize) -> Engine {
     let cache = CacheSize { slots: slots.try_into().unwrap(), max_len: None, kv_tokens: None };
     let model = Blip2::open(&RUNTIME, bundle, cache, &Devices::CPU).unwrap();
@@ -52,8 +52,8 @@ pub(crate) fn open(path: &str) -> Bundle {
 
 /// A question about the scene, with whatever parameters.
 fn job(engine: &Engine, text: &str, params: &Value) -> ScoreJob {
-    let picture = engine.open_pictures(&[fixture("scene.png")]).remove(0).unwrap();
-    ScoreJob { picture, text: text.to_owned(), params: engine.parse_params(params).unwrap(), deadline: None }
+    let image = engine.open_images(&[fixture("scene.png")]).remove(0).unwrap();
+    ScoreJob { image, text: text.to_owned(), params: engine.parse_params(params).unwrap(), deadline: None }
 }
 
 /// Hands a job over without waiting for its answer.
@@ -68,7 +68,7 @@ fn ask(engine: &Engine, text: &str) -> AnswerSequence {
 }
 
 #[test]
-fn the_committed_bundles_answer_questions_about_a_picture() {
+fn the_committed_bundles_answer_questions_about_an_image() {
     for path in BUNDLES {
         let engine = engine(&open(path), 2);
         for (text, answer) in [
@@ -154,9 +154,9 @@ fn every_method_gives_the_same_answers_in_company_and_alone_to_the_bit() {
     }
 }
 
-/// Ten questions about one picture: it is encoded once, and the answers are those of an engine that remembers nothing.
+/// Ten questions about one image: it is encoded once, and the answers are those of an engine that remembers nothing.
 #[test]
-fn a_known_picture_is_not_encoded_again_and_its_answers_are_the_same_to_the_bit() {
+fn a_known_image_is_not_encoded_again_and_its_answers_are_the_same_to_the_bit() {
     let bundle = open(BUNDLES[1]);
     let (engine, texts) = (engine(&bundle, 4), ["", "a", "Question: what color is the star? Answer:"]);
     let pending: Vec<_> =
@@ -213,8 +213,8 @@ fn the_likelihood_of_a_generated_answer_is_what_it_was_generated_with() {
         let question = job(&engine, "Question: where is the star? Answer:", &Value::Null);
         let answer = submit(&engine, &question).wait().unwrap().best;
         let candidates = vec!["nowhere at all".to_owned(), answer.text.clone(), "left".to_owned()];
-        let ScoreJob { picture, text, .. } = question;
-        let rank_job = RankJob { picture, text, candidates, with_end_token: true, deadline: None };
+        let ScoreJob { image, text, .. } = question;
+        let rank_job = RankJob { image, text, candidates, with_end_token: true, deadline: None };
         let ranking = engine.rank(&rank_job, &engine.reserve(1).unwrap()).unwrap().wait().unwrap();
         let [other, chosen, _] = ranking.candidates.try_into().unwrap();
         assert_eq!((&chosen.token_ids, &chosen.logprobs), (&answer.token_ids, &answer.logprobs), "{path}");

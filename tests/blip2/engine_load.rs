@@ -84,10 +84,10 @@ impl Client<'_> {
         let text = ["", "a", "cat", "dog", "two dogs", "on the"][self.random.below(6)];
         let params = [json!({}), json!({}), json!({"num_beams": 2, "max_new_tokens": 3})][self.random.below(3)].clone();
         let is_echo = params.get("num_beams").is_none();
-        let picture =
-            self.engine.open_pictures(&[&self.files[self.random.below(self.files.len())]]).pop().unwrap().unwrap();
+        let image =
+            self.engine.open_images(&[&self.files[self.random.below(self.files.len())]]).pop().unwrap().unwrap();
         let params = self.engine.parse_params(&params).unwrap();
-        let job = ScoreJob { picture, text: text.to_owned(), params, deadline: None };
+        let job = ScoreJob { image, text: text.to_owned(), params, deadline: None };
         let job = self.engine.prepare(&job).unwrap();
         let permit = loop {
             match self.engine.reserve(1) {

@@ -1,4 +1,4 @@
-//! Pictures of every format through the service; what becomes of their pixels is tested beside the code.
+//! Images of every format through the service; what becomes of their pixels is tested beside the code.
 
 use crate::helpers::{base64, body, fixture, spawn_app};
 use crate::scripted_model::{Script, engine};

@@ -32,7 +32,7 @@ const IMAGES: &str = "../shared/data/images";
 /// How far logprobs and scores may lie from the reference's, as its README says.
 const TOLERANCE: f64 = 1e-3;
 
-/// Room for every picture, and for every prompt's keys and values.
+/// Room for every image, and for every prompt's keys and values.
 const CACHE_BYTES: usize = 64 << 20;
 
 /// Fewer than the rows of all cases together, so that rows wait, join and leave.
@@ -59,7 +59,7 @@ struct Case {
     expected: Vec<Expected>,
 }
 
-/// A question about a picture: a file, or pixels made from a seed.
+/// A question about an image: a file, or pixels made from a seed.
 #[derive(Deserialize)]
 struct Row {
     image: Option<String>,
@@ -92,7 +92,7 @@ struct Answer {
 impl Case {
     /// A body for `/score` with some of the rows.
     fn request(&self, rows: &[Row]) -> Value {
-        let rows: Vec<_> = rows.iter().map(|row| (base64(&row.picture()), row.text.as_str())).collect();
+        let rows: Vec<_> = rows.iter().map(|row| (base64(&row.image()), row.text.as_str())).collect();
         let rows: Vec<_> = rows.iter().map(|(image, text)| (image.as_str(), *text)).collect();
         let mut request = body(&rows);
         request["params"] = self.params.clone().into();
@@ -102,7 +102,7 @@ impl Case {
 }
 
 impl Row {
-    fn picture(&self) -> Vec<u8> {
+    fn image(&self) -> Vec<u8> {
         match (&self.image, self.pixel_seed) {
             (Some(image), None) => fs::read(repository(IMAGES).join(image)).unwrap(),
             (None, Some(seed)) => stand_in(seed),
@@ -140,7 +140,7 @@ fn every_golden_row_alone_is_answered_as_by_the_reference() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
-/// Greedy rows and beams, with and without processors. All orders but the first find the pictures known.
+/// Greedy rows and beams, with and without processors. All orders but the first find the images known.
 #[test]
 fn goldens_in_company_are_answered_as_alone_to_the_bit() {
     let Some(cases) = cases() else { return };
@@ -234,7 +234,7 @@ fn start(cases: &[Case], cache_bytes: usize) -> TestApp {
     spawn_app_with_limit(Some(engine), 16 << 20)
 }
 
-/// Encodes, in place of a stand-in picture, the pixels of its seed: they belong to no picture that could be sent.
+/// Encodes, in place of a stand-in image, the pixels of its seed: they belong to no image that could be sent.
 struct SeededPixels<E> {
     encoder: E,
     /// Pixels of a stand-in, and those to encode instead.
@@ -254,11 +254,10 @@ impl<E> SeededPixels<E> {
 }
 
 impl<E: ImageEncoder> ImageEncoder for SeededPixels<E> {
-    fn encode(&mut self, pictures: &[&PixelValues]) -> Result<Vec<EncodedImage>, ModelError> {
-        let replaced = |picture: &&PixelValues| self.replaced.iter().find(|(stand_in, _)| stand_in == *picture);
-        let pictures: Vec<_> =
-            pictures.iter().map(|picture| replaced(picture).map_or(*picture, |(_, seeded)| seeded)).collect();
-        self.encoder.encode(&pictures)
+    fn encode(&mut self, images: &[&PixelValues]) -> Result<Vec<EncodedImage>, ModelError> {
+        let replaced = |image: &&PixelValues| self.replaced.iter().find(|(stand_in, _)| stand_in == *image);
+        let images: Vec<_> = images.iter().map(|image| replaced(image).map_or(*image, |(_, seeded)| seeded)).collect();
+        self.encoder.encode(&images)
     }
 
     fn embed(&mut self, pixel_values: &PixelValues) -> Result<EmbeddedImage, ModelError> {
@@ -266,7 +265,7 @@ impl<E: ImageEncoder> ImageEncoder for SeededPixels<E> {
     }
 }
 
-/// A picture of one pixel that stands for a seed.
+/// An image of one pixel that stands for a seed.
 fn stand_in(seed: u8) -> Vec<u8> {
     let mut file = Cursor::new(Vec::new());
     RgbImage::from_raw(1, 1, vec![seed, 0, 0]).unwrap().write_to(&mut file, ImageFormat::Png).unwrap();

@@ -23,12 +23,12 @@ pub(crate) fn base64(bytes: &[u8]) -> String {
     base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
-/// A small picture as base64.
-pub(crate) fn picture() -> String {
+/// A small image as base64.
+pub(crate) fn png_base64() -> String {
     base64(&fixture("images/png-rgb.png"))
 }
 
-/// A body for `/score` with rows of picture and text.
+/// A body for `/score` with rows of image and text.
 pub(crate) fn body(rows: &[(&str, &str)]) -> Value {
     let data: Vec<_> = rows.iter().map(|(image, text)| json!([image, text])).collect();
     json!({"input_data": {"columns": ["image", "text"], "index": (0..rows.len()).collect::<Vec<_>>(), "data": data}})

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::contract::wire::{Answer, Connection, Request};
-use crate::helpers::{TestApp, picture, served, spawn_app};
+use crate::helpers::{TestApp, png_base64, served, spawn_app};
 use crate::scripted_model::{Script, engine};
 
 fn invoke(app: &TestApp, content_type: &str, body: &str) -> (u16, Value) {
@@ -22,7 +22,7 @@ fn invoke_json(app: &TestApp, body: &Value) -> (u16, Value) {
 #[test]
 fn every_form_of_the_same_rows_gets_the_same_answers_in_order() {
     let app = spawn_app(Some(engine(Script::default(), 2, 16)));
-    let image = picture();
+    let image = png_base64();
     let expected = json!({"predictions": [{"text": "one"}, {"text": "the \"second\", longer"}]});
     let split = json!({"dataframe_split": {
         "columns": ["image", "text"], "index": ["a", "b"], "data": [[image, "one"], [image, "the \"second\", longer"]],
@@ -43,7 +43,7 @@ fn every_form_of_the_same_rows_gets_the_same_answers_in_order() {
 #[test]
 fn an_image_alone_is_captioned_and_params_are_honoured_and_checked() {
     let app = spawn_app(Some(engine(Script::default(), 2, 16)));
-    let image = picture();
+    let image = png_base64();
     assert_eq!(invoke(&app, "text/csv", &format!("image\n{image}\n")), (200, json!({"predictions": [{"text": ""}]})));
     let mut body =
         json!({"dataframe_records": [{"image": image, "text": "a few words here"}], "params": {"max_new_tokens": 2}});
@@ -59,7 +59,7 @@ fn an_image_alone_is_captioned_and_params_are_honoured_and_checked() {
 #[test]
 fn a_fault_has_a_code_and_a_message_and_no_stack_trace() {
     let app = spawn_app(Some(engine(Script { failing_prompt_len: Some(2), ..Script::default() }, 1, 1)));
-    let image = picture();
+    let image = png_base64();
     let records = |rows: &[(&str, &str)]| json!({"dataframe_records": rows.iter().map(|(image, text)| json!({"image": image, "text": text})).collect::<Vec<_>>()});
     for (body, status, code, part) in [
         (records(&[("QUJDR", "a")]), 400, "BAD_REQUEST", "row 0: image is not base64"),
@@ -79,7 +79,7 @@ fn a_fault_has_a_code_and_a_message_and_no_stack_trace() {
 #[test]
 fn clients_that_wait_for_ping_wait_for_the_model() {
     let app = spawn_app(None);
-    let empty = json!({"dataframe_records": [{"image": picture(), "text": "hello"}]});
+    let empty = json!({"dataframe_records": [{"image": png_base64(), "text": "hello"}]});
     for path in ["/ping", "/health"] {
         let reply = app.get(path);
         assert_eq!((reply.status, reply.retry_after.as_deref()), (503, Some("2")));
@@ -103,7 +103,7 @@ fn a_full_queue_is_a_429_in_mlflows_words() {
     let (open, gate) = mpsc::channel();
     let engine = engine(Script { gate: Some(gate), ..Script::default() }, 1, 1);
     let app = spawn_app(Some(engine.clone()));
-    let body = json!({"dataframe_records": [{"image": picture(), "text": "hello"}]});
+    let body = json!({"dataframe_records": [{"image": png_base64(), "text": "hello"}]});
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| invoke_json(&app, &body));
         while engine.rows_in_work() < 1 {

@@ -9,7 +9,7 @@ use blip2::server::ServerSettings;
 use serde_json::{Value, json};
 
 use crate::bundle::{BUNDLES, engine as bundle_engine, open};
-use crate::helpers::{TestApp, base64, fixture, picture, settings, spawn_app, spawn_app_with, spawn_app_with_limit};
+use crate::helpers::{TestApp, base64, fixture, png_base64, settings, spawn_app, spawn_app_with, spawn_app_with_limit};
 use crate::scripted_model::{HIDDEN, QUERIES, Script, engine};
 
 /// What came back.
@@ -87,10 +87,10 @@ fn texts(answers: &Value) -> Vec<&str> {
 }
 
 #[test]
-fn many_questions_about_one_picture_are_answered_in_order() {
+fn many_questions_about_one_image_are_answered_in_order() {
     let app = app();
     let ask = |template: Value, questions: &[&str]| {
-        post(&app, "/v1/ask", &json!({"image": picture(), "questions": questions, "template": template})).ok()
+        post(&app, "/v1/ask", &json!({"image": png_base64(), "questions": questions, "template": template})).ok()
     };
     let answers = ask(Value::Null, &["what is this?", "why?"]);
     assert_eq!(texts(&answers), ["Question: what is this? Answer:", "Question: why? Answer:"]);
@@ -106,19 +106,19 @@ fn many_questions_about_one_picture_are_answered_in_order() {
 }
 
 #[test]
-fn a_picture_is_opened_and_encoded_once_for_all_questions() {
+fn an_image_is_opened_and_encoded_once_for_all_questions() {
     let (open, gate) = mpsc::channel();
     let app = spawn_app(Some(engine(Script { gate: Some(gate), ..Script::default() }, 2, 16)));
-    open.send(()).unwrap(); // one picture; a second would wait for ever
-    let body = json!({"image": picture(), "questions": ["a?", "b?", "c?", "d?"]});
+    open.send(()).unwrap(); // one image; a second would wait for ever
+    let body = json!({"image": png_base64(), "questions": ["a?", "b?", "c?", "d?"]});
     assert_eq!(texts(&post(&app, "/v1/ask", &body).ok()).len(), 4);
 }
 
 #[test]
-fn a_picture_alone_is_asked_for_a_caption() {
+fn an_image_alone_is_asked_for_a_caption() {
     let app = app();
     let file = fixture("images/png-rgb.png");
-    assert_eq!(texts(&post(&app, "/v1/ask", &json!({"image": picture()})).ok()), [""]);
+    assert_eq!(texts(&post(&app, "/v1/ask", &json!({"image": png_base64()})).ok()), [""]);
     assert_eq!(texts(&form(&app, "/v1/ask", &[("file", "a.png", &file)]).ok()), [""]);
     assert_eq!(texts(&send(&app, "POST", "/v1/ask", "image/png", &file).ok()), [""]);
 }
@@ -137,7 +137,7 @@ fn a_form_asks_the_same_as_json() {
         &app,
         "/v1/ask",
         &json!({
-            "image": picture(),
+            "image": png_base64(),
             "questions": ["one?", "two?"],
             "params": serde_json::from_slice::<Value>(params).unwrap(),
         }),
@@ -159,7 +159,7 @@ fn a_form_asks_the_same_as_json() {
 fn candidates_are_ranked_by_their_likelihood() {
     let app = app();
     let rank = |body: Value| post(&app, "/v1/rank", &body).ok();
-    let image = picture();
+    let image = png_base64();
     let ranked = rank(json!({"image": image, "text": " x", "candidates": ["y", "x", "z"]}));
     assert_eq!((&ranked["best"], &ranked["ranking"][0]), (&json!("x"), &json!(1)));
     let candidates = ranked["candidates"].as_array().unwrap();
@@ -183,9 +183,9 @@ fn candidates_are_ranked_by_their_likelihood() {
 }
 
 #[test]
-fn a_stored_picture_is_asked_about_described_pinned_and_deleted() {
+fn a_stored_image_is_asked_about_described_pinned_and_deleted() {
     let app = app();
-    let stored = post(&app, "/v1/images", &json!({"image": picture(), "ttl_s": 600}));
+    let stored = post(&app, "/v1/images", &json!({"image": png_base64(), "ttl_s": 600}));
     let described = stored.ok();
     let id = described["id"].as_str().unwrap();
     let path = format!("/v1/images/{id}");
@@ -211,7 +211,7 @@ fn a_stored_picture_is_asked_about_described_pinned_and_deleted() {
 }
 
 #[test]
-fn a_picture_is_stored_from_a_form_and_as_the_whole_body() {
+fn an_image_is_stored_from_a_form_and_as_the_whole_body() {
     let app = app();
     let file = fixture("images/png-rgb.png");
     let parts: [FormPart<'_>; 3] = [("file", "a.png", &file), ("ttl_s", "", b"7"), ("pin", "", b"true")];
@@ -227,16 +227,16 @@ fn a_picture_is_stored_from_a_form_and_as_the_whole_body() {
 }
 
 #[test]
-fn pinned_pictures_that_fill_the_store_are_a_507() {
+fn pinned_images_that_fill_the_store_are_a_507() {
     let engine = engine(Script::default(), 1, 4);
     let options = StoreOptions { time_to_live: Duration::from_secs(60), is_pinned: true };
-    let pinned = engine.open_picture(&fixture("images/png-rgb.png")).unwrap();
+    let pinned = engine.open_image(&fixture("images/png-rgb.png")).unwrap();
     actix_web::rt::System::new().block_on(async {
-        let store = || engine.store_picture(pinned.clone(), options, engine.reserve(1).unwrap());
+        let store = || engine.store_image(pinned.clone(), options, engine.reserve(1).unwrap());
         while store().await.is_ok() {}
     });
     let app = spawn_app(Some(engine));
-    let full = post(&app, "/v1/images", &json!({"image": picture()}));
+    let full = post(&app, "/v1/images", &json!({"image": png_base64()}));
     let (code, message) = full.error();
     assert_eq!((full.status, code.as_str()), (507, "store_full"));
     assert!(message.contains("delete or unpin"), "{message}");
@@ -246,7 +246,7 @@ fn pinned_pictures_that_fill_the_store_are_a_507() {
 fn embeddings_are_pooled_and_normalized_as_asked() {
     let app = app();
     let embed = |body: Value| post(&app, "/v1/embeddings", &body).ok();
-    let image = picture();
+    let image = png_base64();
     let other = base64(&fixture("images/webp-lossy.webp"));
     let mean = embed(json!({"image": image}));
     assert_eq!((&mean["shape"], &mean["pooling"]), (&json!([HIDDEN]), &json!("mean")));
@@ -267,7 +267,7 @@ fn embeddings_are_pooled_and_normalized_as_asked() {
 fn embeddings_that_nobody_waits_for_give_their_places_back() {
     let (open, gate) = mpsc::channel();
     let app = spawn_app(Some(engine(Script { gate: Some(gate), ..Script::default() }, 1, 2)));
-    let body = json!({"image": [picture(), picture()]}).to_string();
+    let body = json!({"image": [png_base64(), png_base64()]}).to_string();
     let impatient: ureq::Agent =
         ureq::Agent::config_builder().timeout_global(Some(Duration::from_millis(300))).build().into();
     let gone = impatient.post(app.url("/v1/embeddings")).header("content-type", "application/json");
@@ -277,7 +277,7 @@ fn embeddings_that_nobody_waits_for_give_their_places_back() {
     }
     let served = (0..200).any(|_| {
         thread::sleep(Duration::from_millis(10));
-        post(&app, "/v1/embeddings", &json!({"image": [picture(), picture()]})).status == 200
+        post(&app, "/v1/embeddings", &json!({"image": [png_base64(), png_base64()]})).status == 200
     });
     assert!(served, "the places of the client that left stay taken");
 }
@@ -285,7 +285,7 @@ fn embeddings_that_nobody_waits_for_give_their_places_back() {
 #[test]
 fn the_model_tells_what_it_is_and_what_there_is_room_for() {
     let app = app();
-    post(&app, "/v1/images", &json!({"image": picture()})).ok();
+    post(&app, "/v1/images", &json!({"image": png_base64()})).ok();
     let model = get(&app, "/v1/model").ok();
     assert_eq!((&model["name"], &model["certificate"]["passed"]), (&json!("blip2-test"), &json!(true)));
     assert_eq!((&model["limits"]["slots"], &model["limits"]["max_len"]), (&json!(2), &json!(128)));
@@ -297,7 +297,7 @@ fn the_model_tells_what_it_is_and_what_there_is_room_for() {
 #[test]
 fn a_fault_is_told_in_our_own_form_with_its_place() {
     let app = app();
-    let image = picture();
+    let image = png_base64();
     let cases = [
         ("/v1/ask", json!({}), "image is missing"),
         ("/v1/ask", json!({"image": image, "question": "a?"}), "unknown field `question`, expected one of `image`"),
@@ -325,7 +325,7 @@ fn a_fault_is_told_in_our_own_form_with_its_place() {
         ("/v1/embeddings", json!({"image": []}), "image is missing"),
         ("/v1/embeddings", json!({"image": 7}), "image: must be a string or a list of strings"),
         ("/v1/embeddings", json!({"image": [image, "QUJDR"]}), "image[1]: image is not base64"),
-        ("/v1/embeddings", json!({"image": [image, "QUJD"]}), "picture 1: "),
+        ("/v1/embeddings", json!({"image": [image, "QUJD"]}), "image 1: "),
         ("/v1/embeddings", json!({"image": image, "pooling": "max"}), "pooling: unknown variant `max`"),
         ("/v1/embeddings", json!([image]), "the body must be a JSON object, not a list"),
     ];
@@ -348,8 +348,8 @@ fn a_form_at_fault_is_told_as_such() {
     let cases: [(&[FormPart<'_>], &str); 8] = [
         (&[("photo", "a.png", &file)], "unknown part \"photo\"; known are file, image, question, template, params"),
         (&[("file", "a.png", b"")], "file is empty"),
-        (&[("file", "a.png", &file), ("file", "b.png", &file)], "send one picture"),
-        (&[("file", "a.png", &file), ("image", "", b"QUJD")], "send one picture"),
+        (&[("file", "a.png", &file), ("file", "b.png", &file)], "send one image"),
+        (&[("file", "a.png", &file), ("image", "", b"QUJD")], "send one image"),
         (&[("file", "a.png", &file), ("params", "", b"{num_beams: 3}")], "params is not JSON"),
         (&[("file", "a.png", &file), ("question", "", b"\xff")], "question is not UTF-8"),
         (&[("file", "a.png", &file), ("question", "", &long)], "question is longer than 65536 bytes"),
@@ -429,7 +429,7 @@ fn before_the_model_is_there_the_answer_is_503_and_a_form_of_an_id_is_a_404() {
 #[test]
 fn a_failing_model_is_a_500_that_tells_nothing() {
     let app = spawn_app(Some(engine(Script { failing_prompt_len: Some(2), ..Script::default() }, 1, 4)));
-    let reply = post(&app, "/v1/ask", &json!({"image": picture(), "questions": ["x"], "template": "raw"}));
+    let reply = post(&app, "/v1/ask", &json!({"image": png_base64(), "questions": ["x"], "template": "raw"}));
     let (code, message) = reply.error();
     assert_eq!((reply.status, code.as_str()), (500, "internal"));
     assert!(!message.contains("passwd"), "{message}");
@@ -475,10 +475,10 @@ fn the_committed_bundle_finds_yellow_likelier_than_red() {
 }
 
 #[test]
-fn the_committed_bundle_embeds_a_picture_always_alike_and_two_pictures_differently() {
+fn the_committed_bundle_embeds_an_image_always_alike_and_two_images_differently() {
     let (app, manifest) = real_app();
     let (queries, hidden) = (&manifest["qformer"]["num_query_tokens"], &manifest["qformer"]["hidden_size"]);
-    let (scene, other) = (base64(&fixture("scene.png")), picture());
+    let (scene, other) = (base64(&fixture("scene.png")), png_base64());
     let embed = |body: Value| post(&app, "/v1/embeddings", &body).ok();
     let first = embed(json!({"image": scene, "normalize": true}));
     assert_eq!(first["shape"], json!([hidden]));

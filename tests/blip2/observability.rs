@@ -18,7 +18,7 @@ fn scene() -> String {
 }
 
 #[test]
-fn neither_keys_nor_pictures_nor_prompts_nor_queries_reach_the_log() {
+fn neither_keys_nor_images_nor_prompts_nor_queries_reach_the_log() {
     for format in ["text", "json", "azure"] {
         let service =
             Service::start(&["--log-format", format], &[("BLIP2_LOG", "trace"), ("BLIP2_API_KEY", "KEYSECRET")]);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::helpers::{TestApp, fixture, picture, spawn_app, spawn_app_with_limit};
+use crate::helpers::{TestApp, fixture, png_base64, spawn_app, spawn_app_with_limit};
 use crate::scripted_model::{Script, engine};
 
 const INFER: &str = "/v2/models/blip2-test/infer";
@@ -88,9 +88,9 @@ fn binary_tensor(name: &str, elements: &[&[u8]]) -> (Value, Vec<u8>) {
     (json!({"name": name, "shape": [elements.len()], "datatype": "BYTES", "parameters": parameters}), bytes)
 }
 
-/// A row for each text, all about one picture.
+/// A row for each text, all about one image.
 fn rows(texts: &[&str]) -> Value {
-    let image = picture();
+    let image = png_base64();
     json!({"inputs": [tensor("image", &vec![image.as_str(); texts.len()]), tensor("text", texts)]})
 }
 
@@ -175,9 +175,9 @@ fn the_path_may_name_the_version_and_the_body_may_declare_no_type() {
 }
 
 #[test]
-fn pictures_alone_are_captioned_and_one_text_is_for_all() {
+fn images_alone_are_captioned_and_one_text_is_for_all() {
     let app = spawn_app(Some(engine(Script::default(), 2, 16)));
-    let image = picture();
+    let image = png_base64();
     let images = tensor("image", &[&image, &image]);
     assert_eq!(infer(&app, &json!({"inputs": [images]})).output("text"), json!(["", ""]));
     let asked = infer(&app, &json!({"inputs": [images, tensor("text", &["hello"])]}));
@@ -188,7 +188,7 @@ fn pictures_alone_are_captioned_and_one_text_is_for_all() {
 fn binary_tensors_go_both_ways() {
     let app = spawn_app(Some(engine(Script::default(), 2, 16)));
     let png = fixture("images/png-rgb.png");
-    let (image, mut binary) = binary_tensor("image", &[&png, picture().as_bytes()]);
+    let (image, mut binary) = binary_tensor("image", &[&png, png_base64().as_bytes()]);
     let (text, bytes) = binary_tensor("text", &[b"one", b"and two"]);
     binary.extend(bytes);
     let outputs = json!([
@@ -222,7 +222,7 @@ fn a_request_may_ask_for_all_outputs_in_binary() {
 }
 
 #[test]
-fn a_body_of_nothing_but_a_picture_is_captioned() {
+fn a_body_of_nothing_but_an_image_is_captioned() {
     let app = spawn_app(Some(engine(Script::default(), 1, 4)));
     let headers = [(HEAD_LENGTH, "0"), ("content-type", "application/octet-stream")];
     let answer = call(&app, "POST", INFER, &fixture("images/png-rgb.png"), &headers);
@@ -272,7 +272,7 @@ fn what_is_not_there_and_what_is_not_allowed_are_errors_of_the_protocol() {
     let stored = format!("image-{}", "0a".repeat(16));
     let unknown = infer(&app, &json!({"inputs": [tensor("image", &[&stored])]}));
     assert_eq!(unknown.status, 404);
-    assert!(unknown.error().starts_with("image[0]: there is no stored picture"));
+    assert!(unknown.error().starts_with("image[0]: there is no stored image"));
     for (method, path, status, part) in [
         ("GET", "/v2/models/other", 404, "there is no model \"other\"; this service has \"blip2-test\""),
         ("GET", "/v2/models/other/ready", 404, "there is no model"),

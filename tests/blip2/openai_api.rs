@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::helpers::{TestApp, base64, picture, settings, spawn_app, spawn_app_with, spawn_app_with_limit};
+use crate::helpers::{TestApp, base64, png_base64, settings, spawn_app, spawn_app_with, spawn_app_with_limit};
 use crate::scripted_model::{Script, engine};
 
 const PATH: &str = "/v1/chat/completions";
 
-/// A request with the picture and a text.
+/// A request with the image and a text.
 fn request(text: &str) -> Value {
-    let image = json!({"type": "image_url", "image_url": {"url": format!("data:image/png;base64,{}", picture())}});
+    let image = json!({"type": "image_url", "image_url": {"url": format!("data:image/png;base64,{}", png_base64())}});
     json!({"messages": [{"role": "user", "content": [image, {"type": "text", "text": text}]}]})
 }
 
@@ -54,7 +54,7 @@ fn a_completion_has_all_that_clients_read() {
     let message = json!({"role": "assistant", "content": "Question: a </s> b Answer:", "refusal": null});
     let choice = json!({"index": 0, "message": message, "logprobs": null, "finish_reason": "stop"});
     assert_eq!(body["choices"], json!([choice]));
-    // 4 positions are the picture's; the answer has all other tokens but the first, and the end token.
+    // 4 positions are the image's; the answer has all other tokens but the first, and the end token.
     let tokens = |name: &str| body["usage"][name].as_u64().unwrap();
     assert_eq!(tokens("prompt_tokens") - 4, tokens("completion_tokens"));
     assert_eq!(tokens("total_tokens"), tokens("prompt_tokens") + tokens("completion_tokens"));
@@ -75,9 +75,9 @@ fn a_chat_is_one_prompt() {
 }
 
 #[test]
-fn a_stored_picture_can_be_named_and_one_that_is_not_there_is_a_404() {
+fn a_stored_image_can_be_named_and_one_that_is_not_there_is_a_404() {
     let app = spawn_app(Some(engine(Script::default(), 2, 4)));
-    let stored = app.post("/v1/images", &json!({"image": picture()})).json();
+    let stored = app.post("/v1/images", &json!({"image": png_base64()})).json();
     let mut known = request("a?");
     known["messages"][0]["content"][0]["image_url"]["url"] = stored["id"].clone();
     assert_eq!(app.post(PATH, &known).json()["choices"][0]["message"]["content"], "Question: a? Answer:");

@@ -8,7 +8,7 @@ use blip2::bundle::GoldenCase;
 use blip2::server::{ApiKey, GoldenWatch, ServerSettings};
 
 use crate::command_line::blip2;
-use crate::helpers::{Reply, TestApp, body, fixture, picture, repository, settings, spawn_app, spawn_app_with};
+use crate::helpers::{Reply, TestApp, body, fixture, png_base64, repository, settings, spawn_app, spawn_app_with};
 use crate::scripted_model::{Script, engine};
 
 /// The value of a sample as Prometheus would read it.
@@ -34,9 +34,9 @@ fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
 #[test]
 fn metrics_count_requests_rows_tokens_and_refusals() {
     let app = spawn_app(Some(engine(Script::default(), 2, 16)));
-    let image = picture();
+    let image = png_base64();
     assert_eq!(app.score(&body(&[(&image, "one two"), (&image, "three")])).status, 200);
-    assert_eq!(app.score(&body(&[("", "no picture")])).status, 400);
+    assert_eq!(app.score(&body(&[("", "no image")])).status, 400);
     for path in ["/nowhere/1", "/nowhere/2"] {
         assert_eq!(app.get(path).status, 404);
     }
@@ -81,7 +81,7 @@ fn gauges_follow_the_rows_in_work() {
     let (open, gate) = mpsc::channel();
     let app = spawn_app(Some(engine(Script { gate: Some(gate), ..Script::default() }, 2, 16)));
     thread::scope(|scope| {
-        scope.spawn(|| assert_eq!(app.score(&body(&[(&picture(), "hello")])).status, 200));
+        scope.spawn(|| assert_eq!(app.score(&body(&[(&png_base64(), "hello")])).status, 200));
         wait_until("a row waits", || sample(&metrics(&app), r#"blip2_rows{phase="waiting"}"#) == Some(1.0));
         let text = metrics(&app);
         assert_eq!(sample(&text, "blip2_rows_in_work"), Some(1.0));
@@ -113,7 +113,7 @@ fn metrics_need_the_key_on_the_main_port_and_none_on_their_own() {
 #[test]
 fn an_answer_tells_where_its_time_went() {
     let app = spawn_app(Some(engine(Script::default(), 2, 16)));
-    let request = body(&[(&picture(), "one"), (&picture(), "a longer one")]).to_string();
+    let request = body(&[(&png_base64(), "one"), (&png_base64(), "a longer one")]).to_string();
     let reply = ureq::post(app.url("/score")).content_type("application/json").send(&request).unwrap();
     let header = reply.headers()["server-timing"].to_str().unwrap();
     let stages: Vec<_> = header.split(", ").map(|metric| metric.split_once(";dur=").unwrap()).collect();
@@ -196,7 +196,7 @@ fn a_golden_answer_that_comes_out_wrong_makes_the_service_unready_until_it_comes
     wait_until("it is unready", || app.get("/readyz").status == 503);
     assert!(app.get("/readyz").message().contains("golden"), "the probe says why");
     assert_eq!(app.get("/").status, 200, "it is alive");
-    assert_eq!(app.score(&body(&[(&picture(), "hello")])).texts(), ["hello"], "it loses no request");
+    assert_eq!(app.score(&body(&[(&png_base64(), "hello")])).texts(), ["hello"], "it loses no request");
     drop(watch);
     let _watch = GoldenWatch::start(app.state.clone(), vec![golden("right")], SHORT).unwrap();
     wait_until("it is ready again", || app.get("/readyz").status == 200);
@@ -208,7 +208,7 @@ fn no_golden_answer_is_replayed_while_the_queue_is_more_than_half_full() {
     let (open, gate) = mpsc::channel();
     let app = spawn_app(Some(engine(Script { gate: Some(gate), ..Script::default() }, 1, 3)));
     thread::scope(|scope| {
-        scope.spawn(|| app.score(&body(&[(&picture(), "one"), (&picture(), "two")])));
+        scope.spawn(|| app.score(&body(&[(&png_base64(), "one"), (&png_base64(), "two")])));
         wait_until("two of three places are taken", || sample(&metrics(&app), "blip2_rows_in_work") == Some(2.0));
         let _watch = GoldenWatch::start(app.state.clone(), vec![golden("one")], SHORT).unwrap();
         thread::sleep(5 * SHORT);

@@ -1,6 +1,6 @@
 //! Health routes, unknown routes, and the time before the model is there.
 
-use crate::helpers::{body, picture, served, spawn_app};
+use crate::helpers::{body, png_base64, served, spawn_app};
 use crate::scripted_model::{Script, engine};
 
 #[test]
@@ -8,13 +8,13 @@ fn probes_tell_alive_from_ready() {
     let app = spawn_app(None);
     assert_eq!((app.get("/").status, app.get("/").body.as_str()), (200, "Healthy"));
     assert_eq!(app.get("/livez").status, 200);
-    for reply in [app.get("/readyz"), app.score(&body(&[(&picture(), "")]))] {
+    for reply in [app.get("/readyz"), app.score(&body(&[(&png_base64(), "")]))] {
         assert_eq!((reply.status, reply.retry_after.as_deref()), (503, Some("2")));
         assert!(reply.message().contains("loading"), "{}", reply.body);
     }
     app.state.become_ready(served(engine(Script::default(), 1, 4)));
     assert_eq!(app.get("/readyz").status, 200);
-    assert_eq!(app.score(&body(&[(&picture(), "hello")])).texts(), ["hello"]);
+    assert_eq!(app.score(&body(&[(&png_base64(), "hello")])).texts(), ["hello"]);
 }
 
 #[test]

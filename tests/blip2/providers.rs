@@ -106,7 +106,7 @@ const QUESTIONS: [&str; 5] = [
     "Question: how many shapes are there? Answer:",
     "Question: what shape is on the left? Answer:",
     "",
-    "a picture of",
+    "an image of",
 ];
 
 #[test]
@@ -118,7 +118,7 @@ fn answers_are_those_of_the_committed_bundle_alone_and_together() {
     assert_eq!(alone, expected);
     // Further questions begin from saved keys and values; all rows share their steps.
     assert_eq!(tested.texts(&rows, &params), expected);
-    // Pictures of other content, which wait for each other and are encoded in one run where that pays.
+    // Images of other content, which wait for each other and are encoded in one run where that pays.
     let files = ["images/png-rgb.png", "images/jpeg-rgb.jpg", "images/gif.gif", "images/webp-lossy.webp", SCENE];
     let rows: Vec<_> = files.iter().map(|file| (*file, QUESTIONS[0])).collect();
     assert_eq!(tested.texts(&rows, &params), reference.texts(&rows, &params));

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use crate::helpers::{base64, body, fixture, picture, spawn_app, spawn_app_with_limit};
+use crate::helpers::{base64, body, fixture, png_base64, spawn_app, spawn_app_with_limit};
 use crate::scripted_model::{Script, engine};
 
 #[test]
 fn rows_are_answered_in_order_whatever_their_length() {
     let app = spawn_app(Some(engine(Script::default(), 2, 16)));
-    let image = picture();
+    let image = png_base64();
     let texts = ["one", "a much longer prompt than the others", "", "three words here", "x", "the last one"];
     let rows: Vec<_> = texts.iter().map(|text| (image.as_str(), *text)).collect();
     let reply = app.score(&body(&rows));
@@ -23,7 +23,7 @@ fn rows_are_answered_in_order_whatever_their_length() {
 #[test]
 fn many_clients_at_once_get_their_own_answers() {
     let app = spawn_app(Some(engine(Script::default(), 3, 64)));
-    let image = picture();
+    let image = png_base64();
     thread::scope(|scope| {
         for client in 0..12 {
             let (app, image) = (&app, &image);
@@ -38,7 +38,7 @@ fn many_clients_at_once_get_their_own_answers() {
 #[test]
 fn an_image_column_alone_captions_and_columns_may_stand_in_any_order() {
     let app = spawn_app(Some(engine(Script::default(), 2, 16)));
-    let image = picture();
+    let image = png_base64();
     let captions = json!({"input_data": {"columns": ["image"], "data": [[image], [image]]}});
     assert_eq!(app.score(&captions).texts(), ["", ""]);
     let swapped = json!({"input_data": {"columns": ["text", "id", "image"], "data": [["hello", 7, image]]}});
@@ -48,7 +48,7 @@ fn an_image_column_alone_captions_and_columns_may_stand_in_any_order() {
 #[test]
 fn params_steer_generation_and_logprobs_ask_for_the_details() {
     let app = spawn_app(Some(engine(Script::default(), 1, 4)));
-    let mut request = body(&[(&picture(), "see <image> here")]);
+    let mut request = body(&[(&png_base64(), "see <image> here")]);
     request["params"] = json!({"max_new_tokens": 2, "logprobs": true});
     let row = app.score(&request).json()[0].clone();
     assert_eq!(row["token_ids"].as_array().unwrap().len(), 2);
@@ -62,13 +62,13 @@ fn params_steer_generation_and_logprobs_ask_for_the_details() {
 fn special_strings_in_a_text_stay_text() {
     let app = spawn_app(Some(engine(Script::default(), 1, 4)));
     let text = "a </s> b <image> c <pad>";
-    assert_eq!(app.score(&body(&[(&picture(), text)])).texts(), [text]);
+    assert_eq!(app.score(&body(&[(&png_base64(), text)])).texts(), [text]);
 }
 
 #[test]
 fn a_bad_row_is_a_400_that_names_the_row_and_the_reason() {
     let app = spawn_app(Some(engine(Script::default(), 2, 16)));
-    let good = picture();
+    let good = png_base64();
     let png = fixture("images/png-rgb.png");
     let truncated = base64(&png[..png.len() / 2]);
     let huge = base64(&header_of_a_png(30_000, 30_000));
@@ -125,7 +125,7 @@ fn score_returns_429_with_retry_after_when_the_queue_is_full() {
     let (open, gate) = mpsc::channel();
     let engine = engine(Script { gate: Some(gate), ..Script::default() }, 1, 2);
     let app = spawn_app(Some(engine.clone()));
-    let image = picture();
+    let image = png_base64();
     thread::scope(|scope| {
         let waiting = scope.spawn(|| app.score(&body(&[(&image, "a"), (&image, "b")])).texts());
         while engine.rows_in_work() < 2 {
@@ -134,7 +134,7 @@ fn score_returns_429_with_retry_after_when_the_queue_is_full() {
         let refused = app.score(&body(&[(&image, "c")]));
         assert_eq!((refused.status, refused.retry_after.as_deref()), (429, Some("1")));
         assert!(refused.message().contains("busy"));
-        open.send(()).unwrap(); // one picture for both rows
+        open.send(()).unwrap(); // one image for both rows
         assert_eq!(waiting.join().unwrap(), ["a", "b"]);
     });
 }
@@ -142,7 +142,7 @@ fn score_returns_429_with_retry_after_when_the_queue_is_full() {
 #[test]
 fn more_rows_than_the_queue_holds_are_refused_for_good() {
     let app = spawn_app(Some(engine(Script::default(), 1, 2)));
-    let image = picture();
+    let image = png_base64();
     let reply = app.score(&body(&[(&image, "a"), (&image, "b"), (&image, "c")]));
     assert_eq!(reply.status, 400);
     assert!(reply.message().contains("3 rows"), "{}", reply.body);
@@ -151,7 +151,7 @@ fn more_rows_than_the_queue_holds_are_refused_for_good() {
 #[test]
 fn a_failing_model_is_a_500_that_tells_nothing_and_the_service_goes_on() {
     let app = spawn_app(Some(engine(Script { failing_prompt_len: Some(2), ..Script::default() }, 1, 4)));
-    let image = picture();
+    let image = png_base64();
     let failed = app.score(&body(&[(&image, "x")]));
     assert_eq!(failed.status, 500);
     assert!(failed.message().starts_with("An unexpected error occurred") && !failed.body.contains("passwd"));
@@ -161,14 +161,14 @@ fn a_failing_model_is_a_500_that_tells_nothing_and_the_service_goes_on() {
 #[test]
 fn logits_that_are_no_numbers_are_a_500() {
     let app = spawn_app(Some(engine(Script { broken: true, ..Script::default() }, 1, 4)));
-    assert_eq!(app.score(&body(&[(&picture(), "x")])).status, 500);
+    assert_eq!(app.score(&body(&[(&png_base64(), "x")])).status, 500);
 }
 
 #[test]
 fn a_client_that_leaves_frees_its_place() {
     let (open, gate) = mpsc::channel();
     let app = spawn_app(Some(engine(Script { gate: Some(gate), ..Script::default() }, 1, 1)));
-    let image = picture();
+    let image = png_base64();
     let impatient: ureq::Agent =
         ureq::Agent::config_builder().timeout_global(Some(Duration::from_millis(300))).build().into();
     let gone = impatient.post(app.url("/score")).header("content-type", "application/json");

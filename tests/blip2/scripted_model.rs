@@ -18,14 +18,14 @@ const VOCABULARY: usize = 416;
 const EOS: i64 = 202;
 const SIDE: u32 = 16;
 
-/// Features of a picture are its first pixels, as so many rows of such a length.
+/// Features of an image are its first pixels, as so many rows of such a length.
 pub(crate) const QUERIES: usize = 4;
 pub(crate) const HIDDEN: usize = 3;
 
 /// What the model does besides echoing.
 #[derive(Default)]
 pub(crate) struct Script {
-    /// The image worker waits for one message per picture, when there is a receiver.
+    /// The image worker waits for one message per image, when there is a receiver.
     pub(crate) gate: Option<Receiver<()>>,
     /// Prompts of this many tokens fail at prefill.
     pub(crate) failing_prompt_len: Option<usize>,
@@ -61,9 +61,9 @@ pub(crate) fn engine(script: Script, slots: usize, queue_rows: usize) -> Engine 
 struct Gate(Option<Receiver<()>>);
 
 impl ImageEncoder for Gate {
-    fn encode(&mut self, pictures: &[&PixelValues]) -> Result<Vec<EncodedImage>, ModelError> {
-        assert_eq!(pictures.len(), 1);
-        assert_eq!(pictures[0].dim(), (3, SIDE as usize, SIDE as usize));
+    fn encode(&mut self, images: &[&PixelValues]) -> Result<Vec<EncodedImage>, ModelError> {
+        assert_eq!(images.len(), 1);
+        assert_eq!(images[0].dim(), (3, SIDE as usize, SIDE as usize));
         if let Some(gate) = &self.0 {
             gate.recv_timeout(Duration::from_secs(20)).map_err(ModelError::new)?;
         }

@@ -207,9 +207,9 @@ def test_a_picture_that_is_none_is_a_bad_request(client: openai.OpenAI, url: str
 
 def test_no_picture_and_another_one_are_refused(client: openai.OpenAI, picture: dict[str, Any]) -> None:
     """There is exactly one."""
-    with pytest.raises(openai.BadRequestError, match="no picture"):
+    with pytest.raises(openai.BadRequestError, match="no image"):
         ask(client, text(STAR))
-    with pytest.raises(openai.BadRequestError, match="another picture"):
+    with pytest.raises(openai.BadRequestError, match="another image"):
         ask(client, picture, {"type": "image_url", "image_url": {"url": "QUJD"}})
 
 

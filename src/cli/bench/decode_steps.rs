@@ -7,7 +7,7 @@ use super::statistics::{median_ms, thousandths};
 use super::timed_decoder::{Run, TimedDecoder, between, inside};
 use super::{failure, forced_length};
 use crate::cli::Failure;
-use crate::engine::{Engine, EngineError, ModelError, Picture, PromptPiece, ScoreJob, StepDecoder};
+use crate::engine::{Engine, EngineError, Image, ModelError, PromptPiece, ScoreJob, StepDecoder};
 
 /// Steps to measure at a time: few, so that the two sides take turns often and meet the same load of the machine.
 const STEPS: usize = 8;
@@ -35,7 +35,7 @@ pub(super) struct Comparison<'a, D> {
     /// The engine's. It must have fed a prompt already.
     pub(super) decoder: TimedDecoder<D>,
     /// What every row is about.
-    pub(super) picture: Picture,
+    pub(super) image: Image,
     pub(super) queue_rows: usize,
     pub(super) repeats: usize,
 }
@@ -107,7 +107,7 @@ impl<D: StepDecoder> Comparison<'_, D> {
     /// As many steps inside the engine, and some more while rows join and leave.
     fn run_in_engine(&self, rows: usize) -> Result<Vec<Run>, Failure> {
         let params = forced_length(self.engine, new_tokens(rows))?;
-        let job = ScoreJob { picture: self.picture.clone(), text: PROMPT.to_owned(), params, deadline: None };
+        let job = ScoreJob { image: self.image.clone(), text: PROMPT.to_owned(), params, deadline: None };
         let answer = || -> Result<(), EngineError> {
             let permit = self.engine.reserve(rows)?;
             let jobs = (0..rows).map(|_| self.engine.prepare(&job)).collect::<Result<Vec<_>, _>>()?;

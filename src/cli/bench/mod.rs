@@ -1,8 +1,8 @@
 //! `blip2 bench`: what a deployment gives on this machine. It measures and does not judge.
 
 mod decode_steps;
+mod images;
 mod machine;
-mod pictures;
 mod requests;
 mod results;
 mod statistics;
@@ -27,16 +27,16 @@ use crate::launch::{Opened, Settings, open};
 use crate::telemetry::{self, LogTarget};
 
 const CASES: &str = "\
-The cases, each measured --repeats times. Pictures are random, 640 x 480 pixels in a BMP file, and every request has
+The cases, each measured --repeats times. Images are random, 640 x 480 pixels in a BMP file, and every request has
 its own, so that no cache helps unless the case is about one. Every answer has --new-tokens tokens.
 
   stages       Preprocess, vision encoder, Q-Former and prefill of requests that come alone.
   decode step  One token for each of so many rows. `bare` is the model's run alone, `in engine` the same run inside the
                engine, the two taking turns; `ratio` is the second over the first. `overhead` is what the engine adds to
                each step: it chooses tokens and looks after rows. A `-` stands where so many rows do not fit.
-  requests     One alone; 8 at once, each about a picture of its own; 10 questions at once about one picture, which is
+  requests     One alone; 8 at once, each about an image of its own; 10 questions at once about one image, which is
                encoded once. The time until all are answered, what that is in requests and new tokens a second,
-               percentiles of the time to the answer, and the median time to the first token. From the picture file to
+               percentiles of the time to the answer, and the median time to the first token. From the image file to
                the answer, without HTTP.
   memory       What the process holds at the end, the most that it ever held, and what was planned for: that is with all
                caches full and all slots in use.
@@ -99,21 +99,21 @@ fn measure(args: &BenchArgs, settings: &Settings) -> Result<Results, Failure> {
     let mut comparison = Comparison {
         engine: &engine,
         decoder,
-        picture: engine.open_picture(&clients.picture()).map_err(Failure::usage)?,
+        image: engine.open_image(&clients.image()).map_err(Failure::usage)?,
         queue_rows: settings.engine.queue_rows,
         repeats,
     };
     let rows = args.rows.iter().map(|rows| rows.get());
     let decode_steps = rows.map(|rows| comparison.measure(rows)).collect::<Result<_, _>>()?;
-    let pictures = clients.rounds("8 pictures at once", repeats, requests::about_many_pictures)?;
-    let questions = clients.rounds("10 questions at once", repeats, requests::about_one_picture)?;
+    let images = clients.rounds("8 pictures at once", repeats, requests::about_many_images)?;
+    let questions = clients.rounds("10 questions at once", repeats, requests::about_one_image)?;
     Ok(Results {
         machine,
         new_tokens,
         repeats,
         stages_ms: alone.stages(),
         decode_steps,
-        requests: [alone, pictures, questions].iter().map(Rounds::summary).collect(),
+        requests: [alone, images, questions].iter().map(Rounds::summary).collect(),
         memory: Memory::now(&plan),
     })
 }

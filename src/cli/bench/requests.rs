@@ -1,4 +1,4 @@
-//! Requests as clients send them: alone, and several at once. From picture file and prompt to the answer, without HTTP.
+//! Requests as clients send them: alone, and several at once. From image file and prompt to the answer, without HTTP.
 
 use std::io;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::task::{JoinSet, spawn_blocking};
 
 use super::failure;
-use super::pictures::Pictures;
+use super::images::Images;
 use super::statistics::{median_ms, percentile, percentile_ms, thousandths};
 use crate::cli::Failure;
 use crate::engine::{Engine, EngineError, ScoreJob, StreamEvent, Timings};
@@ -18,12 +18,12 @@ use crate::generation::GenerationParams;
 /// The prompt of a request, unless the case is about several.
 pub(super) const PROMPT: &str = "Question: what is in the picture? Answer:";
 
-/// Prompts about one picture.
+/// Prompts about one image.
 pub(super) const QUESTIONS: [&str; 10] = [
     PROMPT,
     "Question: what color is it? Answer:",
     "Question: how many people are there? Answer:",
-    "Question: where was the picture taken? Answer:",
+    "Question: where was the image taken? Answer:",
     "Question: is it day or night? Answer:",
     "Question: what is the weather like? Answer:",
     "Question: is there an animal? Answer:",
@@ -32,30 +32,30 @@ pub(super) const QUESTIONS: [&str; 10] = [
     "Question: is it a photograph or a drawing? Answer:",
 ];
 
-/// Pictures that are asked about at once.
-const PICTURES: usize = 8;
+/// Images that are asked about at once.
+const IMAGES: usize = 8;
 
-/// What is asked: a picture file and a prompt.
+/// What is asked: an image file and a prompt.
 type Question = (Arc<[u8]>, &'static str);
 
-pub(super) fn alone(pictures: &mut Pictures) -> Vec<Question> {
-    vec![(pictures.make(), PROMPT)]
+pub(super) fn alone(images: &mut Images) -> Vec<Question> {
+    vec![(images.make(), PROMPT)]
 }
 
-pub(super) fn about_many_pictures(pictures: &mut Pictures) -> Vec<Question> {
-    (0..PICTURES).map(|_| (pictures.make(), PROMPT)).collect()
+pub(super) fn about_many_images(images: &mut Images) -> Vec<Question> {
+    (0..IMAGES).map(|_| (images.make(), PROMPT)).collect()
 }
 
-pub(super) fn about_one_picture(pictures: &mut Pictures) -> Vec<Question> {
-    let picture = pictures.make();
-    QUESTIONS.map(|prompt| (Arc::clone(&picture), prompt)).to_vec()
+pub(super) fn about_one_image(images: &mut Images) -> Vec<Question> {
+    let image = images.make();
+    QUESTIONS.map(|prompt| (Arc::clone(&image), prompt)).to_vec()
 }
 
-/// Those who ask, and their pictures.
+/// Those who ask, and their images.
 pub(super) struct Clients<'a> {
     engine: &'a Engine,
     params: GenerationParams,
-    pictures: Pictures,
+    images: Images,
     runtime: Runtime,
 }
 
@@ -83,12 +83,12 @@ struct Served {
 impl<'a> Clients<'a> {
     pub(super) fn new(engine: &'a Engine, params: GenerationParams) -> io::Result<Self> {
         let runtime = Builder::new_current_thread().enable_time().build()?;
-        Ok(Self { engine, params, pictures: Pictures::default(), runtime })
+        Ok(Self { engine, params, images: Images::default(), runtime })
     }
 
-    /// A picture that nobody has asked about.
-    pub(super) fn picture(&mut self) -> Arc<[u8]> {
-        self.pictures.make()
+    /// An image that nobody has asked about.
+    pub(super) fn image(&mut self) -> Arc<[u8]> {
+        self.images.make()
     }
 
     /// Asks `repeats` times, and waits each time until all is answered.
@@ -96,11 +96,11 @@ impl<'a> Clients<'a> {
         &mut self,
         name: &'static str,
         repeats: usize,
-        questions: fn(&mut Pictures) -> Vec<Question>,
+        questions: fn(&mut Images) -> Vec<Question>,
     ) -> Result<Rounds, Failure> {
         let round = |repeat: usize| {
             tracing::info!(repeat, of = repeats, "{name}");
-            let questions = questions(&mut self.pictures);
+            let questions = questions(&mut self.images);
             self.runtime.block_on(ask_at_once(self.engine, questions, &self.params)).map_err(failure)
         };
         Ok(Rounds { name, rounds: (1..=repeats).map(round).collect::<Result<_, _>>()? })
@@ -129,8 +129,8 @@ async fn ask(engine: Engine, (file, text): Question, params: GenerationParams) -
     let permit = engine.reserve(1)?;
     let preparing = engine.clone();
     let prepare = move || {
-        let picture = preparing.open_picture(&file)?;
-        preparing.prepare(&ScoreJob { picture, text: text.to_owned(), params, deadline: None })
+        let image = preparing.open_image(&file)?;
+        preparing.prepare(&ScoreJob { image, text: text.to_owned(), params, deadline: None })
     };
     let job = spawn_blocking(prepare).await.map_err(|_| EngineError::Stopped)??;
     let mut stream = engine.stream(job, &permit)?;

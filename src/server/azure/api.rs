@@ -6,7 +6,7 @@ use utoipa::{IntoResponses, ToSchema};
 
 use crate::server::openapi::EXAMPLE_IMAGE;
 
-/// A request: rows of picture and text, and how the answers are to be generated.
+/// A request: rows of image and text, and how the answers are to be generated.
 #[derive(ToSchema)]
 #[schema(example = json!({
     "input_data": {
@@ -33,7 +33,7 @@ pub(in crate::server) struct Table {
     /// As long as `data`; never echoed.
     #[schema(value_type = Option<Vec<Value>>)]
     index: Option<Vec<Value>>,
-    /// The rows: base64, a data URI, a URL or the id of a stored picture under `image`, the prompt under `text`.
+    /// The rows: base64, a data URI, a URL or the id of a stored image under `image`, the prompt under `text`.
     data: Vec<Vec<Value>>,
 }
 
@@ -81,7 +81,7 @@ pub(super) enum ScoreErrors {
     /// The API key is missing or wrong.
     #[response(status = 401)]
     Unauthorized(ErrorBody),
-    /// A stored picture that is not there.
+    /// A stored image that is not there.
     #[response(status = 404)]
     Missing(ErrorBody),
     /// The body did not arrive in time.

@@ -53,7 +53,7 @@ impl ScoreResponse {
     }
 }
 
-/// Answers every row: a picture and a text.
+/// Answers every row: an image and a text.
 #[utoipa::path(
     post,
     path = "/score",

@@ -53,7 +53,7 @@ pub(in crate::server) fn rows_of_table(name: &'static str, table: &Value) -> Res
 struct Table<'a> {
     columns: usize,
     image: usize,
-    /// `None` when pictures are to be captioned.
+    /// `None` when images are to be captioned.
     text: Option<usize>,
     rows: &'a [Value],
 }

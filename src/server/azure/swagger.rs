@@ -48,11 +48,11 @@ fn document(version: Version, service: &ServiceName) -> Value {
     let info = json!({
         "title": name,
         "version": service_version,
-        "description": "Answers questions about pictures: BLIP-2 on ONNX Runtime.",
+        "description": "Answers questions about images: BLIP-2 on ONNX Runtime.",
     });
     let paths = json!({
         format!("{path_prefix}/"): {"get": operation(version, "ServiceHealthCheck", "Simple health check endpoint to ensure the service is up at any given point.", None)},
-        format!("{path_prefix}/score"): {"post": operation(version, "RunMLService", "Answers every row: a picture and a text.", Some("ServiceInput"))},
+        format!("{path_prefix}/score"): {"post": operation(version, "RunMLService", "Answers every row: an image and a text.", Some("ServiceInput"))},
         format!("{path_prefix}/swagger.json"): {"get": operation(version, "GetSwaggerSpec", "This document.", None)},
     });
     match version {

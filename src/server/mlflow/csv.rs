@@ -57,7 +57,7 @@ mod tests {
 
     use super::*;
 
-    /// The texts of the rows, whose pictures are all the same.
+    /// The texts of the rows, whose images are all the same.
     fn texts(body: &str) -> Result<Vec<String>, String> {
         let rows = rows_of_csv(body.as_bytes()).map_err(|error| error.to_string())?;
         assert!(rows.iter().all(|row| row.image == ImageSource::File(b"ABC".as_slice().into())));

@@ -62,7 +62,7 @@ pub(super) enum MlflowErrors {
     /// The API key is missing or wrong.
     #[response(status = 401)]
     Unauthorized(ErrorBody),
-    /// A stored picture that is not there.
+    /// A stored image that is not there.
     #[response(status = 404)]
     Missing(MlflowErrorBody),
     /// The body did not arrive in time.

@@ -1,5 +1,5 @@
 //! The routes of `mlflow models serve`: `/invocations`, `/ping`, `/health` and `/version`, so that whoever calls such a
-//! server can call this one. Rows, pictures and answers are those of `/score`; the bodies around them are MLflow's.
+//! server can call this one. Rows, images and answers are those of `/score`; the bodies around them are MLflow's.
 
 mod csv;
 mod error;
@@ -61,7 +61,7 @@ struct InvocationBody {
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "bodies are read by hand, so that a fault can be named")]
 struct Record {
-    /// Base64, a data URI, a URL, or the id of a stored picture.
+    /// Base64, a data URI, a URL, or the id of a stored image.
     image: String,
     /// The prompt; without it in any row the answers are captions.
     text: Option<String>,
@@ -76,7 +76,7 @@ struct Predictions {
     predictions: Vec<Prediction>,
 }
 
-/// Answers every row of a table: a picture and a text.
+/// Answers every row of a table: an image and a text.
 ///
 /// The table comes as `dataframe_split`, as `dataframe_records`, or as CSV with a header line. Without a `text` column,
 /// and with no other but `image`, the answers are captions.

@@ -1,4 +1,4 @@
-//! `POST /v1/ask`: many questions about one picture, which is opened once and encoded once.
+//! `POST /v1/ask`: many questions about one image, which is opened once and encoded once.
 
 use std::time::Instant;
 
@@ -9,17 +9,17 @@ use utoipa::ToSchema;
 
 use super::error::{Faults, NativeError};
 use super::form::{Form, Kind, Part};
-use super::input::{Input, picture, read};
-use crate::engine::{Answer, AnswerSequence, Engine, Permit, Picture, TimingsMs};
+use super::input::{Input, image_source, read};
+use crate::engine::{Answer, AnswerSequence, Engine, Image, Permit, TimingsMs};
 use crate::generation::{Alternative, GenerationParams, StopReason};
-use crate::server::answering::{answers, open_pictures, prepare_jobs};
+use crate::server::answering::{answers, open_images, prepare_jobs};
 use crate::server::body::blocking;
 use crate::server::image_source::ImageSource;
 use crate::server::openapi::EXAMPLE_IMAGE;
 use crate::server::{HttpError, State};
 use crate::text::{Prompt, Turn};
 
-/// More than anybody asks about a picture at once.
+/// More than anybody asks about an image at once.
 const MAX_QUESTIONS: usize = 256;
 
 const FORM: Form = Form(&[
@@ -29,7 +29,7 @@ const FORM: Form = Form(&[
     Part::new("params", Kind::Json),
 ]);
 
-/// Questions about a picture.
+/// Questions about an image.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({
@@ -38,7 +38,7 @@ const FORM: Form = Form(&[
     "params": {"max_new_tokens": 20},
 }))]
 pub(super) struct AskRequest {
-    /// A picture: base64, a data URI, a URL, or the id of a stored one.
+    /// An image: base64, a data URI, a URL, or the id of a stored one.
     #[schema(required = true, value_type = String)]
     image: Option<String>,
     /// What is asked. Without, a caption is given.
@@ -64,11 +64,11 @@ pub(super) enum Template {
     Chat,
 }
 
-/// The same as a form. A picture alone is asked for a caption.
+/// The same as a form. An image alone is asked for a caption.
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "read by the macro alone")]
 pub(super) struct AskForm {
-    /// A picture's file; or `image`.
+    /// An image's file; or `image`.
     #[schema(format = Binary, content_media_type = "application/octet-stream", value_type = Option<String>)]
     file: Option<Vec<u8>>,
     /// An image string.
@@ -177,7 +177,7 @@ impl Questions {
         let (texts, template) = texts(questions.unwrap_or_default(), template)?;
         let params = engine.parse_params(&params.unwrap_or_default());
         let params = params.map_err(|error| HttpError::BadRequest(format!("params: {error}")))?;
-        Ok(Self { image: picture(image.as_deref(), files)?, texts, template, params })
+        Ok(Self { image: image_source(image.as_deref(), files)?, texts, template, params })
     }
 }
 
@@ -202,7 +202,7 @@ fn texts(mut questions: Vec<String>, template: Option<Template>) -> Result<(Vec<
     Ok((questions, template))
 }
 
-/// Answers questions about a picture.
+/// Answers questions about an image.
 #[utoipa::path(
     post,
     path = "/v1/ask",
@@ -225,10 +225,10 @@ pub(super) async fn post(
     Ok(HttpResponse::Ok().json(AskResponse { answers }))
 }
 
-/// A picture that is open, the places that are taken, and how to answer.
+/// An image that is open, the places that are taken, and how to answer.
 struct Sitting<'a> {
     state: &'a State,
-    picture: Picture,
+    image: Image,
     permit: Permit,
     params: GenerationParams,
     deadline: Instant,
@@ -241,8 +241,8 @@ async fn answer_all(state: &State, questions: Questions) -> Result<Vec<Answer>, 
     // The turns of a chat come one after the other, and need one place.
     let rows = if template == Template::Chat { 1 } else { texts.len() };
     let permit = engine.reserve_until(rows, deadline)?;
-    let picture = open_pictures(state, vec![image], |_| "image".into()).await?.remove(0);
-    let sitting = Sitting { state, picture, permit, params, deadline };
+    let image = open_images(state, vec![image], |_| "image".into()).await?.remove(0);
+    let sitting = Sitting { state, image, permit, params, deadline };
     let prompt = match template {
         Template::Chat => return sitting.chat(texts).await,
         Template::Vqa => Prompt::Question,
@@ -256,7 +256,7 @@ impl Sitting<'_> {
     /// The answers to some prompts, the first of which is that of question `first`.
     async fn answer(&self, prompts: Vec<Prompt>, first: usize) -> Result<Vec<Answer>, HttpError> {
         let engine = self.state.engine()?.clone();
-        let rows = prompts.iter().map(|prompt| (self.picture.clone(), prompt.text())).collect();
+        let rows = prompts.iter().map(|prompt| (self.image.clone(), prompt.text())).collect();
         let place = move |number: usize| format!("questions[{}]", first + number);
         let jobs = prepare_jobs(engine, rows, self.params.clone(), self.deadline, place).await?;
         answers(self.state, jobs, &self.permit).await

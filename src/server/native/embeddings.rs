@@ -1,7 +1,7 @@
-//! `POST /v1/embeddings`: what the Q-Former sees in pictures, as vectors to compare and to search.
+//! `POST /v1/embeddings`: what the Q-Former sees in images, as vectors to compare and to search.
 //!
-//! A picture is encoded anew each time, and what comes out is not kept: the engine keeps of a picture only what its decoder
-//! reads. For that reason a stored picture cannot be embedded.
+//! An image is encoded anew each time, and what comes out is not kept: the engine keeps of an image only what its decoder
+//! reads. For that reason a stored image cannot be embedded.
 
 use actix_web::web::Bytes;
 use actix_web::{HttpRequest, HttpResponse, web};
@@ -11,8 +11,8 @@ use utoipa::ToSchema;
 
 use super::error::{Faults, NativeError};
 use super::form::{Form, Kind, Part};
-use super::input::{Input, pictures, read};
-use crate::engine::{DecodedPicture, Embedding, Engine, QueryOutput, TimingsMs};
+use super::input::{Input, image_sources, read};
+use crate::engine::{DecodedImage, Embedding, Engine, QueryOutput, TimingsMs};
 use crate::server::answering::{Located, locate_all};
 use crate::server::body::blocking;
 use crate::server::openapi::EXAMPLE_IMAGE;
@@ -21,7 +21,7 @@ use crate::server::{HttpError, State};
 const FORM: Form =
     Form(&[Part::new("image", Kind::Images), Part::new("pooling", Kind::Text), Part::new("normalize", Kind::Json)]);
 
-/// Pictures to embed.
+/// Images to embed.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"image": [EXAMPLE_IMAGE], "normalize": true}))]
@@ -34,7 +34,7 @@ pub(super) struct EmbeddingsRequest {
     normalize: Option<bool>,
 }
 
-/// A picture or a list of them: base64, a data URI, or a URL.
+/// An image or a list of them: base64, a data URI, or a URL.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(untagged, expecting = "must be a string or a list of strings")]
 enum Images {
@@ -42,7 +42,7 @@ enum Images {
     Many(Vec<String>),
 }
 
-/// What is made of the vectors of a picture, one for each query of the Q-Former.
+/// What is made of the vectors of an image, one for each query of the Q-Former.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[schema(default = "mean")]
@@ -58,7 +58,7 @@ pub(super) enum Pooling {
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "read by the macro alone")]
 pub(super) struct EmbeddingsForm {
-    /// A picture's file; once for each.
+    /// An image's file; once for each.
     #[schema(format = Binary, content_media_type = "application/octet-stream", value_type = Option<Vec<String>>)]
     file: Option<Vec<Vec<u8>>>,
     /// An image string; once for each. These come before the files.
@@ -71,17 +71,17 @@ pub(super) struct EmbeddingsForm {
 /// The vectors.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct EmbeddingsResponse {
-    /// One for each picture, in their order.
-    embeddings: Vec<PictureEmbedding>,
+    /// One for each image, in their order.
+    embeddings: Vec<ImageEmbedding>,
     /// Of each: `[hidden]`, or `[queries, hidden]` without pooling.
     shape: Vec<usize>,
     pooling: Pooling,
     normalized: bool,
 }
 
-/// What was seen in a picture.
+/// What was seen in an image.
 #[derive(Debug, Serialize, ToSchema)]
-pub(super) struct PictureEmbedding {
+pub(super) struct ImageEmbedding {
     values: Values,
     timings_ms: TimingsMs,
 }
@@ -133,7 +133,7 @@ fn normalized(mut vector: Vec<f32>) -> Vec<f32> {
 
 impl EmbeddingsResponse {
     fn new(embeddings: Vec<Embedding>, pooling: Pooling, normalized: bool) -> Self {
-        let embedding = |Embedding { query_output, timings }: Embedding| PictureEmbedding {
+        let embedding = |Embedding { query_output, timings }: Embedding| ImageEmbedding {
             values: Values::new(&query_output, pooling, normalized),
             timings_ms: timings.into(),
         };
@@ -143,14 +143,14 @@ impl EmbeddingsResponse {
     }
 }
 
-/// What the Q-Former sees in pictures.
+/// What the Q-Former sees in images.
 #[utoipa::path(
     post,
     path = "/v1/embeddings",
     tag = "native",
     operation_id = "embeddings",
     request_body(content((EmbeddingsRequest = "application/json"), (EmbeddingsForm = "multipart/form-data"))),
-    responses((status = 200, description = "A vector for each picture.", body = EmbeddingsResponse), Faults),
+    responses((status = 200, description = "A vector for each image.", body = EmbeddingsResponse), Faults),
 )]
 pub(super) async fn post(
     request: HttpRequest,
@@ -166,7 +166,7 @@ pub(super) async fn post(
             Some(Images::One(image)) => std::slice::from_ref(image),
             Some(Images::Many(images)) => images.as_slice(),
         };
-        pictures(&images.iter().map(String::as_str).collect::<Vec<_>>(), files)
+        image_sources(&images.iter().map(String::as_str).collect::<Vec<_>>(), files)
     });
     let images = images.await?;
     let deadline = state.deadline(&engine);
@@ -174,7 +174,7 @@ pub(super) async fn post(
     let files = locate_all(&state, images, place).await?.into_iter().enumerate().map(file);
     let decoded = decode(&engine, files.collect::<Result<_, _>>()?).await?;
     // All are handed over before the first is awaited, and the first fault ends them all.
-    let embeddings = try_join_all(decoded.into_iter().map(|picture| engine.embed(picture, Some(deadline), &permit)));
+    let embeddings = try_join_all(decoded.into_iter().map(|image| engine.embed(image, Some(deadline), &permit)));
     let embeddings = embeddings.await.map_err(|error| state.timed_out(&engine, error))?;
     embeddings.iter().for_each(|embedding| state.metrics().observe_row(&embedding.timings));
     let respond =
@@ -183,24 +183,24 @@ pub(super) async fn post(
 }
 
 fn place(number: usize) -> String {
-    format!("picture {number}")
+    format!("image {number}")
 }
 
 fn file((number, located): (usize, Located)) -> Result<Bytes, HttpError> {
     match located {
         Located::File(file) => Ok(file),
         Located::Stored(_) => Err(HttpError::BadRequest(format!(
-            "{}: it is stored, and of a stored picture only what is needed for questions is kept; send its file or a URL",
+            "{}: it is stored, and of a stored image only what is needed for questions is kept; send its file or a URL",
             place(number)
         ))),
     }
 }
 
-async fn decode(engine: &Engine, files: Vec<Bytes>) -> Result<Vec<DecodedPicture>, HttpError> {
+async fn decode(engine: &Engine, files: Vec<Bytes>) -> Result<Vec<DecodedImage>, HttpError> {
     let engine = engine.clone();
     blocking(move || {
-        let decoded = engine.decode_pictures(&files).into_iter().enumerate();
-        decoded.map(|(number, picture)| picture.map_err(|error| HttpError::from(error).at(&place(number)))).collect()
+        let decoded = engine.decode_images(&files).into_iter().enumerate();
+        decoded.map(|(number, image)| image.map_err(|error| HttpError::from(error).at(&place(number)))).collect()
     })
     .await
 }

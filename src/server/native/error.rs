@@ -60,7 +60,7 @@ pub(super) enum Faults {
     /// The API key is missing or wrong.
     #[response(status = 401)]
     Unauthorized,
-    /// A stored picture is not there (any more).
+    /// A stored image is not there (any more).
     #[response(status = 404)]
     NotFound(ErrorBody),
     /// The body did not arrive in time.

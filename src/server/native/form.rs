@@ -1,6 +1,6 @@
 //! Forms, as `curl -F` and browsers send them: `multipart/form-data`, bounded in parts, names and bytes.
 //!
-//! A part becomes the value of a key, as if the request had been JSON; `file` is a picture's file.
+//! A part becomes the value of a key, as if the request had been JSON; `file` is an image's file.
 
 use actix_multipart::{Field, Multipart, MultipartError};
 use actix_web::error::PayloadError;

@@ -1,4 +1,4 @@
-//! `/v1/images`: a picture is sent once and asked about by its id, until it is deleted, its time is over, or room is needed.
+//! `/v1/images`: an image is sent once and asked about by its id, until it is deleted, its time is over, or room is needed.
 //!
 //! Ids are secrets, so there is no list of them.
 
@@ -11,9 +11,9 @@ use utoipa::ToSchema;
 
 use super::error::{ErrorBody, Faults, NativeError};
 use super::form::{Form, Kind, Part};
-use super::input::{Input, picture, read, read_json};
-use crate::engine::{Engine, EngineError, PictureId, StoreOptions, StoredPicture};
-use crate::server::answering::open_pictures;
+use super::input::{Input, image_source, read, read_json};
+use crate::engine::{Engine, EngineError, ImageId, StoreOptions, StoredImage};
+use crate::server::answering::open_images;
 use crate::server::body::blocking;
 use crate::server::openapi::EXAMPLE_IMAGE;
 use crate::server::{HttpError, State};
@@ -24,12 +24,12 @@ const MAX_TTL_S: u64 = 30 * 24 * 3600;
 const FORM: Form =
     Form(&[Part::new("image", Kind::Image), Part::new("ttl_s", Kind::Json), Part::new("pin", Kind::Json)]);
 
-/// A picture to store.
+/// An image to store.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 #[schema(example = json!({"image": EXAMPLE_IMAGE, "ttl_s": 600, "pin": false}))]
 pub(super) struct StoreRequest {
-    /// A picture: base64, a data URI, a URL, or the id of a stored one, which is stored once more.
+    /// An image: base64, a data URI, a URL, or the id of a stored one, which is stored once more.
     #[schema(required = true, value_type = String)]
     image: Option<String>,
     /// Seconds until it is forgotten; an hour if not given.
@@ -44,7 +44,7 @@ pub(super) struct StoreRequest {
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "read by the macro alone")]
 pub(super) struct StoreForm {
-    /// A picture's file; or `image`.
+    /// An image's file; or `image`.
     #[schema(format = Binary, content_media_type = "application/octet-stream", value_type = Option<String>)]
     file: Option<Vec<u8>>,
     /// An image string.
@@ -63,7 +63,7 @@ pub(super) struct PinRequest {
     pin: bool,
 }
 
-/// A stored picture.
+/// A stored image.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(example = json!({
     "id": "image-0123456789abcdef0123456789abcdef",
@@ -73,22 +73,22 @@ pub(super) struct PinRequest {
     "bytes": 327_680,
 }))]
 pub(super) struct ImageResponse {
-    /// Stands for the picture wherever a request names one. Whoever knows it may ask about the picture.
+    /// Stands for the image wherever a request names one. Whoever knows it may ask about the image.
     #[schema(value_type = String)]
-    id: PictureId,
+    id: ImageId,
     /// When it will be forgotten, in seconds of Unix time.
     expires_at: u64,
     /// The same in seconds from now.
     expires_in_s: u64,
     /// It is kept when room is needed for others.
     pinned: bool,
-    /// What it takes of the room for stored pictures.
+    /// What it takes of the room for stored images.
     bytes: usize,
 }
 
 impl ImageResponse {
-    fn of(engine: &Engine, id: PictureId) -> Result<Self, EngineError> {
-        let StoredPicture { bytes, is_pinned, expires_in } = engine.describe_picture(id)?;
+    fn of(engine: &Engine, id: ImageId) -> Result<Self, EngineError> {
+        let StoredImage { bytes, is_pinned, expires_in } = engine.describe_image(id)?;
         // Times to live are bounded, so there is an end.
         let expires_in = expires_in.unwrap_or(Duration::MAX);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -98,7 +98,7 @@ impl ImageResponse {
     }
 }
 
-/// Stores a picture.
+/// Stores an image.
 #[utoipa::path(
     post,
     path = "/v1/images",
@@ -111,13 +111,13 @@ impl ImageResponse {
         (Vec<u8> = "image/*"),
     )),
     params(
-        ("ttl_s" = Option<u64>, Query, description = "As in JSON, for a picture as the whole body."),
-        ("pin" = Option<bool>, Query, description = "As in JSON, for a picture as the whole body."),
+        ("ttl_s" = Option<u64>, Query, description = "As in JSON, for an image as the whole body."),
+        ("pin" = Option<bool>, Query, description = "As in JSON, for an image as the whole body."),
     ),
     responses(
         (status = 201, description = "It is stored.", body = ImageResponse,
             headers(("Location" = String, description = "Where it is."))),
-        (status = 507, description = "Pinned pictures fill the room there is.", body = ErrorBody),
+        (status = 507, description = "Pinned images fill the room there is.", body = ErrorBody),
         Faults,
     ),
 )]
@@ -131,21 +131,21 @@ pub(super) async fn post(
     let StoreRequest { image, ttl_s, pin } = request;
     let time_to_live = time_to_live(ttl_s.unwrap_or(DEFAULT_TTL_S))?;
     let options = StoreOptions { time_to_live, is_pinned: pin.unwrap_or(false) };
-    let image = blocking(move || picture(image.as_deref(), files)).await?;
+    let image = blocking(move || image_source(image.as_deref(), files)).await?;
     let permit = engine.reserve_until(1, state.deadline(&engine))?;
-    let picture = open_pictures(&state, vec![image], |_| "image".into()).await?.remove(0);
-    let id = engine.store_picture(picture, options, permit).await?;
+    let image = open_images(&state, vec![image], |_| "image".into()).await?.remove(0);
+    let id = engine.store_image(image, options, permit).await?;
     let location = (header::LOCATION, format!("{}/v1/images/{id}", state.settings().service.path_prefix));
     Ok(HttpResponse::Created().insert_header(location).json(ImageResponse::of(&engine, id)?))
 }
 
-/// Tells whether a picture is stored, and for how long.
+/// Tells whether an image is stored, and for how long.
 #[utoipa::path(
     get,
     path = "/v1/images/{id}",
     tag = "native",
     operation_id = "describe_image",
-    params(("id" = String, Path, description = "As it was returned when the picture was stored.")),
+    params(("id" = String, Path, description = "As it was returned when the image was stored.")),
     responses((status = 200, description = "It is there.", body = ImageResponse), Faults),
 )]
 pub(super) async fn get(state: web::Data<State>, id: web::Path<String>) -> Result<HttpResponse, NativeError> {
@@ -153,13 +153,13 @@ pub(super) async fn get(state: web::Data<State>, id: web::Path<String>) -> Resul
     Ok(HttpResponse::Ok().json(ImageResponse::of(engine, parse_id(&id)?)?))
 }
 
-/// Pins a picture, or lets it make room for others again.
+/// Pins an image, or lets it make room for others again.
 #[utoipa::path(
     patch,
     path = "/v1/images/{id}",
     tag = "native",
     operation_id = "pin_image",
-    params(("id" = String, Path, description = "As it was returned when the picture was stored.")),
+    params(("id" = String, Path, description = "As it was returned when the image was stored.")),
     request_body = PinRequest,
     responses((status = 200, description = "It is done.", body = ImageResponse), Faults),
 )]
@@ -172,7 +172,7 @@ pub(super) async fn patch(
     let engine = state.engine()?;
     let id = parse_id(&id)?;
     let PinRequest { pin } = read_json(&request, &state, payload).await?;
-    engine.pin_picture(id, pin).map_err(EngineError::from)?;
+    engine.pin_image(id, pin).map_err(EngineError::from)?;
     Ok(HttpResponse::Ok().json(ImageResponse::of(engine, id)?))
 }
 
@@ -182,7 +182,7 @@ pub(super) async fn patch(
     path = "/v1/images/{id}",
     tag = "native",
     operation_id = "put_image",
-    params(("id" = String, Path, description = "As it was returned when the picture was stored.")),
+    params(("id" = String, Path, description = "As it was returned when the image was stored.")),
     request_body = PinRequest,
     responses((status = 200, description = "It is done.", body = ImageResponse), Faults),
 )]
@@ -195,23 +195,23 @@ pub(super) async fn put(
     patch(request, state, id, payload).await
 }
 
-/// Forgets a picture. What is being answered about it goes on.
+/// Forgets an image. What is being answered about it goes on.
 #[utoipa::path(
     delete,
     path = "/v1/images/{id}",
     tag = "native",
     operation_id = "delete_image",
-    params(("id" = String, Path, description = "As it was returned when the picture was stored.")),
+    params(("id" = String, Path, description = "As it was returned when the image was stored.")),
     responses((status = 204, description = "It is forgotten."), Faults),
 )]
 pub(super) async fn delete(state: web::Data<State>, id: web::Path<String>) -> Result<HttpResponse, NativeError> {
     let engine = state.engine()?;
-    engine.delete_picture(parse_id(&id)?).map_err(EngineError::from)?;
+    engine.delete_image(parse_id(&id)?).map_err(EngineError::from)?;
     Ok(HttpResponse::NoContent().finish())
 }
 
-fn parse_id(id: &str) -> Result<PictureId, HttpError> {
-    id.parse().map_err(|error: crate::engine::PictureIdError| HttpError::Missing(error.to_string()))
+fn parse_id(id: &str) -> Result<ImageId, HttpError> {
+    id.parse().map_err(|error: crate::engine::ImageIdError| HttpError::Missing(error.to_string()))
 }
 
 fn time_to_live(ttl_s: u64) -> Result<Duration, HttpError> {

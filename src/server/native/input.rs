@@ -1,7 +1,7 @@
-//! Requests of all kinds as one: JSON, a form (`multipart/form-data`), or a picture as the whole body, with its options in
+//! Requests of all kinds as one: JSON, a form (`multipart/form-data`), or an image as the whole body, with its options in
 //! the query. Every kind becomes the same type, and files beside it.
 //!
-//! What is unknown or of the wrong type is refused by name. Messages are cut off before they could repeat a picture.
+//! What is unknown or of the wrong type is refused by name. Messages are cut off before they could repeat an image.
 
 use actix_web::web::Bytes;
 use actix_web::{HttpRequest, web};
@@ -49,7 +49,7 @@ pub(super) async fn read<T: DeserializeOwned + Send + 'static>(
         _ => {
             expect_json(request).map_err(|_| {
                 HttpError::UnsupportedMediaType(
-                    "the Content-Type must be application/json, multipart/form-data, or, for a picture as the whole body, \
+                    "the Content-Type must be application/json, multipart/form-data, or, for an image as the whole body, \
                      image/* or application/octet-stream"
                         .into(),
                 )
@@ -73,32 +73,32 @@ pub(super) async fn read_json<T: DeserializeOwned + Send + 'static>(
     blocking(move || from_json(&body)).await
 }
 
-/// The one picture of a request: a string in it, or a file beside it. Decodes base64: call it where blocking is allowed.
-pub(super) fn picture(image: Option<&str>, files: Vec<Bytes>) -> Result<ImageSource, HttpError> {
-    let mut pictures = pictures(image.as_slice(), files)?;
-    match (pictures.pop(), pictures.is_empty()) {
-        (Some(picture), true) => Ok(picture),
-        _ => Err(HttpError::BadRequest("send one picture: image or file, once".into())),
+/// The one image of a request: a string in it, or a file beside it. Decodes base64: call it where blocking is allowed.
+pub(super) fn image_source(image: Option<&str>, files: Vec<Bytes>) -> Result<ImageSource, HttpError> {
+    let mut sources = image_sources(image.as_slice(), files)?;
+    match (sources.pop(), sources.is_empty()) {
+        (Some(source), true) => Ok(source),
+        _ => Err(HttpError::BadRequest("send one image: image or file, once".into())),
     }
 }
 
-/// All pictures of a request, strings in it and files beside it; at least one.
-pub(super) fn pictures(images: &[&str], files: Vec<Bytes>) -> Result<Vec<ImageSource>, HttpError> {
+/// All images of a request, strings in it and files beside it; at least one.
+pub(super) fn image_sources(images: &[&str], files: Vec<Bytes>) -> Result<Vec<ImageSource>, HttpError> {
     let place = |number: usize| if images.len() > 1 { format!("image[{number}]: ") } else { String::new() };
     let parse = |(number, image): (usize, &&str)| {
         ImageSource::parse(image).map_err(|error| HttpError::BadRequest(format!("{}{error}", place(number))))
     };
-    let mut pictures = images.iter().enumerate().map(parse).collect::<Result<Vec<_>, _>>()?;
+    let mut sources = images.iter().enumerate().map(parse).collect::<Result<Vec<_>, _>>()?;
     if files.iter().any(Bytes::is_empty) {
         return Err(HttpError::BadRequest("file is empty".into()));
     }
-    pictures.extend(files.into_iter().map(ImageSource::File));
-    if pictures.is_empty() {
+    sources.extend(files.into_iter().map(ImageSource::File));
+    if sources.is_empty() {
         return Err(HttpError::BadRequest(
-            "image is missing; send base64, a data URI, a URL or the id of a stored picture, or a file".into(),
+            "image is missing; send base64, a data URI, a URL or the id of a stored image, or a file".into(),
         ));
     }
-    Ok(pictures)
+    Ok(sources)
 }
 
 fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, HttpError> {
@@ -186,27 +186,27 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_in_the_wrong_place_is_not_repeated() {
+    fn an_image_in_the_wrong_place_is_not_repeated() {
         let message = parse(&format!(r#"{{"pin": "{}"}}"#, "é".repeat(10_000))).unwrap_err();
         assert_eq!(message.chars().count(), MAX_MESSAGE_CHARACTERS + 1);
     }
 
     #[test]
-    fn a_request_for_one_picture_has_one() {
+    fn a_request_for_one_image_has_one() {
         let file = || Bytes::from_static(b"ABC");
-        let message = |image: Option<&str>, files| picture(image, files).unwrap_err().to_string();
-        assert_eq!(picture(Some("QUJD"), vec![]).unwrap(), ImageSource::File(file()));
-        assert_eq!(picture(None, vec![file()]).unwrap(), ImageSource::File(file()));
+        let message = |image: Option<&str>, files| image_source(image, files).unwrap_err().to_string();
+        assert_eq!(image_source(Some("QUJD"), vec![]).unwrap(), ImageSource::File(file()));
+        assert_eq!(image_source(None, vec![file()]).unwrap(), ImageSource::File(file()));
         assert!(message(None, vec![]).contains("image is missing"));
-        assert!(message(Some("QUJD"), vec![file()]).contains("one picture"));
-        assert!(message(None, vec![file(), file()]).contains("one picture"));
+        assert!(message(Some("QUJD"), vec![file()]).contains("one image"));
+        assert!(message(None, vec![file(), file()]).contains("one image"));
         assert!(message(None, vec![Bytes::new()]).contains("file is empty"));
         assert_eq!(message(Some(""), vec![]), "image is empty");
     }
 
     #[test]
-    fn of_many_pictures_the_one_at_fault_is_named() {
-        let message = pictures(&["QUJD", "QUJDR"], vec![]).unwrap_err().to_string();
+    fn of_many_images_the_one_at_fault_is_named() {
+        let message = image_sources(&["QUJD", "QUJDR"], vec![]).unwrap_err().to_string();
         assert!(message.starts_with("image[1]: image is not base64"), "{message}");
     }
 }

@@ -1,4 +1,4 @@
-//! The service's own endpoints: likelihoods of given answers, stored pictures, many questions about one picture, features,
+//! The service's own endpoints: likelihoods of given answers, stored images, many questions about one image, features,
 //! and what is served.
 
 mod ask;

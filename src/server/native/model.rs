@@ -31,11 +31,11 @@ pub(super) struct ModelResponse<'a> {
 pub(super) struct Limits {
     /// Rows decoded together, and so beams of a row.
     slots: usize,
-    /// Positions of a row: picture, prompt and new tokens.
+    /// Positions of a row: image, prompt and new tokens.
     max_len: usize,
     /// Positions of all rows together.
     kv_tokens: usize,
-    /// Positions that a picture takes.
+    /// Positions that an image takes.
     prefix_len: usize,
     /// Rows that are taken at once, waiting or running.
     queue_rows: usize,
@@ -48,14 +48,14 @@ pub(super) struct Limits {
 /// What is remembered.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Caches {
-    /// Encoded pictures.
+    /// Encoded images.
     image: CacheCounts,
-    /// Keys and values of pictures.
+    /// Keys and values of images.
     kv_prefix: CacheCounts,
     stored_images: StoredImages,
 }
 
-/// Pictures that were stored under an id.
+/// Images that were stored under an id.
 #[derive(Serialize, ToSchema)]
 pub(super) struct StoredImages {
     count: usize,
@@ -97,7 +97,7 @@ fn limits(state: &State, engine: &Engine) -> Limits {
 }
 
 fn caches(engine: &Engine) -> Caches {
-    let (count, bytes) = engine.stored_pictures();
+    let (count, bytes) = engine.stored_images();
     let stored_images = StoredImages { count, bytes, capacity_bytes: engine.limits().stored_image_bytes };
     Caches { image: engine.image_cache(), kv_prefix: engine.kv_prefix_cache(), stored_images }
 }

@@ -1,4 +1,4 @@
-//! `POST /v1/rank`: how likely given answers are behind a picture and a text.
+//! `POST /v1/rank`: how likely given answers are behind an image and a text.
 
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
@@ -6,10 +6,10 @@ use utoipa::ToSchema;
 
 use super::error::{Faults, NativeError};
 use super::form::{Form, Kind, Part};
-use super::input::{Input, picture, read};
+use super::input::{Input, image_source, read};
 use crate::engine::{RankJob, RankedCandidate, Ranking, TimingsMs};
 use crate::server::State;
-use crate::server::answering::open_pictures;
+use crate::server::answering::open_images;
 use crate::server::body::blocking;
 use crate::server::openapi::EXAMPLE_IMAGE;
 
@@ -29,7 +29,7 @@ const FORM: Form = Form(&[
     "candidates": ["red", "yellow"],
 }))]
 pub(super) struct RankRequest {
-    /// A picture: base64, a data URI, a URL, or the id of a stored one.
+    /// An image: base64, a data URI, a URL, or the id of a stored one.
     #[schema(required = true, value_type = String)]
     image: Option<String>,
     /// The prompt, as the model reads it; empty to rank captions.
@@ -46,7 +46,7 @@ pub(super) struct RankRequest {
 #[derive(ToSchema)]
 #[expect(dead_code, reason = "read by the macro alone")]
 pub(super) struct RankForm {
-    /// A picture's file; or `image`.
+    /// An image's file; or `image`.
     #[schema(format = Binary, content_media_type = "application/octet-stream", value_type = Option<String>)]
     file: Option<Vec<u8>>,
     /// An image string.
@@ -100,12 +100,12 @@ pub(super) async fn post(
     let engine = state.engine()?.clone();
     let Input { request, files } = read::<RankRequest>(&request, &state, payload, &FORM).await?;
     let RankRequest { image, text, candidates, with_end_token } = request;
-    let image = blocking(move || picture(image.as_deref(), files)).await?;
+    let image = blocking(move || image_source(image.as_deref(), files)).await?;
     let deadline = state.deadline(&engine);
     let permit = engine.reserve_until(1, deadline)?;
-    let picture = open_pictures(&state, vec![image], |_| "image".into()).await?.remove(0);
+    let image = open_images(&state, vec![image], |_| "image".into()).await?.remove(0);
     let job = RankJob {
-        picture,
+        image,
         text: text.unwrap_or_default(),
         candidates,
         with_end_token: with_end_token.unwrap_or(true),

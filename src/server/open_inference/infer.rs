@@ -1,4 +1,4 @@
-//! `POST /v2/models/{model}/infer`: tensors of pictures and questions in, tensors of answers out. All rows are answered, or
+//! `POST /v2/models/{model}/infer`: tensors of images and questions in, tensors of answers out. All rows are answered, or
 //! none is.
 
 use std::time::Duration;
@@ -17,10 +17,10 @@ use crate::server::answering::answer;
 use crate::server::body::{blocking, expect_json, media_type, read};
 use crate::server::{HttpError, State};
 
-/// Answer rows of pictures and questions
+/// Answer rows of images and questions
 ///
 /// Tensors are in JSON, or behind it by the binary tensor data extension: the header `Inference-Header-Content-Length` then
-/// says how many bytes are JSON. If it says 0, the whole body is a picture's file, and its caption is the answer.
+/// says how many bytes are JSON. If it says 0, the whole body is an image's file, and its caption is the answer.
 #[utoipa::path(
     post, path = "/v2/models/{model}/infer", operation_id = "v2_infer", tag = "Open Inference Protocol",
     params(
@@ -35,7 +35,7 @@ use crate::server::{HttpError, State};
         (status = 400, description = "The request is at fault; the message names the tensor, element or parameter.",
             body = ErrorBody),
         (status = 401, description = "The API key is missing or wrong."),
-        (status = 404, description = "There is no such model, version or stored picture.", body = ErrorBody),
+        (status = 404, description = "There is no such model, version or stored image.", body = ErrorBody),
         (status = 408, description = "The body did not arrive in time.", body = ErrorBody),
         (status = 413, description = "The body is too large.", body = ErrorBody),
         (status = 415, description = "The body is of another type, or compressed.", body = ErrorBody),
@@ -62,7 +62,7 @@ pub(super) async fn post(
     Ok(InferResponse::new(&model.name, id, &outputs, &answers).into_http())
 }
 
-/// A row is named by its picture.
+/// A row is named by its image.
 fn image(number: usize) -> String {
     format!("image[{number}]")
 }

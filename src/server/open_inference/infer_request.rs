@@ -43,7 +43,7 @@ impl InferRequest {
         parse_params: impl Fn(&Value) -> Result<GenerationParams, ParamError>,
     ) -> Result<Self, HttpError> {
         if head_length == Some(0) {
-            return Self::of_picture(body, parse_params);
+            return Self::of_image(body, parse_params);
         }
         let (head, mut binary) = BinaryData::split(body, head_length)?;
         let mut fields = parse_object(&head)?;
@@ -62,12 +62,12 @@ impl InferRequest {
     }
 
     /// Triton's raw binary request: no JSON, the body is the only element of the only tensor.
-    fn of_picture(
+    fn of_image(
         file: Bytes,
         parse_params: impl Fn(&Value) -> Result<GenerationParams, ParamError>,
     ) -> Result<Self, HttpError> {
         let Parameters { is_binary, timeout, generation } = Parameters::read(None, parse_params)?;
         let outputs = RequestedOutput::read_all(None, is_binary)?;
-        Ok(Self { id: None, rows: Inputs::of_picture(file).rows()?, params: generation, timeout, outputs })
+        Ok(Self { id: None, rows: Inputs::of_image(file).rows()?, params: generation, timeout, outputs })
     }
 }

@@ -73,7 +73,7 @@ fn a_column_is_read_flat_and_nested() {
 }
 
 #[test]
-fn a_text_that_is_absent_asks_for_captions_and_a_single_one_is_for_all_pictures() {
+fn a_text_that_is_absent_asks_for_captions_and_a_single_one_is_for_all_images() {
     let images = tensor("image", &json!(["QUJD", "QUJD", "QUJD"]));
     assert_eq!(texts(&parse(&json!({"inputs": [images]})).unwrap()), ["", "", ""]);
     let inputs = json!([images, tensor("text", &json!(["same"]))]);
@@ -81,7 +81,7 @@ fn a_text_that_is_absent_asks_for_captions_and_a_single_one_is_for_all_pictures(
 }
 
 #[test]
-fn binary_tensors_take_their_bytes_in_order_and_pictures_are_files_or_strings() {
+fn binary_tensors_take_their_bytes_in_order_and_images_are_files_or_strings() {
     let images = elements(&[PNG, b"QUJD", b"data:image/png;base64,QUJD", b"  QU\nJD  "]);
     let questions = elements(&["été".as_bytes()]);
     let inputs = json!([binary_tensor("image", 4, images.len()), binary_tensor("text", 1, questions.len())]);
@@ -99,7 +99,7 @@ fn json_and_binary_tensors_may_be_mixed() {
 }
 
 #[test]
-fn a_body_without_json_is_a_picture_to_caption() {
+fn a_body_without_json_is_an_image_to_caption() {
     let request = parse_bytes(PNG.to_vec(), Some(0)).unwrap();
     assert_eq!((&request.rows[0].image, texts(&request)), (&ImageSource::File(PNG.into()), vec![""]));
     assert!(request.outputs.iter().all(|requested| !requested.is_binary));
@@ -258,7 +258,7 @@ fn a_long_text_is_not_repeated_without_bound() {
     let inputs = |bytes: usize| json!({"inputs": [images, tensor("text", &json!(["a".repeat(bytes)]))]});
     assert_eq!(parse(&inputs(1000)).unwrap().rows.len(), 40);
     let message = parse(&inputs(1 << 20)).unwrap_err();
-    assert!(message.contains("text: 1048576 bytes are too long to go with each of 40 pictures"), "{message}");
+    assert!(message.contains("text: 1048576 bytes are too long to go with each of 40 images"), "{message}");
 }
 
 proptest! {
@@ -281,8 +281,8 @@ proptest! {
     }
 
     #[test]
-    fn any_element_that_is_written_is_read(pictures in proptest::collection::vec(any::<Vec<u8>>(), 1..6)) {
-        let files: Vec<Vec<u8>> = pictures.into_iter().map(|bytes| [b"\0", bytes.as_slice()].concat()).collect();
+    fn any_element_that_is_written_is_read(images in proptest::collection::vec(any::<Vec<u8>>(), 1..6)) {
+        let files: Vec<Vec<u8>> = images.into_iter().map(|bytes| [b"\0", bytes.as_slice()].concat()).collect();
         let binary = elements(&files.iter().map(Vec::as_slice).collect::<Vec<_>>());
         let body = json!({"inputs": [binary_tensor("image", files.len() as u64, binary.len())]});
         let rows = parse_binary(&body, &binary).unwrap().rows;

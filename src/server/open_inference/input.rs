@@ -25,8 +25,8 @@ pub(super) struct Inputs {
 }
 
 impl Inputs {
-    /// A picture alone.
-    pub(super) fn of_picture(file: Bytes) -> Self {
+    /// An image alone.
+    pub(super) fn of_image(file: Bytes) -> Self {
         Self { image: Some(vec![file]), text: None }
     }
 
@@ -59,22 +59,23 @@ impl Inputs {
         Ok(inputs)
     }
 
-    /// A row for each picture.
+    /// A row for each image.
     pub(super) fn rows(self) -> Result<Vec<Row>, HttpError> {
         let images = self.image.ok_or_else(|| bad("inputs holds no image"))?;
         let texts = match self.text {
             None => vec![String::new()],
             Some(texts) => texts.into_iter().enumerate().map(text).collect::<Result<_, _>>()?,
         };
-        let (pictures, questions) = (images.len(), texts.len());
-        if questions != 1 && questions != pictures {
-            let message =
-                format!("text: has {questions} elements, but image has {pictures}; send one for each, or one for all");
+        let (image_count, questions) = (images.len(), texts.len());
+        if questions != 1 && questions != image_count {
+            let message = format!(
+                "text: has {questions} elements, but image has {image_count}; send one for each, or one for all"
+            );
             return Err(bad(message));
         }
-        if questions < pictures && texts[0].len() > MAX_COPIED_BYTES / pictures {
+        if questions < image_count && texts[0].len() > MAX_COPIED_BYTES / image_count {
             let bytes = texts[0].len();
-            return Err(bad(format!("text: {bytes} bytes are too long to go with each of {pictures} pictures")));
+            return Err(bad(format!("text: {bytes} bytes are too long to go with each of {image_count} images")));
         }
         let row =
             |(number, image)| Ok(Row { image: image_source(number, image)?, text: texts[number % questions].clone() });
@@ -166,7 +167,7 @@ fn json_elements(name: &str, data: Vec<Value>, shape: Shape) -> Result<Vec<Bytes
     data.into_iter().enumerate().map(element).collect()
 }
 
-/// An element of `image` is an image string if it is text, and a picture's file otherwise: no picture file is free of control
+/// An element of `image` is an image string if it is text, and an image's file otherwise: no image file is free of control
 /// characters and valid UTF-8.
 fn image_source(number: usize, element: Bytes) -> Result<ImageSource, HttpError> {
     let is_text = |text: &&str| !text.bytes().any(|byte| byte.is_ascii_control() && !byte.is_ascii_whitespace());

@@ -58,7 +58,7 @@ pub(super) struct BinaryBody(#[expect(dead_code, reason = "it describes and is n
 
 // A request is read from JSON values, not into these types, so that a message can name the place of a fault.
 
-/// Tensors of pictures and questions.
+/// Tensors of images and questions.
 #[derive(ToSchema)]
 #[schema(as = InferRequest, example = json!({
     "inputs": [
@@ -94,7 +94,7 @@ struct InputTensor {
     datatype: InputDatatype,
     /// Of a tensor whose bytes stand behind the JSON object.
     parameters: Option<InputParameters>,
-    /// Pictures as base64, data URI, http or https URL, or id of a stored picture; texts as they are.
+    /// Images as base64, data URI, http or https URL, or id of a stored image; texts as they are.
     data: Option<Vec<String>>,
 }
 
@@ -103,7 +103,7 @@ struct InputTensor {
 #[schema(rename_all = "snake_case")]
 #[expect(dead_code, reason = "it describes and is never made")]
 enum InputName {
-    /// Pictures.
+    /// Images.
     Image,
     /// Questions; absent for captions.
     Text,

@@ -1,4 +1,4 @@
-//! `POST /v1/chat/completions`: one conversation about one picture.
+//! `POST /v1/chat/completions`: one conversation about one image.
 
 use actix_web::{HttpRequest, HttpResponse, web};
 
@@ -12,7 +12,7 @@ use super::streaming;
 use super::visible_text::VisibleText;
 use crate::engine::{Engine, EngineError, Permit, PreparedJob, ScoreJob};
 use crate::generation::GenerationParams;
-use crate::server::answering::open_pictures;
+use crate::server::answering::open_images;
 use crate::server::body::{blocking, expect_json, read};
 use crate::server::{HttpError, State};
 
@@ -27,9 +27,9 @@ pub(super) struct Prepared {
     pub(super) with_logprobs: bool,
 }
 
-/// Answers a conversation about a picture
+/// Answers a conversation about an image
 ///
-/// Exactly one picture, in an `image_url` part: an https URL, a data URI, base64, or the id of a stored picture. A text
+/// Exactly one image, in an `image_url` part: an https URL, a data URI, base64, or the id of a stored image. A text
 /// becomes `Question: … Answer:` unless it is written so already, no text asks for a caption, and earlier turns stand in
 /// front. Without `temperature` the answer is greedy.
 #[utoipa::path(
@@ -44,7 +44,7 @@ pub(super) struct Prepared {
         )),
         (status = 400, description = "The request is at fault; `param` says where.", body = ErrorBody),
         (status = 401, description = "The API key is missing or wrong.", body = ErrorBody),
-        (status = 404, description = "The model is not served, or the stored picture is not there.", body = ErrorBody),
+        (status = 404, description = "The model is not served, or the stored image is not there.", body = ErrorBody),
         (status = 408, description = "The body did not arrive in time.", body = ErrorBody),
         (status = 413, description = "The body is larger than the limit.", body = ErrorBody),
         (status = 415, description = "The body is not declared as JSON.", body = ErrorBody),
@@ -72,7 +72,7 @@ pub(super) async fn post(
     }
 }
 
-/// A place is reserved before the picture is fetched or decoded.
+/// A place is reserved before the image is fetched or decoded.
 async fn prepare(
     state: &State,
     head: Head,
@@ -84,13 +84,13 @@ async fn prepare(
     let engine = state.engine()?.clone();
     let deadline = state.deadline(&engine);
     let permit = engine.reserve_until(1, deadline)?;
-    let opened = open_pictures(state, vec![image], |_| "image_url".into()).await;
-    let picture = opened.map_err(|error| OpenAiError::image(&image_place, error))?.pop();
-    let picture = picture.ok_or(HttpError::Engine(EngineError::Stopped))?;
+    let opened = open_images(state, vec![image], |_| "image_url".into()).await;
+    let image = opened.map_err(|error| OpenAiError::image(&image_place, error))?.pop();
+    let image = image.ok_or(HttpError::Engine(EngineError::Stopped))?;
     let with_logprobs = params.logprobs;
     let preparing = engine.clone();
     let prepare = move || {
-        let job = ScoreJob { picture, text, params, deadline: Some(deadline) };
+        let job = ScoreJob { image, text, params, deadline: Some(deadline) };
         Ok(preparing.prepare(&job).map_err(|error| OpenAiError::job(&error)))
     };
     let job = blocking(prepare).await??;

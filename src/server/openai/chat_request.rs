@@ -316,9 +316,9 @@ mod tests {
     use crate::generation::letters;
 
     fn parse(mut fields: Value) -> Result<ChatRequest, (String, String)> {
-        let picture = json!({"type": "image_url", "image_url": {"url": "QUJD"}});
+        let image = json!({"type": "image_url", "image_url": {"url": "QUJD"}});
         if fields.get("messages").is_none() {
-            fields["messages"] = json!([{"role": "user", "content": [picture]}]);
+            fields["messages"] = json!([{"role": "user", "content": [image]}]);
         }
         let names = ModelNames { name: "served".into(), checkpoint: Some("some/checkpoint".into()) };
         let parse_params =

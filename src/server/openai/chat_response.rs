@@ -122,7 +122,7 @@ struct TokenText {
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
 #[schema(as = openai::Usage)]
 pub(super) struct Usage {
-    /// Positions of the picture, and tokens of the text.
+    /// Positions of the image, and tokens of the text.
     #[schema(example = 26)]
     prompt_tokens: usize,
     /// New tokens of all choices, the end token included.

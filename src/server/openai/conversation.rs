@@ -1,4 +1,4 @@
-//! Messages become a picture and the prompt that this family of models reads. They know neither roles nor instructions, so
+//! Messages become an image and the prompt that this family of models reads. They know neither roles nor instructions, so
 //! everything is written into one text: `text/prompt.rs` has the template.
 
 use serde_json::{Map, Value};
@@ -16,10 +16,10 @@ const MAX_PARTS: usize = 64;
 /// What a client may say of a message beyond its content, without effect here.
 const HARMLESS: [&str; 4] = ["name", "annotations", "id", "refusal"];
 
-/// What is asked about which picture.
+/// What is asked about which image.
 #[derive(Debug)]
 pub(super) struct Conversation {
-    /// The picture.
+    /// The image.
     pub(super) image: ImageSource,
     /// Where the request has it, for messages.
     pub(super) image_place: String,
@@ -71,7 +71,7 @@ impl Conversation {
         }
         let text = prompt(reader.context, reader.utterances)?;
         let Some((_, image, image_place)) = reader.image else {
-            let message = "messages hold no picture; this model answers about one, so send an `image_url` part";
+            let message = "messages hold no image; this model answers about one, so send an `image_url` part";
             return Err(OpenAiError::missing("messages", message));
         };
         Ok(Self { image, image_place, text })
@@ -125,7 +125,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The text of a message; its picture is put aside.
+    /// The text of a message; its image is put aside.
     fn content(&mut self, content: &'a Value, place: &str, may_have_image: bool) -> Result<String, OpenAiError> {
         let parts = match content {
             Value::String(text) => return Ok(text.clone()),
@@ -145,7 +145,7 @@ impl<'a> Reader<'a> {
                 Some("refusal") if !may_have_image => texts.push(text_of(part, "refusal", &place)?),
                 Some("image_url") if may_have_image => self.image(part, &place)?,
                 Some("image_url") => {
-                    let message = format!("{place}: a picture stands in a message of the user");
+                    let message = format!("{place}: an image stands in a message of the user");
                     return Err(OpenAiError::invalid(place, message));
                 }
                 Some(_) => {
@@ -173,7 +173,7 @@ impl<'a> Reader<'a> {
             Some(other) => return Err(wrong_type(&place, "an object with a url", other)),
             None => return Err(OpenAiError::missing(format!("{place}.url"), format!("{place} has no url"))),
         };
-        // Chats send the same picture again with every turn.
+        // Chats send the same image again with every turn.
         if self.image.as_ref().is_some_and(|(known, ..)| *known == url) {
             return Ok(());
         }
@@ -184,7 +184,7 @@ impl<'a> Reader<'a> {
             Some((_, known, _)) if *known == image => {}
             Some((_, _, first)) => {
                 let message = format!(
-                    "{place} is another picture than {first}; this model sees one picture, so send one in a conversation"
+                    "{place} is another image than {first}; this model sees one image, so send one in a conversation"
                 );
                 return Err(OpenAiError::invalid(place, message));
             }
@@ -312,7 +312,7 @@ mod tests {
 
     use super::*;
 
-    fn picture() -> Value {
+    fn image() -> Value {
         json!({"type": "image_url", "image_url": {"url": "QUJD"}})
     }
 
@@ -324,9 +324,9 @@ mod tests {
         })
     }
 
-    /// The prompt of messages of role and text, of which the user's first shows the picture.
+    /// The prompt of messages of role and text, of which the user's first shows the image.
     fn prompt_of(messages: &[(&str, &str)]) -> String {
-        let mut image = Some(picture());
+        let mut image = Some(image());
         let message = |(role, text): &(&str, &str)| {
             let image = if *role == "user" { image.take() } else { None };
             let parts: Vec<Value> = image.into_iter().chain([json!({"type": "text", "text": text})]).collect();
@@ -350,7 +350,7 @@ mod tests {
         for text in ["", " \n"] {
             assert_eq!(prompt_of(&[("user", text)]), "");
         }
-        assert_eq!(parse(&json!([{"role": "user", "content": [picture()]}])).unwrap().text, "");
+        assert_eq!(parse(&json!([{"role": "user", "content": [image()]}])).unwrap().text, "");
     }
 
     #[test]
@@ -385,19 +385,19 @@ mod tests {
     #[test]
     fn messages_of_one_role_and_parts_of_a_message_are_joined_by_spaces() {
         let messages = json!([
-            {"role": "user", "content": [picture()]},
+            {"role": "user", "content": [image()]},
             {"role": "user", "content": [{"type": "text", "text": "which "}, {"type": "text", "text": " city?"}]},
         ]);
         assert_eq!(parse(&messages).unwrap().text, "Question: which city? Answer:");
     }
 
     #[test]
-    fn the_picture_may_come_again_in_any_spelling_and_stand_in_any_turn() {
+    fn the_image_may_come_again_in_any_spelling_and_stand_in_any_turn() {
         let again = json!({"type": "image_url", "image_url": "data:image/png;base64,QUJD"});
         let messages = json!([
             {"role": "user", "content": "a?"},
             {"role": "assistant", "content": "b", "refusal": null, "tool_calls": [], "annotations": []},
-            {"role": "user", "name": "me", "content": [picture(), again, picture(), {"type": "text", "text": "c?"}]},
+            {"role": "user", "name": "me", "content": [image(), again, image(), {"type": "text", "text": "c?"}]},
         ]);
         let conversation = parse(&messages).unwrap();
         assert_eq!(conversation.image, ImageSource::File(b"ABC".as_slice().into()));
@@ -435,24 +435,20 @@ mod tests {
                 "messages[0].content[0].image_url",
                 "scheme",
             ),
-            (user(json!([picture(), other])), "messages[0].content[1].image_url", "another picture than messages[0]"),
-            (user(json!("a?")), "messages", "no picture"),
-            (json!([{"role": "system", "content": [picture()]}]), "messages[0].content[0]", "message of the user"),
-            (
-                json!([{"role": "user", "content": [picture()], "tool_calls": [1]}]),
-                "messages[0].tool_calls",
-                "no tools",
-            ),
-            (json!([{"role": "user", "content": [picture()], "contents": ""}]), "messages[0].contents", "unknown key"),
+            (user(json!([image(), other])), "messages[0].content[1].image_url", "another image than messages[0]"),
+            (user(json!("a?")), "messages", "no image"),
+            (json!([{"role": "system", "content": [image()]}]), "messages[0].content[0]", "message of the user"),
+            (json!([{"role": "user", "content": [image()], "tool_calls": [1]}]), "messages[0].tool_calls", "no tools"),
+            (json!([{"role": "user", "content": [image()], "contents": ""}]), "messages[0].contents", "unknown key"),
             (json!([{"role": "system", "content": "a"}]), "messages", "none of the user"),
             (
-                json!([{"role": "assistant", "content": "a"}, {"role": "user", "content": [picture()]}]),
+                json!([{"role": "assistant", "content": "a"}, {"role": "user", "content": [image()]}]),
                 "messages[0]",
                 "the first to speak",
             ),
             (
                 json!([{"role": "user", "content": "a?"}, {"role": "assistant", "content": "b"},
-                       {"role": "user", "content": [picture()]}]),
+                       {"role": "user", "content": [image()]}]),
                 "messages[2]",
                 "has no text",
             ),

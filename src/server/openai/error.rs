@@ -75,7 +75,7 @@ impl OpenAiError {
         Self::new(HttpError::Missing(message), "model", "model_not_found")
     }
 
-    /// A picture that cannot be fetched, found or read.
+    /// An image that cannot be fetched, found or read.
     pub(super) fn image(place: &str, error: HttpError) -> Self {
         match &error {
             HttpError::BadRequest(_) => Self::new(error, place, "invalid_image"),

@@ -1,7 +1,7 @@
 //! OpenAI's protocol: `/v1/chat/completions`, streamed or whole, and `/v1/models`. `docs/openai.md` says what is mapped to
 //! what.
 //!
-//! A request goes through `chat_request` (parameters) and `conversation` (messages to a picture and a prompt), an answer
+//! A request goes through `chat_request` (parameters) and `conversation` (messages to an image and a prompt), an answer
 //! through `visible_text` (what of its tokens a client sees) into `chat_response`, or piece by piece into `streaming`.
 
 mod chat;

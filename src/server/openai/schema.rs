@@ -6,7 +6,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-/// A conversation about a picture, and how to answer.
+/// A conversation about an image, and how to answer.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = openai::ChatCompletionRequest)]
 #[serde(deny_unknown_fields)]
@@ -21,7 +21,7 @@ use utoipa::ToSchema;
 pub(super) struct ChatCompletionRequest {
     /// The name that `/v1/models` gives, or that of its checkpoint; the served model when absent.
     model: Option<String>,
-    /// The conversation, which holds exactly one picture.
+    /// The conversation, which holds exactly one image.
     #[schema(min_items = 1, max_items = 256)]
     messages: Vec<RequestMessage>,
     /// New tokens at most; the bundle's default when absent.
@@ -109,7 +109,7 @@ pub(super) struct ChatCompletionRequest {
     stop_strings: Option<Stop>,
 }
 
-/// What somebody said. Only the user shows a picture.
+/// What somebody said. Only the user shows an image.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = openai::RequestMessage)]
 struct RequestMessage {
@@ -129,7 +129,7 @@ enum RequestRole {
     Assistant,
 }
 
-/// A text, or parts of which one is a picture.
+/// A text, or parts of which one is an image.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = openai::Content)]
 #[serde(untagged)]
@@ -147,13 +147,13 @@ enum Part {
     ImageUrl { image_url: ImageUrl },
 }
 
-/// Where a picture is.
+/// Where an image is.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = openai::ImageUrl)]
 struct ImageUrl {
-    /// An https URL, a data URI, base64, or the id of a stored picture.
+    /// An https URL, a data URI, base64, or the id of a stored image.
     url: String,
-    /// Without effect: every picture is read in the model's own size.
+    /// Without effect: every image is read in the model's own size.
     detail: Option<String>,
 }
 

@@ -1,6 +1,6 @@
-//! Pictures on their way through the image stage: decoded once, encoded once, remembered.
+//! Images on their way through the image stage: decoded once, encoded once, remembered.
 //!
-//! Equal files are the same picture. Whoever opens one that is known, or in work for someone else, gets a handle to the
+//! Equal files are the same image. Whoever opens one that is known, or in work for someone else, gets a handle to the
 //! same entry, so that nothing is computed twice however many ask at once. An entry lives as long as its cache or a job
 //! holds it; what the cache throws out stays valid for the jobs that have it.
 
@@ -17,30 +17,30 @@ use super::traits::{EncodedImage, ImageEncoder, ImagePrefix, ModelError};
 use super::{EngineError, JobError};
 use crate::image::{ImageError, PixelValues, Preprocessor};
 
-/// A hash of a picture file's bytes. What is made of a picture depends on these, and on bundle and preprocessing, which are
+/// A hash of an image file's bytes. What is made of an image depends on these, and on bundle and preprocessing, which are
 /// the same for the whole life of an engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct PictureKey([u8; 32]);
+pub(super) struct ImageKey([u8; 32]);
 
-/// A picture that can be asked about. Clones are the same picture.
+/// An image that can be asked about. Clones are the same image.
 #[derive(Clone)]
-pub struct Picture(Arc<Entry>);
+pub struct Image(Arc<Entry>);
 
 struct Entry {
-    key: PictureKey,
-    /// What the encoder will read, taken when it does; or why the file is no picture.
-    decoded: OnceLock<Result<Mutex<Option<DecodedPicture>>, Arc<ImageError>>>,
+    key: ImageKey,
+    /// What the encoder will read, taken when it does; or why the file is no image.
+    decoded: OnceLock<Result<Mutex<Option<DecodedImage>>, Arc<ImageError>>>,
     /// What the encoder made of it; set by the image worker alone.
     encoded: OnceLock<Result<ImagePrefix, Arc<ModelError>>>,
 }
 
-/// A picture's pixels as the encoder reads them.
-pub struct DecodedPicture {
+/// An image's pixels as the encoder reads them.
+pub struct DecodedImage {
     pub(super) pixel_values: PixelValues,
     pub(super) took: Duration,
 }
 
-/// How long a picture took that had to be computed.
+/// How long an image took that had to be computed.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct ImageTimings {
     pub(super) preprocess: Duration,
@@ -48,46 +48,46 @@ pub(super) struct ImageTimings {
     pub(super) qformer: Duration,
 }
 
-impl Picture {
-    pub(super) fn key(&self) -> PictureKey {
+impl Image {
+    pub(super) fn key(&self) -> ImageKey {
         self.0.key
     }
 
-    /// What precedes the text; `None` before the picture was encoded, and when that failed.
+    /// What precedes the text; `None` before the image was encoded, and when that failed.
     pub(super) fn prefix(&self) -> Option<&ImagePrefix> {
         self.0.encoded.get()?.as_ref().ok()
     }
 
-    fn take_decoded(&self) -> Option<DecodedPicture> {
+    fn take_decoded(&self) -> Option<DecodedImage> {
         lock(self.0.decoded.get()?.as_ref().ok()?).take()
     }
 }
 
-impl fmt::Debug for DecodedPicture {
+impl fmt::Debug for DecodedImage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("DecodedPicture") // as below
+        f.write_str("DecodedImage") // as below
     }
 }
 
-impl fmt::Debug for Picture {
+impl fmt::Debug for Image {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Picture") // its content has no place in a log
+        f.write_str("Image") // its content has no place in a log
     }
 }
 
-/// All pictures that are known or in work.
-pub(super) struct PictureTable {
+/// All images that are known or in work.
+pub(super) struct ImageTable {
     preprocessor: Preprocessor,
     known: Mutex<Known>,
     counters: Arc<CacheCounters>,
 }
 
 struct Known {
-    cache: ByteCache<PictureKey, Picture>,
-    in_work: HashMap<PictureKey, Weak<Entry>>,
+    cache: ByteCache<ImageKey, Image>,
+    in_work: HashMap<ImageKey, Weak<Entry>>,
 }
 
-impl PictureTable {
+impl ImageTable {
     pub(super) fn new(preprocessor: Preprocessor, cache_bytes: usize) -> Self {
         let cache = ByteCache::new(cache_bytes);
         let counters = cache.counters();
@@ -98,37 +98,37 @@ impl PictureTable {
         &self.counters
     }
 
-    /// The picture in a file, decoded and resized on this thread unless it is known.
-    pub(super) fn open(&self, file: &[u8]) -> Result<Picture, JobError> {
-        let key = PictureKey(Sha256::digest(file).into());
-        let picture = lock(&self.known).find_or_add(key);
-        if picture.prefix().is_none() {
-            // Others who open the same picture now wait here for the first.
-            let decoded = picture.0.decoded.get_or_init(|| Ok(Mutex::new(Some(self.decode(file)?))));
+    /// The image in a file, decoded and resized on this thread unless it is known.
+    pub(super) fn open(&self, file: &[u8]) -> Result<Image, JobError> {
+        let key = ImageKey(Sha256::digest(file).into());
+        let image = lock(&self.known).find_or_add(key);
+        if image.prefix().is_none() {
+            // Others who open the same image now wait here for the first.
+            let decoded = image.0.decoded.get_or_init(|| Ok(Mutex::new(Some(self.decode(file)?))));
             decoded.as_ref().map_err(|error| JobError::Image(Arc::clone(error)))?;
         }
-        Ok(picture)
+        Ok(image)
     }
 
-    /// The pixels of the picture in a file, whether it is known or not.
-    pub(super) fn decode(&self, file: &[u8]) -> Result<DecodedPicture, Arc<ImageError>> {
+    /// The pixels of the image in a file, whether it is known or not.
+    pub(super) fn decode(&self, file: &[u8]) -> Result<DecodedImage, Arc<ImageError>> {
         let started = Instant::now();
         let pixel_values = self.preprocessor.preprocess(file)?;
-        Ok(DecodedPicture { pixel_values, took: started.elapsed() })
+        Ok(DecodedImage { pixel_values, took: started.elapsed() })
     }
 
-    /// Encodes in one run those of the pictures that are not yet, and keeps all of them. What came of each, in their order. A
+    /// Encodes in one run those of the images that are not yet, and keeps all of them. What came of each, in their order. A
     /// failure is forgotten, so that the next request tries again. Called by the image worker alone.
     pub(super) fn encode(
         &self,
-        pictures: &[&Picture],
+        images: &[&Image],
         encoder: &mut impl ImageEncoder,
     ) -> Vec<Result<ImageTimings, EngineError>> {
-        let is_new = |picture: &&&Picture| picture.0.encoded.get().is_none();
+        let is_new = |image: &&&Image| image.0.encoded.get().is_none();
         // Each is taken once, also where it stands twice.
-        let new: Vec<(&Picture, DecodedPicture)> =
-            pictures.iter().filter(is_new).filter_map(|picture| Some((*picture, picture.take_decoded()?))).collect();
-        let mut timings = vec![ImageTimings::default(); pictures.len()];
+        let new: Vec<(&Image, DecodedImage)> =
+            images.iter().filter(is_new).filter_map(|image| Some((*image, image.take_decoded()?))).collect();
+        let mut timings = vec![ImageTimings::default(); images.len()];
         if !new.is_empty() {
             let pixels: Vec<&PixelValues> = new.iter().map(|(_, decoded)| &decoded.pixel_values).collect();
             let encoded: Vec<Result<EncodedImage, ModelError>> = match encoder.encode(&pixels) {
@@ -137,27 +137,27 @@ impl PictureTable {
                 // One of them may be to blame, or their number.
                 Err(_) => pixels.iter().map(|pixels| encode_alone(encoder, pixels)).collect(),
             };
-            for ((picture, decoded), encoded) in new.into_iter().zip(encoded) {
+            for ((image, decoded), encoded) in new.into_iter().zip(encoded) {
                 let prefix = encoded.map_err(Arc::new).map(|EncodedImage { prefix, vision_encoder, qformer }| {
-                    if let Some(place) = pictures.iter().position(|other| Arc::ptr_eq(&other.0, &picture.0)) {
+                    if let Some(place) = images.iter().position(|other| Arc::ptr_eq(&other.0, &image.0)) {
                         timings[place] = ImageTimings { preprocess: decoded.took, vision_encoder, qformer };
                     }
                     prefix
                 });
-                let _ = picture.0.encoded.set(prefix); // only this worker sets it
+                let _ = image.0.encoded.set(prefix); // only this worker sets it
             }
         }
-        pictures.iter().zip(timings).map(|(picture, timings)| self.keep(picture).map(|()| timings)).collect()
+        images.iter().zip(timings).map(|(image, timings)| self.keep(image).map(|()| timings)).collect()
     }
 
-    /// Remembers a picture that was encoded, or forgets one that failed.
-    fn keep(&self, picture: &Picture) -> Result<(), EngineError> {
-        let encoded = picture.0.encoded.get().ok_or(EngineError::Stopped)?;
+    /// Remembers an image that was encoded, or forgets one that failed.
+    fn keep(&self, image: &Image) -> Result<(), EngineError> {
+        let encoded = image.0.encoded.get().ok_or(EngineError::Stopped)?;
         let mut known = lock(&self.known);
-        known.is_done(picture);
+        known.is_done(image);
         match encoded {
             Ok(prefix) => {
-                known.cache.put(picture.key(), picture.clone(), prefix.bytes());
+                known.cache.put(image.key(), image.clone(), prefix.bytes());
                 Ok(())
             }
             Err(source) => Err(EngineError::Model { stage: "encoding the image", source: Arc::clone(source) }),
@@ -166,32 +166,32 @@ impl PictureTable {
 }
 
 fn encode_alone(encoder: &mut impl ImageEncoder, pixels: &PixelValues) -> Result<EncodedImage, ModelError> {
-    encoder.encode(&[pixels])?.pop().ok_or_else(|| ModelError::new("nothing came of the picture"))
+    encoder.encode(&[pixels])?.pop().ok_or_else(|| ModelError::new("nothing came of the image"))
 }
 
 impl Known {
-    /// A picture is no longer in work. Of one that failed, another attempt may be by now; that one stays.
-    fn is_done(&mut self, picture: &Picture) {
-        if let MapEntry::Occupied(in_work) = self.in_work.entry(picture.key())
-            && in_work.get().as_ptr() == Arc::as_ptr(&picture.0)
+    /// An image is no longer in work. Of one that failed, another attempt may be by now; that one stays.
+    fn is_done(&mut self, image: &Image) {
+        if let MapEntry::Occupied(in_work) = self.in_work.entry(image.key())
+            && in_work.get().as_ptr() == Arc::as_ptr(&image.0)
         {
             in_work.remove();
         }
     }
 
-    fn find_or_add(&mut self, key: PictureKey) -> Picture {
+    fn find_or_add(&mut self, key: ImageKey) -> Image {
         let in_work = self.in_work.get(&key).and_then(Weak::upgrade);
         if let Some(entry) = in_work {
             self.cache.count_hit();
-            return Picture(entry);
+            return Image(entry);
         }
-        if let Some(picture) = self.cache.get(&key) {
-            return picture.clone();
+        if let Some(image) = self.cache.get(&key) {
+            return image.clone();
         }
         let entry = Arc::new(Entry { key, decoded: OnceLock::new(), encoded: OnceLock::new() });
         self.in_work.retain(|_, entry| entry.strong_count() > 0); // cancelled before they were encoded
         self.in_work.insert(key, Arc::downgrade(&entry));
-        Picture(entry)
+        Image(entry)
     }
 }
 
@@ -201,9 +201,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-impl Picture {
+impl Image {
     pub(super) fn for_tests() -> Self {
-        let key = PictureKey(rand::random());
+        let key = ImageKey(rand::random());
         Self(Arc::new(Entry { key, decoded: OnceLock::new(), encoded: OnceLock::new() }))
     }
 }

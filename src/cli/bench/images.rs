@@ -1,4 +1,4 @@
-//! Pictures to ask about: stripes of random colours, the same in every run of the benchmark, and no two alike within one.
+//! Images to ask about: stripes of random colours, the same in every run of the benchmark, and no two alike within one.
 
 use std::io::Cursor;
 use std::sync::Arc;
@@ -10,14 +10,14 @@ use rand::{Rng as _, SeedableRng as _};
 const WIDTH: u32 = 640;
 const HEIGHT: u32 = 480;
 
-/// Makes one picture after the other.
+/// Makes one image after the other.
 #[derive(Debug, Default)]
-pub(super) struct Pictures {
+pub(super) struct Images {
     made: u64,
 }
 
-impl Pictures {
-    /// The next picture, as a BMP file.
+impl Images {
+    /// The next image, as a BMP file.
     pub(super) fn make(&mut self) -> Arc<[u8]> {
         let mut random = ChaCha8Rng::seed_from_u64(self.made);
         self.made += 1;
@@ -35,10 +35,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_two_pictures_are_alike_and_every_run_has_the_same() {
+    fn no_two_images_are_alike_and_every_run_has_the_same() {
         let three = || {
-            let mut pictures = Pictures::default();
-            [0; 3].map(|_| pictures.make())
+            let mut images = Images::default();
+            [0; 3].map(|_| images.make())
         };
         let [first, second, third] = three();
         assert!(first != second && second != third && first != third);

@@ -1,4 +1,4 @@
-//! Stored pictures: put once, asked about by id until they are deleted, their time is over, or room is needed.
+//! Stored images: put once, asked about by id until they are deleted, their time is over, or room is needed.
 //!
 //! Takes the time as an argument, so that tests need not wait.
 
@@ -9,18 +9,18 @@ use std::time::{Duration, Instant};
 use lru::LruCache;
 use serde::{Serialize, Serializer};
 
-use super::Picture;
+use super::Image;
 
-/// The name of a stored picture: 128 random bits, so nobody guesses another's.
+/// The name of a stored image: 128 random bits, so nobody guesses another's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct PictureId(u128);
+pub struct ImageId(u128);
 
 /// Not the form of an id.
 #[derive(Debug, thiserror::Error)]
-#[error("a picture id is \"image-\" and 32 hexadecimal digits, as it was returned when the picture was stored")]
-pub struct PictureIdError;
+#[error("an image id is \"image-\" and 32 hexadecimal digits, as it was returned when the image was stored")]
+pub struct ImageIdError;
 
-/// How a picture is to be kept.
+/// How an image is to be kept.
 #[derive(Debug, Clone, Copy)]
 pub struct StoreOptions {
     /// It is forgotten this long after it was stored.
@@ -29,30 +29,30 @@ pub struct StoreOptions {
     pub is_pinned: bool,
 }
 
-/// Why a picture is not stored.
+/// Why an image is not stored.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// No such id, or none any more.
     #[error(
-        "there is no stored picture {0}: it was deleted, its time to live is over, or it made room for others; store it again"
+        "there is no stored image {0}: it was deleted, its time to live is over, or it made room for others; store it again"
     )]
-    Unknown(PictureId),
-    /// Pinned pictures fill the store.
+    Unknown(ImageId),
+    /// Pinned images fill the store.
     #[error(
-        "pinned pictures take {pinned} of the {capacity} bytes for stored pictures; delete or unpin some, or start the \
+        "pinned images take {pinned} of the {capacity} bytes for stored images; delete or unpin some, or start the \
          service with more --stored-images-mib"
     )]
     Full {
-        /// Bytes of pinned pictures.
+        /// Bytes of pinned images.
         pinned: usize,
         /// Bytes of the store.
         capacity: usize,
     },
 }
 
-/// What can be told of a stored picture.
+/// What can be told of a stored image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StoredPicture {
+pub struct StoredImage {
     /// What it takes of the store.
     pub bytes: usize,
     /// It does not make room for others.
@@ -61,14 +61,14 @@ pub struct StoredPicture {
     pub expires_in: Option<Duration>,
 }
 
-pub(super) struct PictureStore {
-    pictures: LruCache<PictureId, Stored>,
+pub(super) struct ImageStore {
+    images: LruCache<ImageId, Stored>,
     capacity: usize,
     bytes: usize,
 }
 
 struct Stored {
-    picture: Picture,
+    image: Image,
     bytes: usize,
     /// `None` for a time to live beyond what the clock can tell.
     expires: Option<Instant>,
@@ -81,77 +81,77 @@ impl Stored {
     }
 }
 
-impl PictureStore {
-    /// Holds at most `capacity` bytes of encoded pictures.
+impl ImageStore {
+    /// Holds at most `capacity` bytes of encoded images.
     pub(super) fn new(capacity: usize) -> Self {
-        Self { pictures: LruCache::unbounded(), capacity, bytes: 0 }
+        Self { images: LruCache::unbounded(), capacity, bytes: 0 }
     }
 
-    /// Keeps a picture that takes so many bytes. Those whose time is over make room first, then those that were used
+    /// Keeps an image that takes so many bytes. Those whose time is over make room first, then those that were used
     /// longest ago and are not pinned.
     pub(super) fn put(
         &mut self,
-        picture: Picture,
+        image: Image,
         bytes: usize,
         options: StoreOptions,
         now: Instant,
-    ) -> Result<PictureId, StoreError> {
+    ) -> Result<ImageId, StoreError> {
         let pinned: usize =
             self.alive(now).filter(|(_, stored)| stored.is_pinned).map(|(_, stored)| stored.bytes).sum();
         if pinned.saturating_add(bytes) > self.capacity {
             return Err(StoreError::Full { pinned, capacity: self.capacity });
         }
         self.make_room(bytes, now);
-        let id = PictureId(rand::random());
+        let id = ImageId(rand::random());
         let expires = now.checked_add(options.time_to_live);
-        self.pictures.put(id, Stored { picture, bytes, expires, is_pinned: options.is_pinned });
+        self.images.put(id, Stored { image, bytes, expires, is_pinned: options.is_pinned });
         self.bytes += bytes;
         Ok(id)
     }
 
-    /// The picture of an id, which counts as used now.
-    pub(super) fn get(&mut self, id: PictureId, now: Instant) -> Result<Picture, StoreError> {
-        Ok(self.find(id, now)?.picture.clone())
+    /// The image of an id, which counts as used now.
+    pub(super) fn get(&mut self, id: ImageId, now: Instant) -> Result<Image, StoreError> {
+        Ok(self.find(id, now)?.image.clone())
     }
 
-    /// What there is to tell of a picture, which does not count as a use.
-    pub(super) fn describe(&self, id: PictureId, now: Instant) -> Result<StoredPicture, StoreError> {
-        let stored = self.pictures.peek(&id).filter(|stored| !stored.is_expired(now));
+    /// What there is to tell of an image, which does not count as a use.
+    pub(super) fn describe(&self, id: ImageId, now: Instant) -> Result<StoredImage, StoreError> {
+        let stored = self.images.peek(&id).filter(|stored| !stored.is_expired(now));
         let Stored { bytes, expires, is_pinned, .. } = stored.ok_or(StoreError::Unknown(id))?;
         let expires_in = expires.map(|expires| expires.saturating_duration_since(now));
-        Ok(StoredPicture { bytes: *bytes, is_pinned: *is_pinned, expires_in })
+        Ok(StoredImage { bytes: *bytes, is_pinned: *is_pinned, expires_in })
     }
 
-    /// Pins a picture, or lets it make room for others again.
-    pub(super) fn set_pinned(&mut self, id: PictureId, is_pinned: bool, now: Instant) -> Result<(), StoreError> {
+    /// Pins an image, or lets it make room for others again.
+    pub(super) fn set_pinned(&mut self, id: ImageId, is_pinned: bool, now: Instant) -> Result<(), StoreError> {
         self.find(id, now)?.is_pinned = is_pinned;
         Ok(())
     }
 
-    /// Forgets a picture. Jobs that have it go on.
-    pub(super) fn delete(&mut self, id: PictureId, now: Instant) -> Result<(), StoreError> {
+    /// Forgets an image. Jobs that have it go on.
+    pub(super) fn delete(&mut self, id: ImageId, now: Instant) -> Result<(), StoreError> {
         self.find(id, now)?;
         self.remove(id);
         Ok(())
     }
 
-    /// Pictures that are held now, and their bytes.
+    /// Images that are held now, and their bytes.
     pub(super) fn usage(&mut self, now: Instant) -> (usize, usize) {
         self.forget_expired(now);
-        (self.pictures.len(), self.bytes)
+        (self.images.len(), self.bytes)
     }
 
-    fn find(&mut self, id: PictureId, now: Instant) -> Result<&mut Stored, StoreError> {
+    fn find(&mut self, id: ImageId, now: Instant) -> Result<&mut Stored, StoreError> {
         self.forget_expired(now);
-        self.pictures.get_mut(&id).ok_or(StoreError::Unknown(id))
+        self.images.get_mut(&id).ok_or(StoreError::Unknown(id))
     }
 
-    fn alive(&self, now: Instant) -> impl Iterator<Item = (&PictureId, &Stored)> {
-        self.pictures.iter().filter(move |(_, stored)| !stored.is_expired(now))
+    fn alive(&self, now: Instant) -> impl Iterator<Item = (&ImageId, &Stored)> {
+        self.images.iter().filter(move |(_, stored)| !stored.is_expired(now))
     }
 
     fn forget_expired(&mut self, now: Instant) {
-        let expired = self.pictures.iter().filter(|(_, stored)| stored.is_expired(now)).map(|(id, _)| *id);
+        let expired = self.images.iter().filter(|(_, stored)| stored.is_expired(now)).map(|(id, _)| *id);
         for id in expired.collect::<Vec<_>>() {
             self.remove(id);
         }
@@ -159,7 +159,7 @@ impl PictureStore {
 
     fn make_room(&mut self, bytes: usize, now: Instant) {
         self.forget_expired(now);
-        let oldest_first = self.pictures.iter().rev().filter(|(_, stored)| !stored.is_pinned).map(|(id, _)| *id);
+        let oldest_first = self.images.iter().rev().filter(|(_, stored)| !stored.is_pinned).map(|(id, _)| *id);
         for id in oldest_first.collect::<Vec<_>>() {
             if self.bytes + bytes <= self.capacity {
                 break;
@@ -168,32 +168,32 @@ impl PictureStore {
         }
     }
 
-    fn remove(&mut self, id: PictureId) {
-        if let Some(stored) = self.pictures.pop(&id) {
+    fn remove(&mut self, id: ImageId) {
+        if let Some(stored) = self.images.pop(&id) {
             self.bytes -= stored.bytes;
         }
     }
 }
 
-impl fmt::Display for PictureId {
+impl fmt::Display for ImageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "image-{:032x}", self.0)
     }
 }
 
-impl FromStr for PictureId {
-    type Err = PictureIdError;
+impl FromStr for ImageId {
+    type Err = ImageIdError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let digits = text.strip_prefix("image-").filter(|digits| digits.len() == 32).ok_or(PictureIdError)?;
+        let digits = text.strip_prefix("image-").filter(|digits| digits.len() == 32).ok_or(ImageIdError)?;
         if !digits.bytes().all(|digit| digit.is_ascii_digit() || (b'a'..=b'f').contains(&digit)) {
-            return Err(PictureIdError); // the parser would take a sign and capitals
+            return Err(ImageIdError); // the parser would take a sign and capitals
         }
-        u128::from_str_radix(digits, 16).map(Self).map_err(|_| PictureIdError)
+        u128::from_str_radix(digits, 16).map(Self).map_err(|_| ImageIdError)
     }
 }
 
-impl Serialize for PictureId {
+impl Serialize for ImageId {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
@@ -205,13 +205,13 @@ mod tests {
 
     const HOUR: Duration = Duration::from_secs(3600);
 
-    fn put(store: &mut PictureStore, bytes: usize, is_pinned: bool, now: Instant) -> Result<PictureId, StoreError> {
-        store.put(Picture::for_tests(), bytes, StoreOptions { time_to_live: HOUR, is_pinned }, now)
+    fn put(store: &mut ImageStore, bytes: usize, is_pinned: bool, now: Instant) -> Result<ImageId, StoreError> {
+        store.put(Image::for_tests(), bytes, StoreOptions { time_to_live: HOUR, is_pinned }, now)
     }
 
     #[test]
-    fn a_picture_is_found_by_its_id_until_its_time_is_over() {
-        let (mut store, now) = (PictureStore::new(100), Instant::now());
+    fn an_image_is_found_by_its_id_until_its_time_is_over() {
+        let (mut store, now) = (ImageStore::new(100), Instant::now());
         let id = put(&mut store, 10, true, now).unwrap();
         assert!(store.get(id, now + HOUR / 2).is_ok());
         assert!(matches!(store.get(id, now + HOUR), Err(StoreError::Unknown(_))));
@@ -220,7 +220,7 @@ mod tests {
 
     #[test]
     fn what_is_pinned_stays_and_what_was_used_longest_ago_makes_room() {
-        let (mut store, now) = (PictureStore::new(30), Instant::now());
+        let (mut store, now) = (ImageStore::new(30), Instant::now());
         let pinned = put(&mut store, 10, true, now).unwrap();
         let [first, second] = [(); 2].map(|()| put(&mut store, 10, false, now).unwrap());
         store.get(first, now).unwrap();
@@ -233,8 +233,8 @@ mod tests {
     }
 
     #[test]
-    fn a_store_full_of_pinned_pictures_refuses_and_loses_nothing() {
-        let (mut store, now) = (PictureStore::new(30), Instant::now());
+    fn a_store_full_of_pinned_images_refuses_and_loses_nothing() {
+        let (mut store, now) = (ImageStore::new(30), Instant::now());
         let kept = [10, 10].map(|bytes| put(&mut store, bytes, true, now).unwrap());
         let loose = put(&mut store, 10, false, now).unwrap();
         assert!(matches!(put(&mut store, 11, false, now), Err(StoreError::Full { pinned: 20, capacity: 30 })));
@@ -243,11 +243,11 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_that_is_described_is_not_used() {
-        let (mut store, now) = (PictureStore::new(20), Instant::now());
+    fn an_image_that_is_described_is_not_used() {
+        let (mut store, now) = (ImageStore::new(20), Instant::now());
         let [first, second] = [(); 2].map(|()| put(&mut store, 10, false, now).unwrap());
         let described = store.describe(first, now + HOUR / 4).unwrap();
-        let expected = StoredPicture { bytes: 10, is_pinned: false, expires_in: Some(HOUR * 3 / 4) };
+        let expected = StoredImage { bytes: 10, is_pinned: false, expires_in: Some(HOUR * 3 / 4) };
         assert_eq!(described, expected);
         put(&mut store, 10, true, now).unwrap();
         assert!(matches!(store.describe(first, now), Err(StoreError::Unknown(unknown)) if unknown == first));
@@ -256,8 +256,8 @@ mod tests {
     }
 
     #[test]
-    fn a_deleted_picture_is_unknown() {
-        let (mut store, now) = (PictureStore::new(30), Instant::now());
+    fn a_deleted_image_is_unknown() {
+        let (mut store, now) = (ImageStore::new(30), Instant::now());
         let id = put(&mut store, 10, true, now).unwrap();
         store.delete(id, now).unwrap();
         assert!(matches!(store.delete(id, now), Err(StoreError::Unknown(unknown)) if unknown == id));
@@ -266,12 +266,12 @@ mod tests {
 
     #[test]
     fn an_id_is_read_as_it_is_written_and_in_no_other_form() {
-        let id = PictureId(0xab);
+        let id = ImageId(0xab);
         assert_eq!(id.to_string(), format!("image-{}ab", "0".repeat(30)));
-        assert_eq!(id.to_string().parse::<PictureId>().unwrap(), id);
+        assert_eq!(id.to_string().parse::<ImageId>().unwrap(), id);
         let capitals = id.to_string().to_uppercase();
         for text in ["", "image-", "image-ab", "ab", &format!("image-+{}", "0".repeat(31)), &capitals] {
-            assert!(text.parse::<PictureId>().is_err(), "{text}");
+            assert!(text.parse::<ImageId>().is_err(), "{text}");
         }
     }
 }
