@@ -24,13 +24,6 @@ mod slots;
 mod status;
 mod traits;
 
-#[cfg(test)]
-mod engine_tests;
-#[cfg(test)]
-mod fake_model;
-#[cfg(test)]
-mod scheduler_tests;
-
 use std::num::NonZeroUsize;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -483,3 +476,6 @@ fn guarded(worker: impl FnOnce()) {
     let _guard = AbortOnPanic;
     worker();
 }
+
+#[cfg(test)]
+mod tests;
