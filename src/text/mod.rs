@@ -20,4 +20,6 @@ pub use tokenizer::{Encoded, SpecialIds, Tokenizer};
 #[cfg(test)]
 mod golden_tests;
 #[cfg(test)]
+mod opt_tests;
+#[cfg(test)]
 mod stream_tests;

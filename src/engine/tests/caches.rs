@@ -1,6 +1,6 @@
 //! The caches of encoded images and of KV prefixes, as jobs see them.
 
-use super::support::{LONG, PREFIX_BYTES, PREFIX_LEN, Setup, about};
+use super::setup::{LONG, PREFIX_BYTES, PREFIX_LEN, Setup, about};
 use crate::engine::CacheCounts;
 
 #[test]

@@ -1,7 +1,7 @@
 //! Cancellation: a job whose caller has gone ends, and frees its places, wherever it is.
 
 use super::phase::Phase;
-use super::support::{Question, Setup};
+use super::setup::{Question, Setup};
 
 #[test]
 fn cancelled_jobs_end_in_every_phase() {

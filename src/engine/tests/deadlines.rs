@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::fake_model::PATIENCE;
 use super::phase::Phase;
+use super::setup::{HOUR, Question, Setup, block_on};
 use super::streams::collect;
-use super::support::{HOUR, Question, Setup, block_on};
 use crate::engine::{EngineError, StoreOptions};
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::support::{PREFIX_LEN, Setup, about, embed};
+use super::setup::{PREFIX_LEN, Setup, about, embed};
 use crate::engine::{EngineError, JobError};
 
 #[test]

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::support::{LONG, MAX_LEN, Question, Setup, about};
+use super::setup::{LONG, MAX_LEN, Question, Setup, about};
 use crate::engine::{EngineError, ScoreJob};
 
 #[test]

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::fake_model::{FILES, PATIENCE};
-use super::support::{LONG, Question, Running, Setup, about, embed};
+use super::setup::{LONG, Question, Running, Setup, about, embed};
 use crate::engine::{Answer, EngineError, Image, JobError, Pending, ScoreJob};
 
 #[test]

@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
-use super::support::{HOUR, LONG, PREFIX_BYTES, Question, Running, Setup, about, block_on};
+use super::setup::{HOUR, LONG, PREFIX_BYTES, Question, Running, Setup, about, block_on};
 use crate::engine::{Answer, EngineError, ImageId, ScoreJob, StoreError, StoreOptions};
 
 fn store(running: &Running, file: usize, time_to_live: Duration, is_pinned: bool) -> Result<ImageId, EngineError> {

@@ -13,5 +13,5 @@ mod image_store;
 mod phase;
 mod rankings;
 mod scheduler;
+mod setup;
 mod streams;
-mod support;

@@ -1,7 +1,7 @@
 //! The phases of a job, so that a test can stop an engine in each of them.
 
 use super::fake_model::Controls;
-use super::support::{Running, Setup, about};
+use super::setup::{Running, Setup, about};
 use crate::engine::{Answer, Pending};
 
 /// Where a job can be when its caller goes, or its time is over.

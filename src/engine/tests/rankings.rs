@@ -1,6 +1,6 @@
 //! Rankings of given answers by their likelihood.
 
-use super::support::{IDS, LONG, MAX_LEN, MODEL, Setup};
+use super::setup::{IDS, LONG, MAX_LEN, MODEL, Setup};
 use crate::engine::{EngineError, JobError};
 
 /// Log-probabilities of tokens behind a prompt, in f64.

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::support::{LONG, Question, Setup, about, block_on};
+use super::setup::{LONG, Question, Setup, about, block_on};
 use crate::engine::{Answer, AnswerStream, EngineError, StreamEvent};
 
 /// All pieces of text and all tokens, then the answer.
