@@ -4,9 +4,11 @@ use std::iter;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use super::fake_model::{FILES, PATIENCE};
-use super::setup::{LONG, Question, Running, Setup, about, embed};
-use crate::engine::{Answer, EngineError, Image, JobError, Pending, ScoreJob};
+use super::setup::{HOUR, LONG, Question, Running, Setup, about, block_on, embed};
+use crate::engine::{Answer, EngineError, Image, JobError, Pending, ScoreJob, StoreOptions};
 
 #[test]
 fn image_shared_by_concurrent_jobs_is_encoded_once() {
@@ -132,4 +134,60 @@ fn files_open_in_order_with_errors_in_place() {
     let alone: Vec<_> = (0..4).map(|file| Some(running.image(file).key())).collect();
     assert_eq!(keys, [alone[0], None, alone[1], alone[0], None, alone[3], None]);
     assert!(opened.iter().flat_map(|image| image.as_ref().err()).all(|error| matches!(error, JobError::Image(_))));
+}
+
+/// Asks for an image that the worker has to run the encoder for, and waits for whatever comes of it.
+type Request = fn(&Running, u8);
+
+/// Work for the encoder that brings the decoder worker no job, so it must not starve the rows that are decoding.
+const FRUITLESS: [(&str, Request); 3] = [
+    ("jobs whose image fails", |running, number| {
+        let failed = submit_new_image(running, number).wait();
+        assert!(matches!(failed, Err(EngineError::Model { .. })));
+    }),
+    ("images to store", |running, number| {
+        let image = running.engine.open_image(&[FILES[0], &[number]].concat()).unwrap();
+        let options = StoreOptions { time_to_live: HOUR, is_pinned: false };
+        let stored = running.engine.store_image(image, options, running.engine.reserve(1).unwrap());
+        block_on(stored).unwrap();
+    }),
+    ("images to embed", |running, _| drop(embed(running, 1, None).unwrap())),
+];
+
+#[test]
+fn decode_steps_run_between_images_that_bring_no_job() {
+    const IMAGES: usize = 6;
+    for (kind, request) in FRUITLESS {
+        let running = Setup::default().start();
+        if kind.contains("fails") {
+            running.controls.encode.fail(1..1 + IMAGES);
+        }
+        running.controls.decode.hold(1);
+        let params = json!({"min_new_tokens": 100, "max_new_tokens": 100});
+        let decoding = running.submit(Question { params, ..about(3, "x") });
+        running.controls.decode.wait_for(2);
+        thread::scope(|scope| {
+            for number in 0..IMAGES as u8 {
+                let running = &running;
+                scope.spawn(move || request(running, number));
+            }
+            let patience = Instant::now() + PATIENCE;
+            while running.engine.rows_in_work() < 1 + IMAGES && Instant::now() < patience {
+                thread::sleep(Duration::from_millis(1));
+            }
+            // Each worker gets the time to queue up behind the other: first the image worker, then the decoder worker.
+            let queue_up = || thread::sleep(Duration::from_millis(50));
+            queue_up();
+            running.controls.encode.hold(1);
+            running.controls.decode.open();
+            running.controls.encode.wait_for(2);
+            queue_up();
+            let steps = running.controls.decode.runs();
+            running.controls.encode.hold(IMAGES);
+            running.controls.encode.wait_for(1 + IMAGES);
+            assert!(running.controls.decode.runs() > steps, "{kind} keep the turn from one to the next");
+            running.controls.open();
+        });
+        decoding.wait().unwrap();
+    }
 }
