@@ -9,6 +9,7 @@ use actix_web::{HttpResponse, ResponseError};
 use serde_json::{Value, json};
 
 use crate::engine::{EngineError, JobError, StoreError};
+use crate::scoring::ScoringError;
 
 /// Seconds after which a client may ask again while the service loads or stops.
 const RETRY_SOON: Duration = Duration::from_secs(2);
@@ -98,6 +99,19 @@ impl From<EngineError> for HttpError {
         match error {
             EngineError::Rejected(error) => error.into(),
             other => Self::Engine(other),
+        }
+    }
+}
+
+impl From<ScoringError> for HttpError {
+    fn from(error: ScoringError) -> Self {
+        match error {
+            ScoringError::Invalid(reason) => Self::BadRequest(reason),
+            ScoringError::MissingColumn { table, column } => Self::MissingColumn { table, column },
+            ScoringError::UnknownImage(reason) => Self::Missing(reason),
+            ScoringError::FetchesBusy(reason) => Self::FetchesBusy(reason),
+            ScoringError::TimedOut { limit_ms } => Self::ScoringTimeout { limit_ms },
+            ScoringError::Engine(error) => error.into(),
         }
     }
 }

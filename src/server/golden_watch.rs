@@ -47,7 +47,8 @@ impl Drop for GoldenWatch {
 fn watch(state: &State, cases: &[GoldenCase], interval: Duration, stopped: &Receiver<()>) {
     let (mut next, mut pause) = (0, interval);
     while !cases.is_empty() && stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
-        let Ok(engine) = state.engine() else { continue };
+        let Ok(scorer) = state.scorer() else { continue };
+        let engine = scorer.engine();
         if state.unready() == Some(Unready::Draining) || !has_time(engine) {
             continue;
         }

@@ -19,6 +19,7 @@ use utoipa::OpenApi;
 
 use super::{State, exchange, gauges, resource};
 use crate::engine::{Answer, Timings};
+use crate::scoring::Observer;
 
 /// What Prometheus is told about the format.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -199,6 +200,16 @@ impl Metrics {
         encode_registry(&mut text, &gauges::registry(state))?;
         encode_eof(&mut text)?;
         Ok(text)
+    }
+}
+
+impl Observer for Metrics {
+    fn image_fetched(&self, took: Duration, failure: Option<&'static str>) {
+        self.observe_fetch(took, failure);
+    }
+
+    fn row_answered(&self, answer: &Answer) {
+        self.observe_answer(answer);
     }
 }
 

@@ -4,7 +4,6 @@
 //! `/readyz` say 503 until [`State::become_ready`] brings the engine.
 
 mod access;
-mod answering;
 mod azure;
 mod body;
 mod error;
@@ -12,7 +11,6 @@ mod exchange;
 mod gauges;
 mod golden_watch;
 mod health;
-mod image_source;
 mod metrics;
 mod mlflow;
 mod native;

@@ -10,7 +10,6 @@ use utoipa::OpenApi;
 
 pub(super) use self::api::{ErrorBody, Prediction, Table};
 pub(super) use self::score::ScoreResponse;
-pub(super) use self::score_request::{row_of_values, rows_of_table};
 
 use super::resource;
 

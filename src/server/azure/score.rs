@@ -10,7 +10,7 @@ use serde_json::{Map, Value, json};
 use super::api::{Prediction, ScoreBody, ScoreErrors};
 use super::score_request::ScoreRequest;
 use crate::engine::{Answer, AnswerSequence};
-use crate::server::answering::{answer, row};
+use crate::scoring::{Scorer, row};
 use crate::server::body::{blocking, expect_json, read};
 use crate::server::{HttpError, State};
 
@@ -76,10 +76,11 @@ pub(super) async fn post(
 ) -> Result<HttpResponse, HttpError> {
     expect_json(&request)?;
     // Before the body: a client of a service that is still loading need not send it.
-    let parsing = state.engine()?.clone();
+    let scorer = state.scorer()?;
+    let parsing = scorer.engine().clone();
     let body = read(&request, &state, payload).await?;
     let parse = move || ScoreRequest::parse(&body, |params| parsing.parse_params(params));
-    respond(&state, blocking(parse).await?).await
+    respond(scorer, blocking(parse).await?).await
 }
 
 /// Answers every row of a table in the query: the fields of the body, as JSON.
@@ -108,9 +109,10 @@ pub(super) async fn post(
 )]
 pub(super) async fn get(request: HttpRequest, state: web::Data<State>) -> Result<HttpResponse, HttpError> {
     let query = request.query_string().to_owned();
-    let parsing = state.engine()?.clone();
+    let scorer = state.scorer()?;
+    let parsing = scorer.engine().clone();
     let parse = move || ScoreRequest::read(&fields_of_query(&query), |params| parsing.parse_params(params));
-    respond(&state, blocking(parse).await?).await
+    respond(scorer, blocking(parse).await?).await
 }
 
 /// What a page asks before it posts from another origin.
@@ -128,11 +130,11 @@ pub(super) async fn options() -> HttpResponse {
     HttpResponse::Ok().finish()
 }
 
-async fn respond(state: &State, request: ScoreRequest) -> Result<HttpResponse, HttpError> {
+async fn respond(scorer: &Scorer, request: ScoreRequest) -> Result<HttpResponse, HttpError> {
     let started = Instant::now();
     let ScoreRequest { rows, params } = request;
     let is_detailed = params.logprobs;
-    let answers = answer(state, rows, params, row).await?;
+    let answers = scorer.answer(rows, params, row).await?;
     let answers: Vec<_> = answers.into_iter().map(|answer| ScoreResponse::new(answer, is_detailed)).collect();
     let ms = format!("{:.3}", started.elapsed().as_secs_f64() * 1e3);
     Ok(HttpResponse::Ok().insert_header((EXEC_MS, ms)).json(answers))

@@ -1,7 +1,6 @@
 //! The routes of `mlflow models serve`: `/invocations`, `/ping`, `/health` and `/version`, so that whoever calls such a
 //! server can call this one. Rows, images and answers are those of `/score`; the bodies around them are MLflow's.
 
-mod csv;
 mod error;
 mod invocation;
 
@@ -12,11 +11,11 @@ use utoipa::{OpenApi, ToSchema};
 
 use self::error::{MlflowError, MlflowErrors};
 use self::invocation::{BodyType, Invocation};
-use super::answering::{answer, row};
 use super::azure::{Prediction, ScoreResponse, Table};
 use super::body::{blocking, read};
 use super::openapi::EXAMPLE_IMAGE;
 use super::{HttpError, State, Unready, resource};
+use crate::scoring::row;
 
 /// What [`super::openapi`] tells of these routes.
 #[derive(OpenApi)]
@@ -97,12 +96,13 @@ async fn invocations(
 ) -> Result<HttpResponse, MlflowError> {
     let body_type = BodyType::of(&request)?;
     // Before the body: a client of a service that is still loading need not send it.
-    let parsing = state.engine()?.clone();
+    let scorer = state.scorer()?;
+    let parsing = scorer.engine().clone();
     let body = read(&request, &state, payload).await?;
     let parse = move || Invocation::parse(body_type, &body, |params| parsing.parse_params(params));
     let Invocation { rows, params } = blocking(parse).await?;
     let is_detailed = params.logprobs;
-    let answers = answer(&state, rows, params, row).await?;
+    let answers = scorer.answer(rows, params, row).await.map_err(HttpError::from)?;
     let predictions: Vec<_> = answers.into_iter().map(|answer| ScoreResponse::new(answer, is_detailed)).collect();
     Ok(HttpResponse::Ok().json(json!({"predictions": predictions})))
 }

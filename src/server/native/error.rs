@@ -7,12 +7,19 @@ use serde_json::json;
 use utoipa::{IntoResponses, ToSchema};
 
 use crate::engine::EngineError;
+use crate::scoring::ScoringError;
 use crate::server::HttpError;
 
 /// An [`HttpError`] with the body of these endpoints.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub(super) struct NativeError(#[from] HttpError);
+
+impl From<ScoringError> for NativeError {
+    fn from(error: ScoringError) -> Self {
+        Self(error.into())
+    }
+}
 
 impl From<EngineError> for NativeError {
     fn from(error: EngineError) -> Self {

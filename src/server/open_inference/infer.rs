@@ -13,7 +13,7 @@ use super::infer_response::InferResponse;
 use super::model::{ModelPath, find};
 use super::schema::{BinaryBody, InferRequestBody};
 use crate::engine::{Answer, EngineError};
-use crate::server::answering::answer;
+use crate::scoring::ScoringError;
 use crate::server::body::{blocking, expect_json, media_type, read};
 use crate::server::{HttpError, State};
 
@@ -55,10 +55,11 @@ pub(super) async fn post(
     check_content(&request)?;
     let head_length = head_length(request.headers())?;
     let body = read(&request, &state, payload).await?.freeze();
-    let parsing = model.engine.clone();
+    let scorer = state.scorer()?;
+    let parsing = scorer.engine().clone();
     let parse = move || InferRequest::parse(body, head_length, |params| parsing.parse_params(params));
     let InferRequest { id, rows, params, timeout, outputs } = blocking(parse).await?;
-    let answers = within(timeout, answer(&state, rows, params, image)).await?;
+    let answers = within(timeout, scorer.answer(rows, params, image)).await?;
     Ok(InferResponse::new(&model.name, id, &outputs, &answers).into_http())
 }
 
@@ -86,8 +87,9 @@ fn check_content(request: &HttpRequest) -> Result<(), HttpError> {
 /// The answers, unless the client's own time is over before; what is in work then ends.
 async fn within(
     timeout: Option<Duration>,
-    answers: impl Future<Output = Result<Vec<Answer>, HttpError>>,
+    answers: impl Future<Output = Result<Vec<Answer>, ScoringError>>,
 ) -> Result<Vec<Answer>, HttpError> {
-    let Some(timeout) = timeout else { return answers.await };
-    tokio::time::timeout(timeout, answers).await.map_err(|_| HttpError::Engine(EngineError::DeadlineExceeded))?
+    let Some(timeout) = timeout else { return Ok(answers.await?) };
+    let answers = tokio::time::timeout(timeout, answers).await;
+    Ok(answers.map_err(|_| HttpError::Engine(EngineError::DeadlineExceeded))??)
 }
