@@ -7,6 +7,7 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpResponse, ResponseError};
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use crate::engine::{EngineError, JobError, StoreError};
 use crate::scoring::ScoringError;
@@ -84,6 +85,15 @@ pub enum HttpError {
     /// The engine gave no answer. What a client may know of it is decided in `message`.
     #[error("the engine gave no answer")]
     Engine(#[source] EngineError),
+}
+
+/// What went wrong, as the catalogue's server says it.
+#[derive(ToSchema)]
+#[schema(as = AzureError, example = json!({"message": "row 0: image is empty"}))]
+#[expect(dead_code, reason = "only described")]
+pub(super) struct ErrorBody {
+    /// For people; it names the row, counted from 0, the column, the key or the parameter.
+    message: String,
 }
 
 /// Set on the response of a request whose scoring failed through no fault of its own.

@@ -62,7 +62,9 @@ fn watch(state: &State, cases: &[GoldenCase], interval: Duration, stopped: &Rece
                 (next, pause) = ((next + 1) % cases.len(), interval);
             }
             // The queue has filled in the meantime: that says nothing about answers.
-            Err(GoldenError::Failed { source: EngineError::Overloaded { .. }, .. }) => {}
+            Err(GoldenError::Failed {
+                source: EngineError::Overloaded { .. } | EngineError::DeadlineExceeded, ..
+            }) => {}
             Err(error) => {
                 tracing::error!(case = case.name, %error, "a golden answer came out wrong; the service is not ready");
                 state.note_goldens(false);

@@ -7,11 +7,14 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::api::{Prediction, ScoreBody, ScoreErrors};
+use super::api::{Prediction, ScoreBody};
 use super::score_request::ScoreRequest;
 use crate::engine::{Answer, AnswerSequence};
 use crate::scoring::{Scorer, row};
 use crate::server::body::{blocking, expect_json, read};
+use crate::server::error::ErrorBody;
+use crate::server::examples::EXAMPLE_IMAGE;
+use crate::server::faults::Faults;
 use crate::server::{HttpError, State};
 
 /// How long scoring took, as Azure's server writes it.
@@ -57,6 +60,7 @@ impl ScoreResponse {
 #[utoipa::path(
     post,
     path = "/score",
+    operation_id = "score",
     tag = "Azure",
     request_body = ScoreBody,
     responses(
@@ -66,7 +70,7 @@ impl ScoreResponse {
             body = Vec<Prediction>,
             example = json!([{"text": "a stream in the desert"}]),
         ),
-        ScoreErrors,
+        Faults<ErrorBody>,
     )
 )]
 pub(super) async fn post(
@@ -87,13 +91,14 @@ pub(super) async fn post(
 #[utoipa::path(
     get,
     path = "/score",
+    operation_id = "score_query",
     tag = "Azure",
     params(
         (
             "input_data" = String,
             Query,
             description = "The table.",
-            example = json!(json!({"columns": ["image"], "data": [[crate::server::openapi::EXAMPLE_IMAGE]]}).to_string()),
+            example = json!(json!({"columns": ["image"], "data": [[EXAMPLE_IMAGE]]}).to_string()),
         ),
         ("params" = Option<String>, Query, description = "Generation parameters.", example = "{\"max_new_tokens\": 20}"),
     ),
@@ -104,7 +109,7 @@ pub(super) async fn post(
             body = Vec<Prediction>,
             example = json!([{"text": "a stream in the desert"}]),
         ),
-        ScoreErrors,
+        Faults<ErrorBody>,
     )
 )]
 pub(super) async fn get(request: HttpRequest, state: web::Data<State>) -> Result<HttpResponse, HttpError> {
@@ -119,11 +124,12 @@ pub(super) async fn get(request: HttpRequest, state: web::Data<State>) -> Result
 #[utoipa::path(
     options,
     path = "/score",
+    operation_id = "score_preflight",
     tag = "Azure",
     responses(
         (status = 200, description = "With the headers that listed origins need."),
-        (status = 401, description = "The API key is missing or wrong.", body = super::ErrorBody),
-        (status = 431, description = "An id is longer than 100 characters.", body = super::ErrorBody),
+        (status = 401, description = "The API key is missing or wrong.", body = ErrorBody),
+        (status = 431, description = "An id is longer than 100 characters.", body = ErrorBody),
     )
 )]
 pub(super) async fn options() -> HttpResponse {

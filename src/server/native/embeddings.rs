@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::error::{Faults, NativeError};
-use super::form::{Form, Kind, Part};
+use super::form::{FileBytes, Form, Kind, Part};
 use super::input::{Input, image_sources, read};
 use crate::engine::{DecodedImage, Embedding, Engine, QueryOutput, TimingsMs};
 use crate::scoring::Located;
 use crate::server::body::blocking;
-use crate::server::openapi::EXAMPLE_IMAGE;
+use crate::server::examples::EXAMPLE_IMAGE;
 use crate::server::{HttpError, State};
 
 const FORM: Form =
@@ -59,7 +59,7 @@ pub(super) enum Pooling {
 #[expect(dead_code, reason = "read by the macro alone")]
 pub(super) struct EmbeddingsForm {
     /// An image's file; once for each.
-    #[schema(format = Binary, content_media_type = "application/octet-stream", value_type = Option<Vec<String>>)]
+    #[schema(required = false, inline, value_type = Vec<FileBytes>)]
     file: Option<Vec<Vec<u8>>>,
     /// An image string; once for each. These come before the files.
     image: Option<Vec<String>>,

@@ -5,12 +5,12 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::error::{Faults, NativeError};
-use super::form::{Form, Kind, Part};
+use super::form::{FileBytes, Form, Kind, Part};
 use super::input::{Input, image_source, read};
 use crate::engine::{RankJob, RankedCandidate, Ranking, TimingsMs};
 use crate::server::State;
 use crate::server::body::blocking;
-use crate::server::openapi::EXAMPLE_IMAGE;
+use crate::server::examples::EXAMPLE_IMAGE;
 
 const FORM: Form = Form(&[
     Part::new("image", Kind::Image),
@@ -46,7 +46,7 @@ pub(super) struct RankRequest {
 #[expect(dead_code, reason = "read by the macro alone")]
 pub(super) struct RankForm {
     /// An image's file; or `image`.
-    #[schema(format = Binary, content_media_type = "application/octet-stream", value_type = Option<String>)]
+    #[schema(required = false, inline, value_type = FileBytes)]
     file: Option<Vec<u8>>,
     /// An image string.
     image: Option<String>,

@@ -15,6 +15,7 @@ use super::schema::{BinaryBody, InferRequestBody};
 use crate::engine::{Answer, EngineError};
 use crate::scoring::ScoringError;
 use crate::server::body::{blocking, expect_json, media_type, read};
+use crate::server::faults::Faults;
 use crate::server::{HttpError, State};
 
 /// Answer rows of images and questions
@@ -32,17 +33,7 @@ use crate::server::{HttpError, State};
         (status = 200, description = "An answer for every row. If a tensor was asked for in binary, the header \
             `Inference-Header-Content-Length` says how many bytes are JSON.",
             content((InferResponse = "application/json"), (BinaryBody = "application/octet-stream"))),
-        (status = 400, description = "The request is at fault; the message names the tensor, element or parameter.",
-            body = ErrorBody),
-        (status = 401, description = "The API key is missing or wrong."),
-        (status = 404, description = "There is no such model, version or stored image.", body = ErrorBody),
-        (status = 408, description = "The body did not arrive in time.", body = ErrorBody),
-        (status = 413, description = "The body is too large.", body = ErrorBody),
-        (status = 415, description = "The body is of another type, or compressed.", body = ErrorBody),
-        (status = 429, description = "Too much is waiting; `Retry-After` says when to ask again.", body = ErrorBody),
-        (status = 500, description = "The model failed.", body = ErrorBody),
-        (status = 503, description = "The model loads.", body = ErrorBody),
-        (status = 504, description = "The answer was not ready in time.", body = ErrorBody),
+        Faults<ErrorBody>,
     ),
 )]
 pub(super) async fn post(

@@ -14,6 +14,7 @@ use crate::engine::{PreparedJob, ScoreJob};
 use crate::generation::GenerationParams;
 use crate::scoring::{Admitted, Scorer};
 use crate::server::body::{blocking, expect_json, read};
+use crate::server::faults::Faults;
 use crate::server::{HttpError, State};
 
 /// A conversation that the engine can take, and its place.
@@ -34,6 +35,7 @@ pub(super) struct Prepared {
 #[utoipa::path(
     post,
     path = "/v1/chat/completions",
+    operation_id = "chat_completions",
     tag = "OpenAI",
     request_body = ChatCompletionRequest,
     responses(
@@ -41,16 +43,7 @@ pub(super) struct Prepared {
             (ChatCompletion = "application/json"),
             (Chunk = "text/event-stream"),
         )),
-        (status = 400, description = "The request is at fault; `param` says where.", body = ErrorBody),
-        (status = 401, description = "The API key is missing or wrong.", body = ErrorBody),
-        (status = 404, description = "The model is not served, or the stored image is not there.", body = ErrorBody),
-        (status = 408, description = "The body did not arrive in time.", body = ErrorBody),
-        (status = 413, description = "The body is larger than the limit.", body = ErrorBody),
-        (status = 415, description = "The body is not declared as JSON.", body = ErrorBody),
-        (status = 429, description = "No place now; `Retry-After` says when.", body = ErrorBody),
-        (status = 500, description = "The model failed.", body = ErrorBody),
-        (status = 503, description = "The model is loading.", body = ErrorBody),
-        (status = 504, description = "The answer was not ready in time.", body = ErrorBody),
+        Faults<ErrorBody>,
     ),
 )]
 pub(super) async fn post(
