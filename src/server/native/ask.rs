@@ -6,7 +6,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::error::{Faults, NativeError};
-use super::form::{FileBytes, Form, Kind, Part};
+use super::form::{Form, Kind, Part};
 use super::input::{Input, image_source, read};
 use crate::engine::{Answer, AnswerSequence, Engine, Image, TimingsMs};
 use crate::generation::{Alternative, GenerationParams, StopReason};
@@ -66,7 +66,7 @@ pub(super) enum Template {
 #[expect(dead_code, reason = "read by the macro alone")]
 pub(super) struct AskForm {
     /// An image's file; or `image`.
-    #[schema(required = false, inline, value_type = FileBytes)]
+    #[schema(required = false, format = Binary, content_media_type = "application/octet-stream", value_type = String)]
     file: Option<Vec<u8>>,
     /// An image string.
     image: Option<String>,

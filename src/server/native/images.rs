@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::error::{ErrorBody, Faults, NativeError};
-use super::form::{FileBytes, Form, Kind, Part};
+use super::form::{Form, Kind, Part};
 use super::input::{Input, image_source, read, read_json};
 use crate::engine::{Engine, EngineError, ImageId, StoreOptions, StoredImage};
 use crate::server::body::blocking;
@@ -44,7 +44,7 @@ pub(super) struct StoreRequest {
 #[expect(dead_code, reason = "read by the macro alone")]
 pub(super) struct StoreForm {
     /// An image's file; or `image`.
-    #[schema(required = false, inline, value_type = FileBytes)]
+    #[schema(required = false, format = Binary, content_media_type = "application/octet-stream", value_type = String)]
     file: Option<Vec<u8>>,
     /// An image string.
     image: Option<String>,

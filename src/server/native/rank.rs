@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::error::{Faults, NativeError};
-use super::form::{FileBytes, Form, Kind, Part};
+use super::form::{Form, Kind, Part};
 use super::input::{Input, image_source, read};
 use crate::engine::{RankJob, RankedCandidate, Ranking, TimingsMs};
 use crate::server::State;
@@ -46,7 +46,7 @@ pub(super) struct RankRequest {
 #[expect(dead_code, reason = "read by the macro alone")]
 pub(super) struct RankForm {
     /// An image's file; or `image`.
-    #[schema(required = false, inline, value_type = FileBytes)]
+    #[schema(required = false, format = Binary, content_media_type = "application/octet-stream", value_type = String)]
     file: Option<Vec<u8>>,
     /// An image string.
     image: Option<String>,
