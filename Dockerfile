@@ -154,7 +154,10 @@ RUN /bom-tools/bin/python /audit/onnxruntime_bom.py --lock /export/onnxruntime-g
 FROM ${TENSORRT} AS tensorrt
 # By name, wherever the image keeps them; with their versions, since ONNX Runtime opens them by these.
 RUN mkdir /tensorrt \
-    && find / -xdev -name 'libnvinfer*.so.10*' -o -xdev -name 'libnvonnxparser.so.10*' | xargs -r cp -a --target-directory=/tensorrt
+    && find / -xdev \( -name 'libnvinfer*.so.10*' -o -name 'libnvonnxparser.so.10*' \) -exec cp -a --target-directory=/tensorrt {} + \
+    # The list is there without libraries too: the classic builder fails on a folder that is empty.
+    && ls /tensorrt > /tmp/tensorrt.txt \
+    && mv /tmp/tensorrt.txt /tensorrt/
 
 FROM scratch AS cuda
 COPY --from=debian /root-cuda /

@@ -1,4 +1,4 @@
-//! What a JSON value is, in the words of a message. Used wherever a request is refused for its types.
+//! JSON values in the words of a message. Used wherever a request is refused for its types.
 
 use serde_json::Value;
 
@@ -12,4 +12,9 @@ pub(crate) fn json_type(value: &Value) -> &'static str {
         Value::Array(_) => "a list",
         Value::Object(_) => "an object",
     }
+}
+
+/// A string of a request as a message shows it: its first 40 characters.
+pub(crate) fn shorten(text: &str) -> String {
+    text.chars().take(40).collect()
 }

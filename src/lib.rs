@@ -22,6 +22,7 @@ pub mod launch;
 pub mod memory;
 pub mod model;
 pub mod runtime;
+pub mod scoring;
 pub mod server;
 pub mod telemetry;
 pub mod text;

@@ -110,7 +110,8 @@ def python_licences(python: Path) -> Outcome:
     unused = sorted(set(ALLOWED) - {package["License"] for package in packages})
     found = [f"not in ALLOWED of deploy/audit/audit.py: {line}" for line in refused]
     found += [
-        f"no package has it any more, so remove it from ALLOWED of deploy/audit/audit.py: {licence}" for licence in unused
+        f"no package has it any more, so remove it from ALLOWED of deploy/audit/audit.py: {licence}"
+        for licence in unused
     ]
     return Outcome("exporter's image: licences", FOUND if found else PASSED, "\n  ".join(["", *found]) if found else "")
 

@@ -18,9 +18,9 @@ use crate::launch::LaunchError;
 const EXIT_CODES: &str = "\
 Exit codes:
   0  all went well
-  1  an answer could not be given, a golden answer came out wrong, or the service that was probed is not ready
+  1  an answer could not be given, `verify` found a wrong golden answer, or the service that was probed is not ready
   2  wrong usage: an unknown flag, a value out of range, an image that cannot be read
-  3  the model cannot be loaded: no bundle, a damaged one, no ONNX Runtime; or the port cannot be bound
+  3  the model cannot be loaded: no bundle, a damaged one, no ONNX Runtime; `serve` found a wrong golden answer, or the port cannot be bound
 
 Every flag can also be set by the environment variable in brackets. BLIP2_LOG sets the log filter (info, debug, …), or \
 AZUREML_LOG_LEVEL its level.";

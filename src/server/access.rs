@@ -6,21 +6,18 @@ use actix_web::dev::{ServiceRequest, ServiceResponse};
 use actix_web::http::Method;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::middleware::Next;
-use actix_web::{HttpMessage as _, HttpResponse, ResponseError as _, web};
+use actix_web::{HttpMessage as _, web};
 
 use super::error::{ErrorCode, ScoringFailed};
 use super::exchange::{Exchange, Observed};
-use super::health::PROBES;
+use super::protocols::{is_public, refuse};
 use super::request_ids::RequestIds;
 use super::trace::Trace;
-use super::{HttpError, State, native, open_inference, openai};
+use super::{HttpError, State};
 
 const SERVER_VERSION: HeaderName = HeaderName::from_static("x-ms-server-version");
 const RUN_FUNCTION_FAILED: HeaderName = HeaderName::from_static("x-ms-run-function-failed");
 const API_KEY: HeaderName = HeaderName::from_static("api-key");
-
-/// Health of the protocols, which their probes ask without a key.
-const PROTOCOL_PROBES: [&str; 5] = ["/ping", "/health", "/version", "/v2/health/live", "/v2/health/ready"];
 
 /// The outermost layer of every request.
 pub(super) async fn around<B: MessageBody + 'static>(
@@ -42,7 +39,7 @@ pub(super) async fn around<B: MessageBody + 'static>(
     let mut response = match admitted {
         Ok(()) => exchange.run(next.call(request)).await?.map_into_boxed_body(),
         Err(error) => {
-            let refusal = refusal(request.path(), error);
+            let refusal = refuse(request.path(), error);
             request.into_response(refusal)
         }
     };
@@ -76,25 +73,10 @@ pub(super) async fn around<B: MessageBody + 'static>(
     Ok(response.map_body(|_, body| Observed::new(body, exchange)))
 }
 
-/// An answer without any handler, in the shape that the path's protocol has.
-fn refusal(path: &str, error: HttpError) -> HttpResponse {
-    let begins_with = |root: &str| path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    if openai::owns(path) {
-        openai::error_response(error)
-    } else if begins_with("/v1") {
-        native::error_response(error)
-    } else if begins_with("/v2") {
-        open_inference::error_response(error)
-    } else {
-        error.error_response()
-    }
-}
-
-/// Every path but probes asks for the key, if there is one.
+/// Every path but public ones asks for the key, if there is one.
 fn check_key(request: &ServiceRequest, state: &State) -> Result<(), HttpError> {
     let Some(key) = &state.settings().api_key else { return Ok(()) };
-    let path = request.path();
-    if PROBES.contains(&path) || PROTOCOL_PROBES.contains(&path) {
+    if is_public(request.path()) {
         return Ok(());
     }
     // A preflight cannot carry it.

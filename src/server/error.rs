@@ -7,8 +7,10 @@ use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderValue};
 use actix_web::{HttpResponse, ResponseError};
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
 use crate::engine::{EngineError, JobError, StoreError};
+use crate::scoring::ScoringError;
 
 /// Seconds after which a client may ask again while the service loads or stops.
 const RETRY_SOON: Duration = Duration::from_secs(2);
@@ -85,6 +87,15 @@ pub enum HttpError {
     Engine(#[source] EngineError),
 }
 
+/// What went wrong, as the catalogue's server says it.
+#[derive(ToSchema)]
+#[schema(as = AzureError, example = json!({"message": "row 0: image is empty"}))]
+#[expect(dead_code, reason = "only described")]
+pub(super) struct ErrorBody {
+    /// For people; it names the row, counted from 0, the column, the key or the parameter.
+    message: String,
+}
+
 /// Set on the response of a request whose scoring failed through no fault of its own.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ScoringFailed;
@@ -98,6 +109,19 @@ impl From<EngineError> for HttpError {
         match error {
             EngineError::Rejected(error) => error.into(),
             other => Self::Engine(other),
+        }
+    }
+}
+
+impl From<ScoringError> for HttpError {
+    fn from(error: ScoringError) -> Self {
+        match error {
+            ScoringError::Invalid(reason) => Self::BadRequest(reason),
+            ScoringError::MissingColumn { table, column } => Self::MissingColumn { table, column },
+            ScoringError::UnknownImage(reason) => Self::Missing(reason),
+            ScoringError::FetchesBusy(reason) => Self::FetchesBusy(reason),
+            ScoringError::TimedOut { limit_ms } => Self::ScoringTimeout { limit_ms },
+            ScoringError::Engine(error) => error.into(),
         }
     }
 }

@@ -47,7 +47,8 @@ impl Drop for GoldenWatch {
 fn watch(state: &State, cases: &[GoldenCase], interval: Duration, stopped: &Receiver<()>) {
     let (mut next, mut pause) = (0, interval);
     while !cases.is_empty() && stopped.recv_timeout(pause) == Err(RecvTimeoutError::Timeout) {
-        let Ok(engine) = state.engine() else { continue };
+        let Ok(scorer) = state.scorer() else { continue };
+        let engine = scorer.engine();
         if state.unready() == Some(Unready::Draining) || !has_time(engine) {
             continue;
         }
@@ -61,7 +62,9 @@ fn watch(state: &State, cases: &[GoldenCase], interval: Duration, stopped: &Rece
                 (next, pause) = ((next + 1) % cases.len(), interval);
             }
             // The queue has filled in the meantime: that says nothing about answers.
-            Err(GoldenError::Failed { source: EngineError::Overloaded { .. }, .. }) => {}
+            Err(GoldenError::Failed {
+                source: EngineError::Overloaded { .. } | EngineError::DeadlineExceeded, ..
+            }) => {}
             Err(error) => {
                 tracing::error!(case = case.name, %error, "a golden answer came out wrong; the service is not ready");
                 state.note_goldens(false);

@@ -7,7 +7,7 @@ use std::fmt;
 use std::time::Duration;
 
 use actix_web::http::StatusCode;
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpResponse, ResponseError as _, web};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::metrics::counter::Counter;
@@ -17,8 +17,10 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use utoipa::OpenApi;
 
+use super::protocol::Protocol;
 use super::{State, exchange, gauges, resource};
 use crate::engine::{Answer, Timings};
+use crate::scoring::Observer;
 
 /// What Prometheus is told about the format.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -202,6 +204,16 @@ impl Metrics {
     }
 }
 
+impl Observer for Metrics {
+    fn image_fetched(&self, took: Duration, failure: Option<&'static str>) {
+        self.observe_fetch(took, failure);
+    }
+
+    fn row_answered(&self, answer: &Answer) {
+        self.observe_answer(answer);
+    }
+}
+
 fn class(status: StatusCode) -> &'static str {
     match status.as_u16() {
         100..200 => "1xx",
@@ -212,10 +224,20 @@ fn class(status: StatusCode) -> &'static str {
     }
 }
 
-/// Described beside the handler, put together in `openapi`.
+/// `/metrics`, on the port of the service unless it has one of its own.
+pub(super) const PROTOCOL: Protocol = Protocol {
+    name: "Metrics",
+    roots: &["/metrics"],
+    public: &[],
+    routes,
+    openapi: Api::openapi,
+    refuse: |error| error.error_response(),
+};
+
+/// The part of this route in `/openapi.json`.
 #[derive(OpenApi)]
 #[openapi(paths(get_metrics))]
-pub(super) struct Api;
+struct Api;
 
 /// What the service counts and measures.
 #[utoipa::path(
@@ -228,14 +250,14 @@ pub(super) struct Api;
         (status = 404, description = "The metrics are on a port of their own")
     )
 )]
-pub(super) async fn get_metrics(state: web::Data<State>) -> HttpResponse {
+async fn get_metrics(state: web::Data<State>) -> HttpResponse {
     match state.metrics().text(&state) {
         Ok(text) => HttpResponse::Ok().content_type(OPEN_METRICS).body(text),
         Err(_) => HttpResponse::InternalServerError().finish(), // writing to a string does not fail
     }
 }
 
-pub(super) fn routes(config: &mut web::ServiceConfig) {
+fn routes(config: &mut web::ServiceConfig) {
     config.service(resource("/metrics").route(web::get().to(get_metrics)));
 }
 

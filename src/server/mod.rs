@@ -4,21 +4,23 @@
 //! `/readyz` say 503 until [`State::become_ready`] brings the engine.
 
 mod access;
-mod answering;
 mod azure;
 mod body;
 mod error;
+mod examples;
 mod exchange;
+mod faults;
 mod gauges;
 mod golden_watch;
 mod health;
-mod image_source;
 mod metrics;
 mod mlflow;
 mod native;
 mod open_inference;
 mod openai;
 mod openapi;
+mod protocol;
+mod protocols;
 mod quiet;
 mod request_ids;
 mod settings;
@@ -39,6 +41,7 @@ pub use self::settings::{ApiKey, ServerSettings, ServiceName};
 pub use self::state::{ServedModel, State, Unready};
 
 use self::error::{method_not_allowed, not_found};
+use self::protocols::PROTOCOLS;
 use self::quiet::Connections;
 
 /// A bound, not yet running service.
@@ -100,19 +103,7 @@ impl Application {
             App::new()
                 .app_data(web::Data::new(state.clone()))
                 .wrap(middleware::from_fn(access::around))
-                .configure(routes)
-                .configure(azure::routes)
-                .configure(mlflow::routes)
-                .configure(native::routes)
-                .configure(open_inference::routes)
-                .configure(openai::routes)
-                .configure(openapi::routes)
-                .configure(|config| {
-                    if has_own_port {
-                    } else {
-                        metrics::routes(config)
-                    }
-                })
+                .configure(|config| routes(config, has_own_port))
                 .default_service(web::to(not_found))
         })
         .on_connect(move |connection, extensions| watched.add(connection, extensions))
@@ -150,7 +141,7 @@ fn serve_metrics(listener: TcpListener, state: State) -> io::Result<Server> {
     let server = HttpServer::new(move || {
         App::new()
             .app_data(web::Data::new(state.clone()))
-            .configure(metrics::routes)
+            .configure(metrics::PROTOCOL.routes)
             .default_service(web::to(not_found))
     })
     .workers(1)
@@ -162,17 +153,14 @@ fn serve_metrics(listener: TcpListener, state: State) -> io::Result<Server> {
     Ok(server.run())
 }
 
-fn routes(config: &mut web::ServiceConfig) {
-    let options = || web::method(actix_web::http::Method::OPTIONS);
-    config
-        .service(
-            resource("/")
-                .route(web::get().to(health::root))
-                .route(web::head().to(health::root))
-                .route(options().to(health::options)),
-        )
-        .service(resource("/livez").route(web::get().to(health::livez)))
-        .service(resource("/readyz").route(web::get().to(health::readyz)));
+/// The routes of every protocol; those of the metrics only if they have no port of their own.
+fn routes(config: &mut web::ServiceConfig, metrics_have_a_port: bool) {
+    for protocol in PROTOCOLS {
+        if metrics_have_a_port && protocol.name == metrics::PROTOCOL.name {
+            continue;
+        }
+        (protocol.routes)(config);
+    }
 }
 
 /// A path that answers 405 to the methods it has no route for.

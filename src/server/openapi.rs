@@ -4,16 +4,24 @@
 use std::sync::{Arc, LazyLock};
 
 use actix_web::http::header;
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpResponse, ResponseError as _, web};
 use utoipa::openapi::security::{ApiKeyValue, Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 use utoipa_swagger_ui::Config;
 
-use super::{HttpError, azure, health, metrics, mlflow, native, open_inference, openai, resource};
+use super::protocol::Protocol;
+use super::protocols::PROTOCOLS;
+use super::{HttpError, resource};
 
-/// An image of 8 × 6 pixels, so that the example works when it is posted back.
-pub(super) const EXAMPLE_IMAGE: &str =
-    "iVBORw0KGgoAAAANSUhEUgAAAAgAAAAGCAIAAABxZ0isAAAAFElEQVR4nGPU0NBgwAaYsIrSSQIASXoAhK9MVXgAAAAASUVORK5CYII=";
+/// The description and its page. A browser opens them without a key; what the page then asks for needs it.
+pub(super) const PROTOCOL: Protocol = Protocol {
+    name: "Documents",
+    roots: &["/openapi.json", "/docs"],
+    public: &["/openapi.json", "/docs"],
+    routes,
+    openapi: utoipa::openapi::OpenApi::default,
+    refuse: |error| error.error_response(),
+};
 
 /// Every protocol describes itself beside its handlers; here they are put together.
 #[derive(OpenApi)]
@@ -25,23 +33,10 @@ pub(super) const EXAMPLE_IMAGE: &str =
 ))]
 struct Api;
 
-/// What each protocol says of itself.
-fn protocols() -> [utoipa::openapi::OpenApi; 7] {
-    [
-        health::Api::openapi(),
-        azure::Api::openapi(),
-        mlflow::Api::openapi(),
-        native::Api::openapi(),
-        open_inference::Api::openapi(),
-        openai::Api::openapi(),
-        metrics::Api::openapi(),
-    ]
-}
-
 /// Put together once: it is the same for every request.
 static DOCUMENT: LazyLock<utoipa::openapi::OpenApi> = LazyLock::new(|| {
-    protocols().into_iter().fold(Api::openapi(), |mut document, protocol| {
-        document.merge(protocol);
+    PROTOCOLS.into_iter().fold(Api::openapi(), |mut document, protocol| {
+        document.merge((protocol.openapi)());
         document
     })
 });
@@ -80,7 +75,7 @@ async fn redirect() -> HttpResponse {
     HttpResponse::TemporaryRedirect().insert_header((header::LOCATION, "docs/")).finish()
 }
 
-pub(super) fn routes(config: &mut web::ServiceConfig) {
+fn routes(config: &mut web::ServiceConfig) {
     // Relative, so that it works behind a path prefix.
     let page_config = Arc::new(Config::from("../openapi.json"));
     config
@@ -88,23 +83,4 @@ pub(super) fn routes(config: &mut web::ServiceConfig) {
         .service(resource("/openapi.json").route(web::get().to(openapi)))
         .service(resource("/docs").route(web::get().to(redirect)))
         .service(resource("/docs/{path:.*}").route(web::get().to(page)));
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use super::*;
-
-    #[test]
-    fn no_two_protocols_give_one_name_to_different_schemas() {
-        let mut seen = BTreeMap::new();
-        for protocol in protocols() {
-            for (name, schema) in protocol.components.unwrap_or_default().schemas {
-                let schema = serde_json::to_value(schema).unwrap();
-                let other = seen.insert(name.clone(), schema.clone());
-                assert!(other.is_none_or(|other| other == schema), "{name}");
-            }
-        }
-    }
 }

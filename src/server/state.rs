@@ -2,14 +2,14 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 use super::metrics::Metrics;
 use super::{HttpError, ServerSettings};
-use crate::engine::{Engine, EngineError};
+use crate::engine::Engine;
 use crate::fetch::{FetchError, Fetcher};
+use crate::scoring::Scorer;
 
 /// A handle to the state of the service; clones share it.
 #[derive(Clone)]
@@ -18,10 +18,10 @@ pub struct State(Arc<Shared>);
 struct Shared {
     settings: ServerSettings,
     fetcher: Option<Fetcher>,
-    metrics: Metrics,
+    metrics: Arc<Metrics>,
     /// Bytes that the plan made at start allows for; 0 when there is none.
     planned_memory: AtomicU64,
-    model: OnceLock<ServedModel>,
+    model: OnceLock<(ServedModel, Scorer)>,
     /// The last replay of golden answers went wrong.
     is_wrong: AtomicBool,
     /// SIGTERM came.
@@ -57,7 +57,7 @@ impl State {
         Ok(Self(Arc::new(Shared {
             settings,
             fetcher,
-            metrics: Metrics::default(),
+            metrics: Arc::default(),
             planned_memory: AtomicU64::new(0),
             model: OnceLock::new(),
             is_wrong: AtomicBool::new(false),
@@ -67,8 +67,11 @@ impl State {
 
     /// From now on the service scores. The engine's golden answers have come out right.
     pub fn become_ready(&self, model: ServedModel) {
+        let Shared { settings, fetcher, metrics, .. } = &*self.0;
+        let observer = Arc::clone(metrics);
+        let scorer = Scorer::new(model.engine.clone(), fetcher.clone(), settings.scoring_timeout, observer);
         // A second engine would be a mistake of ours; the first stays.
-        let _ = self.0.model.set(model);
+        let _ = self.0.model.set((model, scorer));
     }
 
     /// Notes how the last replay of golden answers went. While they are wrong the service is not ready; it still answers,
@@ -113,39 +116,19 @@ impl State {
 
     /// What is served.
     pub(super) fn model(&self) -> Result<&ServedModel, HttpError> {
-        self.0.model.get().ok_or(HttpError::NotReady)
+        self.0.model.get().map(|(model, _)| model).ok_or(HttpError::NotReady)
     }
 
-    /// The engine, for a new request.
-    pub(super) fn engine(&self) -> Result<&Engine, HttpError> {
-        Ok(&self.model()?.engine)
+    /// What answers rows. Looked up once a request.
+    pub(super) fn scorer(&self) -> Result<&Scorer, HttpError> {
+        self.0.model.get().map(|(_, scorer)| scorer).ok_or(HttpError::NotReady)
     }
 
     pub(super) fn settings(&self) -> &ServerSettings {
         &self.0.settings
     }
 
-    pub(super) fn fetcher(&self) -> Option<&Fetcher> {
-        self.0.fetcher.as_ref()
-    }
-
     pub(super) fn metrics(&self) -> &Metrics {
         &self.0.metrics
-    }
-
-    /// When an answer to a request that comes now is of no use any more.
-    pub(super) fn deadline(&self, engine: &Engine) -> Instant {
-        let limits = [Some(engine.limits().timeout), self.settings().scoring_timeout];
-        Instant::now() + limits.into_iter().flatten().min().unwrap_or(Duration::MAX)
-    }
-
-    /// An engine's error; one about time in the words of Azure's server, if that limit was the nearer one.
-    pub(super) fn timed_out(&self, engine: &Engine, error: EngineError) -> HttpError {
-        match (error, self.settings().scoring_timeout) {
-            (EngineError::DeadlineExceeded, Some(limit)) if limit < engine.limits().timeout => {
-                HttpError::ScoringTimeout { limit_ms: limit.as_millis() as u64 }
-            }
-            (error, _) => error.into(),
-        }
     }
 }

@@ -219,3 +219,60 @@ fn no_golden_answer_is_replayed_while_the_queue_is_more_than_half_full() {
         });
     });
 }
+
+#[test]
+fn a_key_opens_what_needs_one_and_nothing_else_does() {
+    let app = spawn_app_with(None, ServerSettings { api_key: Some(ApiKey::new("secret".into())), ..settings() });
+    let agent: ureq::Agent = ureq::Agent::config_builder().http_status_as_error(false).max_redirects(0).build().into();
+    let status = |path: &str, headers: &[(&str, &str)]| {
+        let request =
+            headers.iter().fold(agent.get(app.url(path)), |request, (name, value)| request.header(*name, *value));
+        request.call().unwrap().status().as_u16()
+    };
+    for header in [("authorization", "Bearer secret"), ("authorization", "bearer  secret "), ("api-key", "secret")] {
+        assert_eq!(status("/score", &[header]), 503, "{header:?}");
+    }
+    for header in [
+        ("authorization", "Basic secret"),
+        ("authorization", "secret"),
+        ("authorization", "Bearer wrong"),
+        ("authorization", "Bearer"),
+        ("api-key", "Bearer secret"),
+        ("api-key", ""),
+        ("x-api-key", "secret"),
+    ] {
+        assert_eq!(status("/score", &[header]), 401, "{header:?}");
+    }
+    // A browser opens pages without it.
+    assert_eq!((status("/docs/", &[]), status("/docs", &[]), status("/openapi.json", &[])), (200, 307, 200));
+    for path in ["/docsx", "/openapi.json2", "/nothing", "/v1/model", "/v2", "/swagger.json"] {
+        assert_eq!(status(path, &[]), 401, "{path}");
+    }
+}
+
+#[test]
+fn a_refusal_without_a_key_has_the_shape_of_its_protocol() {
+    let app = spawn_app_with(None, ServerSettings { api_key: Some(ApiKey::new("secret".into())), ..settings() });
+    for (path, pointer, expected) in [
+        ("/invocations", "/error_code", "UNAUTHENTICATED"),
+        ("/v1/model", "/error/code", "unauthorized"),
+        ("/v1/models", "/error/code", "invalid_api_key"),
+        (
+            "/v2/models/m",
+            "/error",
+            "the API key is missing or wrong; send it as `Authorization: Bearer KEY` or `api-key: KEY`",
+        ),
+        (
+            "/score",
+            "/message",
+            "the API key is missing or wrong; send it as `Authorization: Bearer KEY` or `api-key: KEY`",
+        ),
+    ] {
+        let reply = app.get(path);
+        assert_eq!(
+            (reply.status, reply.json().pointer(pointer).and_then(|found| found.as_str())),
+            (401, Some(expected)),
+            "{path}"
+        );
+    }
+}

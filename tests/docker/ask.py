@@ -1,4 +1,4 @@
-"""One request to the service on this machine: {"path", "body"} as JSON on standard input, {"status", "body"} on output."""
+"""One request to the service on this machine: {"path", "body"} as JSON comes in, {"status", "body"} goes out."""
 
 import json
 import sys

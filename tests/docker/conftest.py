@@ -45,7 +45,7 @@ def inspect(name: str) -> dict[str, Any]:
 
 
 class Container:
-    """A running service. Its answers are asked for from a second container in the same network, which has no way out."""
+    """A running service. It is asked from a second container in its network, which has no way out."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -105,6 +105,13 @@ def start() -> Iterator[Callable[..., Container]]:
         docker("rm", "--force", "--volumes", name, check=False)
 
 
+def open_to_all(folder: Path) -> None:
+    """Lets every user reach a folder of pytest's, which are the tester's alone."""
+    for parent in folder.parents:
+        if "pytest" in parent.name:
+            parent.chmod(0o755)
+
+
 @pytest.fixture
 def bundle(tmp_path: Path) -> Path:
     """A copy of the tiny bundle that anybody can read."""
@@ -112,9 +119,7 @@ def bundle(tmp_path: Path) -> Path:
     shutil.copytree(ROOT / "onnx/blip2-shapes", copy)
     for path in (tmp_path, copy, *copy.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
-    for parent in tmp_path.parents:  # pytest's folders are the user's alone
-        if parent != Path("/tmp") and "pytest" in parent.name:
-            parent.chmod(0o755)
+    open_to_all(tmp_path)
     return copy
 
 

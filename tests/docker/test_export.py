@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import EXPORT_IMAGE, ROOT, Container, docker, inspect
+from conftest import EXPORT_IMAGE, ROOT, Container, docker, inspect, open_to_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,9 +22,7 @@ STAR = "Question: what color is the star? Answer:"
 
 
 def test_a_checkpoint_becomes_a_bundle_that_is_served(start: Callable[..., Container], tmp_path: Path) -> None:
-    for parent in tmp_path.parents:
-        if "pytest" in parent.name:
-            parent.chmod(0o755)
+    open_to_all(tmp_path)
     tmp_path.chmod(0o777)
     volumes = ("--volume", f"{ROOT / 'onnx/checkpoint'}:/checkpoint:ro", "--volume", f"{tmp_path}:/out")
     arguments = ("--checkpoint", "/checkpoint", "--output", "/out/tiny", "--precision", "int8")
@@ -35,7 +33,9 @@ def test_a_checkpoint_becomes_a_bundle_that_is_served(start: Callable[..., Conta
 
 
 def test_its_faults_are_one_line_and_a_code() -> None:
-    result = docker("run", "--rm", *HARDENED, EXPORT_IMAGE, "--checkpoint", "/nothing", "--output", "/tmp/x", check=False)
+    result = docker(
+        "run", "--rm", *HARDENED, EXPORT_IMAGE, "--checkpoint", "/nothing", "--output", "/tmp/x", check=False
+    )
     assert result.returncode == 2
     assert result.stderr.decode().startswith("blip2_export export: /nothing")
     # With the hub's client, and no way to the hub: it says so.
@@ -47,7 +47,8 @@ def test_its_faults_are_one_line_and_a_code() -> None:
 
 
 def test_it_is_the_exporter_alone() -> None:
-    script = "import importlib.util as i; print([n for n in ('torch', 'transformers', 'pytest', 'ruff', 'huggingface_hub') if i.find_spec(n)])"
+    packages = ("torch", "transformers", "pytest", "ruff", "huggingface_hub")
+    script = f"import importlib.util as i; print([name for name in {packages} if i.find_spec(name)])"
     found = docker("run", "--rm", "--entrypoint", "python", EXPORT_IMAGE, "-c", script).stdout.decode().strip()
     assert found == "['huggingface_hub']"
     config = inspect(EXPORT_IMAGE)["Config"]

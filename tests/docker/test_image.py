@@ -16,7 +16,23 @@ if TYPE_CHECKING:
 MOST_BYTES = 150_000_000
 DEMO = "demo/"
 # Whoever gets into the container finds nothing to work with.
-TOOLS = ("sh", "bash", "busybox", "apt", "dpkg", "python", "python3", "perl", "gcc", "cc", "ld", "curl", "wget", "nc", "su")
+TOOLS = (
+    "sh",
+    "bash",
+    "busybox",
+    "apt",
+    "dpkg",
+    "python",
+    "python3",
+    "perl",
+    "gcc",
+    "cc",
+    "ld",
+    "curl",
+    "wget",
+    "nc",
+    "su",
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +46,11 @@ def members() -> Iterator[dict[str, tarfile.TarInfo]]:
             with tarfile.open(fileobj=export.stdout, mode="r|") as archive:
                 # Docker itself puts these into every container.
                 docker_s_own = ("dev/", "proc/", "sys/", "etc/hostname", "etc/hosts", "etc/resolv.conf", "etc/mtab")
-                yield {m.name: m for m in archive if not f"{m.name}/".startswith(docker_s_own) and m.name not in docker_s_own}
+                yield {
+                    m.name: m
+                    for m in archive
+                    if not f"{m.name}/".startswith(docker_s_own) and m.name not in docker_s_own
+                }
     finally:
         docker("rm", "--force", name)
 
@@ -44,7 +64,9 @@ def test_the_image_without_weights_is_small(members: dict[str, tarfile.TarInfo])
 
 
 def test_it_holds_no_tool(members: dict[str, tarfile.TarInfo]) -> None:
-    executables = {name.rpartition("/")[2] for name, member in members.items() if member.isfile() and member.mode & 0o111}
+    executables = {
+        name.rpartition("/")[2] for name, member in members.items() if member.isfile() and member.mode & 0o111
+    }
     assert "blip2" in executables
     assert executables.isdisjoint(TOOLS)
     assert not [name for name, member in members.items() if not member.isdir() and name.rpartition("/")[2] in TOOLS]

@@ -6,16 +6,17 @@ import json
 import re
 import threading
 import time
+from base64 import b64encode
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import MEMORY, READY_S, ROOT, Container, docker
+from conftest import MEMORY, READY_S, ROOT, docker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-Start = "Callable[..., Container]"
+    Start = Callable[..., Container]
 
 SCENE = (ROOT / "tests/fixtures/scene.png").read_bytes()
 STAR = "Question: what color is the star? Answer:"
@@ -140,6 +141,4 @@ def test_the_other_commands_are_there_too(start: Start) -> None:
 
 
 def _base64(content: bytes) -> str:
-    from base64 import b64encode
-
     return b64encode(content).decode()

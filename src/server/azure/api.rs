@@ -2,9 +2,9 @@
 //! can be named; these types describe them and are never made.
 
 use serde_json::Value;
-use utoipa::{IntoResponses, ToSchema};
+use utoipa::ToSchema;
 
-use crate::server::openapi::EXAMPLE_IMAGE;
+use crate::server::examples::EXAMPLE_IMAGE;
 
 /// A request: rows of image and text, and how the answers are to be generated.
 #[derive(ToSchema)]
@@ -60,52 +60,4 @@ pub(in crate::server) struct Prediction {
     stop_reason: Option<String>,
     /// With `logprobs`: what about prompt and parameters is known to spoil answers.
     warnings: Option<Vec<String>>,
-}
-
-/// What went wrong.
-#[derive(ToSchema)]
-#[schema(as = AzureError, example = json!({"message": "row 0: image is empty"}))]
-#[expect(dead_code, reason = "only described")]
-pub(in crate::server) struct ErrorBody {
-    /// For people; it names the row, counted from 0, the column, the key or the parameter.
-    message: String,
-}
-
-/// Every error of `/score`.
-#[derive(IntoResponses)]
-#[expect(dead_code, reason = "only described")]
-pub(super) enum ScoreErrors {
-    /// The request is at fault.
-    #[response(status = 400)]
-    BadRequest(ErrorBody),
-    /// The API key is missing or wrong.
-    #[response(status = 401)]
-    Unauthorized(ErrorBody),
-    /// A stored image that is not there.
-    #[response(status = 404)]
-    Missing(ErrorBody),
-    /// The body did not arrive in time.
-    #[response(status = 408)]
-    BodyTimeout(ErrorBody),
-    /// The body is too large.
-    #[response(status = 413)]
-    BodyTooLarge(ErrorBody),
-    /// The content type is neither `application/json` nor `application/*+json`.
-    #[response(status = 415)]
-    UnsupportedMediaType(ErrorBody),
-    /// The queue is full; `Retry-After`.
-    #[response(status = 429)]
-    Overloaded(ErrorBody),
-    /// An id is longer than 100 characters.
-    #[response(status = 431)]
-    IdTooLong(ErrorBody),
-    /// The model failed, or `SCORING_TIMEOUT_MS` is over.
-    #[response(status = 500)]
-    Failed(ErrorBody),
-    /// The model is loading, or the service stops; `Retry-After`.
-    #[response(status = 503)]
-    Unavailable(ErrorBody),
-    /// The answer was not ready in time.
-    #[response(status = 504)]
-    Timeout(ErrorBody),
 }

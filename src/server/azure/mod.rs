@@ -5,24 +5,36 @@ mod score;
 mod score_request;
 mod swagger;
 
-use actix_web::web;
+use actix_web::{ResponseError as _, web};
 use utoipa::OpenApi;
 
-pub(super) use self::api::{ErrorBody, Prediction, Table};
+pub(super) use self::api::{Prediction, Table};
 pub(super) use self::score::ScoreResponse;
-pub(super) use self::score_request::{row_of_values, rows_of_table};
 
+use super::error::ErrorBody;
+use super::protocol::Protocol;
 use super::resource;
 
-/// What [`super::openapi`] tells of these routes.
+/// The contract of the catalogue's server.
+pub(super) const PROTOCOL: Protocol = Protocol {
+    name: "Azure",
+    roots: &["/score", "/swagger.json"],
+    public: &[],
+    routes,
+    openapi: Api::openapi,
+    refuse: |error| error.error_response(),
+};
+
+/// The part of these routes in `/openapi.json`.
 #[derive(OpenApi)]
 #[openapi(
     paths(score::post, score::get, score::options, swagger::swagger),
+    components(schemas(ErrorBody)),
     tags((name = "Azure", description = "The contract of Azure's catalogue model."))
 )]
-pub(super) struct Api;
+struct Api;
 
-pub(super) fn routes(config: &mut web::ServiceConfig) {
+fn routes(config: &mut web::ServiceConfig) {
     config
         .service(
             resource("/score")

@@ -7,11 +7,14 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::api::{Prediction, ScoreBody, ScoreErrors};
+use super::api::{Prediction, ScoreBody};
 use super::score_request::ScoreRequest;
 use crate::engine::{Answer, AnswerSequence};
-use crate::server::answering::{answer, row};
+use crate::scoring::{Scorer, row};
 use crate::server::body::{blocking, expect_json, read};
+use crate::server::error::ErrorBody;
+use crate::server::examples::EXAMPLE_IMAGE;
+use crate::server::faults::Faults;
 use crate::server::{HttpError, State};
 
 /// How long scoring took, as Azure's server writes it.
@@ -57,6 +60,7 @@ impl ScoreResponse {
 #[utoipa::path(
     post,
     path = "/score",
+    operation_id = "score",
     tag = "Azure",
     request_body = ScoreBody,
     responses(
@@ -66,7 +70,7 @@ impl ScoreResponse {
             body = Vec<Prediction>,
             example = json!([{"text": "a stream in the desert"}]),
         ),
-        ScoreErrors,
+        Faults<ErrorBody>,
     )
 )]
 pub(super) async fn post(
@@ -76,23 +80,25 @@ pub(super) async fn post(
 ) -> Result<HttpResponse, HttpError> {
     expect_json(&request)?;
     // Before the body: a client of a service that is still loading need not send it.
-    let parsing = state.engine()?.clone();
+    let scorer = state.scorer()?;
+    let parsing = scorer.engine().clone();
     let body = read(&request, &state, payload).await?;
     let parse = move || ScoreRequest::parse(&body, |params| parsing.parse_params(params));
-    respond(&state, blocking(parse).await?).await
+    respond(scorer, blocking(parse).await?).await
 }
 
 /// Answers every row of a table in the query: the fields of the body, as JSON.
 #[utoipa::path(
     get,
     path = "/score",
+    operation_id = "score_query",
     tag = "Azure",
     params(
         (
             "input_data" = String,
             Query,
             description = "The table.",
-            example = json!(json!({"columns": ["image"], "data": [[crate::server::openapi::EXAMPLE_IMAGE]]}).to_string()),
+            example = json!(json!({"columns": ["image"], "data": [[EXAMPLE_IMAGE]]}).to_string()),
         ),
         ("params" = Option<String>, Query, description = "Generation parameters.", example = "{\"max_new_tokens\": 20}"),
     ),
@@ -103,36 +109,38 @@ pub(super) async fn post(
             body = Vec<Prediction>,
             example = json!([{"text": "a stream in the desert"}]),
         ),
-        ScoreErrors,
+        Faults<ErrorBody>,
     )
 )]
 pub(super) async fn get(request: HttpRequest, state: web::Data<State>) -> Result<HttpResponse, HttpError> {
     let query = request.query_string().to_owned();
-    let parsing = state.engine()?.clone();
+    let scorer = state.scorer()?;
+    let parsing = scorer.engine().clone();
     let parse = move || ScoreRequest::read(&fields_of_query(&query), |params| parsing.parse_params(params));
-    respond(&state, blocking(parse).await?).await
+    respond(scorer, blocking(parse).await?).await
 }
 
 /// What a page asks before it posts from another origin.
 #[utoipa::path(
     options,
     path = "/score",
+    operation_id = "score_preflight",
     tag = "Azure",
     responses(
         (status = 200, description = "With the headers that listed origins need."),
-        (status = 401, description = "The API key is missing or wrong.", body = super::ErrorBody),
-        (status = 431, description = "An id is longer than 100 characters.", body = super::ErrorBody),
+        (status = 401, description = "The API key is missing or wrong.", body = ErrorBody),
+        (status = 431, description = "An id is longer than 100 characters.", body = ErrorBody),
     )
 )]
 pub(super) async fn options() -> HttpResponse {
     HttpResponse::Ok().finish()
 }
 
-async fn respond(state: &State, request: ScoreRequest) -> Result<HttpResponse, HttpError> {
+async fn respond(scorer: &Scorer, request: ScoreRequest) -> Result<HttpResponse, HttpError> {
     let started = Instant::now();
     let ScoreRequest { rows, params } = request;
     let is_detailed = params.logprobs;
-    let answers = answer(state, rows, params, row).await?;
+    let answers = scorer.answer(rows, params, row).await?;
     let answers: Vec<_> = answers.into_iter().map(|answer| ScoreResponse::new(answer, is_detailed)).collect();
     let ms = format!("{:.3}", started.elapsed().as_secs_f64() * 1e3);
     Ok(HttpResponse::Ok().insert_header((EXEC_MS, ms)).json(answers))

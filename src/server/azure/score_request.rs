@@ -6,11 +6,9 @@
 use serde_json::{Map, Value};
 
 use crate::generation::{GenerationParams, ParamError};
-use crate::json::json_type;
+use crate::scoring::{Row, rows_of_split};
 use crate::server::HttpError;
-use crate::server::answering::Row;
 use crate::server::body::parse_object;
-use crate::server::image_source::ImageSource;
 
 /// What is asked for.
 #[derive(Debug)]
@@ -39,64 +37,7 @@ impl ScoreRequest {
             return Err(bad("A value is not provided for the 'input_data' parameter."));
         };
         let params = parse_params(params_value(body)?).map_err(|error| bad(error.to_string()))?;
-        Ok(Self { rows: rows_of_table("input_data", input_data)?, params })
-    }
-}
-
-/// The rows of a table in pandas' split form; `name` is what messages call it.
-pub(in crate::server) fn rows_of_table(name: &'static str, table: &Value) -> Result<Vec<Row>, HttpError> {
-    let table = Table::parse(name, table)?;
-    (0..table.rows.len()).map(|row| table.row(row)).collect()
-}
-
-/// A table, its columns found.
-struct Table<'a> {
-    columns: usize,
-    image: usize,
-    /// `None` when images are to be captioned.
-    text: Option<usize>,
-    rows: &'a [Value],
-}
-
-impl<'a> Table<'a> {
-    fn parse(name: &'static str, table: &'a Value) -> Result<Self, HttpError> {
-        let Value::Object(fields) = table else {
-            return Err(bad(format!("{name} must be an object with columns and data")));
-        };
-        if let Some(key) = fields.keys().find(|key| !["columns", "index", "data"].contains(&key.as_str())) {
-            return Err(bad(format!("{name}: unknown key {:?}; known are columns, index and data", shorten(key))));
-        }
-        let columns = list(name, fields, "columns")?.iter().map(Value::as_str).collect::<Option<Vec<_>>>();
-        let columns = columns.ok_or_else(|| bad(format!("{name}: columns must be a list of strings")))?;
-        let rows = list(name, fields, "data")?;
-        if rows.is_empty() {
-            return Err(bad(format!("{name}: data is empty; send at least one row")));
-        }
-        check_index(name, fields, rows.len())?;
-        let find = |wanted: &str| columns.iter().position(|column| *column == wanted);
-        let image = find("image").ok_or_else(|| HttpError::MissingColumn { table: name, column: "image" })?;
-        let text = find("text");
-        // A misspelt column must not turn a question into a caption.
-        if text.is_none() && columns.len() > 1 {
-            return Err(HttpError::MissingColumn { table: name, column: "text" });
-        }
-        Ok(Self { columns: columns.len(), image, text, rows })
-    }
-
-    fn row(&self, row: usize) -> Result<Row, HttpError> {
-        let bad_row = |reason: String| bad(format!("row {row}: {reason}"));
-        let image = self.cell(row, self.image).map_err(bad_row)?;
-        let text = self.text.map(|column| self.cell(row, column)).transpose().map_err(bad_row)?;
-        row_of_values(image, text).map_err(bad_row)
-    }
-
-    fn cell(&self, row: usize, column: usize) -> Result<&'a Value, String> {
-        match &self.rows[row] {
-            Value::Array(cells) if cells.len() == self.columns => Ok(&cells[column]),
-            Value::Array(cells) => Err(format!("{} values for {} columns", cells.len(), self.columns)),
-            bare @ Value::String(_) if self.columns == 1 => Ok(bare),
-            other => Err(format!("must be a list of values, not {}", json_type(other))),
-        }
+        Ok(Self { rows: rows_of_split("input_data", input_data)?, params })
     }
 }
 
@@ -108,46 +49,8 @@ fn params_value(body: &Map<String, Value>) -> Result<&Value, HttpError> {
     }
 }
 
-/// A row of an image string and a text, which is absent for captions. The error is a reason without a place.
-pub(in crate::server) fn row_of_values(image: &Value, text: Option<&Value>) -> Result<Row, String> {
-    let image = match image {
-        Value::String(image) => ImageSource::parse(image).map_err(|error| error.to_string())?,
-        other => return Err(format!("image must be a string, not {}", json_type(other))),
-    };
-    let text = match text {
-        None => String::new(),
-        Some(Value::String(text)) => text.clone(),
-        Some(other) => return Err(format!("text must be a string, not {}", json_type(other))),
-    };
-    Ok(Row { image, text })
-}
-
-fn list<'a>(name: &str, fields: &'a Map<String, Value>, key: &str) -> Result<&'a [Value], HttpError> {
-    match fields.get(key) {
-        Some(Value::Array(items)) => Ok(items),
-        Some(other) => Err(bad(format!("{name}: {key} must be a list, not {}", json_type(other)))),
-        None => Err(bad(format!("{name}: {key} is missing"))),
-    }
-}
-
-/// The index is never echoed, but one of another length means that rows were lost on the way.
-fn check_index(name: &str, fields: &Map<String, Value>, rows: usize) -> Result<(), HttpError> {
-    match fields.get("index") {
-        None | Some(Value::Null) => Ok(()),
-        Some(Value::Array(index)) if index.len() == rows => Ok(()),
-        Some(Value::Array(index)) => {
-            Err(bad(format!("{name}: index has {} entries for {rows} rows of data", index.len())))
-        }
-        Some(other) => Err(bad(format!("{name}: index must be a list, not {}", json_type(other)))),
-    }
-}
-
 fn bad(message: impl Into<String>) -> HttpError {
     HttpError::BadRequest(message.into())
-}
-
-fn shorten(text: &str) -> String {
-    text.chars().take(40).collect()
 }
 
 #[cfg(test)]
@@ -157,6 +60,7 @@ mod tests {
     use super::*;
     use crate::bundle::GenerationDefaults;
     use crate::generation::letters;
+    use crate::scoring::ImageSource;
 
     /// Parameters are parsed as an engine with the tests' tokenizer would.
     fn parse_params(params: &Value) -> Result<GenerationParams, ParamError> {

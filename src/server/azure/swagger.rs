@@ -3,8 +3,8 @@
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::{Value, json};
 
-use super::api::ErrorBody;
-use crate::server::openapi::EXAMPLE_IMAGE;
+use crate::server::error::ErrorBody;
+use crate::server::examples::EXAMPLE_IMAGE;
 use crate::server::{HttpError, ServiceName, State};
 
 #[derive(Clone, Copy, PartialEq, Eq)]

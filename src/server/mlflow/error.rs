@@ -3,10 +3,9 @@
 use actix_web::http::StatusCode;
 use actix_web::{HttpResponse, ResponseError};
 use serde_json::json;
-use utoipa::{IntoResponses, ToSchema};
+use utoipa::ToSchema;
 
 use crate::server::HttpError;
-use crate::server::azure::ErrorBody;
 
 /// An [`HttpError`] with the body of MLflow's server.
 #[derive(Debug, thiserror::Error)]
@@ -50,45 +49,6 @@ pub(super) struct MlflowErrorBody {
     error_code: String,
     /// For people; it names the row, counted from 0, the column, the key or the parameter.
     message: String,
-}
-
-/// Every error of `/invocations`, for its description.
-#[derive(IntoResponses)]
-#[expect(dead_code, reason = "only described")]
-pub(super) enum MlflowErrors {
-    /// The request is at fault.
-    #[response(status = 400)]
-    BadRequest(MlflowErrorBody),
-    /// The API key is missing or wrong.
-    #[response(status = 401)]
-    Unauthorized(ErrorBody),
-    /// A stored image that is not there.
-    #[response(status = 404)]
-    Missing(MlflowErrorBody),
-    /// The body did not arrive in time.
-    #[response(status = 408)]
-    BodyTimeout(MlflowErrorBody),
-    /// The body is too large.
-    #[response(status = 413)]
-    BodyTooLarge(MlflowErrorBody),
-    /// The content type is neither `application/json` nor `text/csv`, or has a charset other than UTF-8.
-    #[response(status = 415)]
-    UnsupportedMediaType(MlflowErrorBody),
-    /// The queue is full; `Retry-After`.
-    #[response(status = 429)]
-    Overloaded(MlflowErrorBody),
-    /// An id is longer than 100 characters.
-    #[response(status = 431)]
-    IdTooLong(ErrorBody),
-    /// The model failed.
-    #[response(status = 500)]
-    Failed(MlflowErrorBody),
-    /// The model is loading, or the service stops; `Retry-After`.
-    #[response(status = 503)]
-    Unavailable(MlflowErrorBody),
-    /// The answer was not ready in time.
-    #[response(status = 504)]
-    Timeout(MlflowErrorBody),
 }
 
 #[cfg(test)]

@@ -6,12 +6,9 @@ use actix_web::HttpRequest;
 use actix_web::http::header;
 use serde_json::{Map, Value};
 
-use super::csv::rows_of_csv;
 use crate::generation::{GenerationParams, ParamError};
-use crate::json::json_type;
+use crate::scoring::{Row, rows_of_csv, rows_of_records, rows_of_split};
 use crate::server::HttpError;
-use crate::server::answering::Row;
-use crate::server::azure::{row_of_values, rows_of_table};
 use crate::server::body::parse_object;
 
 const SPLIT: &str = "dataframe_split";
@@ -84,49 +81,14 @@ impl Invocation {
 fn rows(fields: &Map<String, Value>) -> Result<Vec<Row>, HttpError> {
     let given: Vec<_> = INPUT_KEYS.into_iter().filter(|key| fields.contains_key(*key)).collect();
     match given.as_slice() {
-        [SPLIT] => rows_of_table(SPLIT, &fields[SPLIT]),
-        [RECORDS] => rows_of_records(&fields[RECORDS]),
+        [SPLIT] => Ok(rows_of_split(SPLIT, &fields[SPLIT])?),
+        [RECORDS] => Ok(rows_of_records(RECORDS, &fields[RECORDS])?),
         [other] => {
             Err(bad(format!("{other} holds tensors, which this model does not take; send {SPLIT} or {RECORDS}")))
         }
         [] => Err(bad(format!("neither {SPLIT} nor {RECORDS} is there; send one of them"))),
         many => Err(bad(format!("{} are there; send one of {SPLIT} and {RECORDS}", many.join(" and ")))),
     }
-}
-
-/// Rows as objects. Which columns there are, all rows say together.
-fn rows_of_records(records: &Value) -> Result<Vec<Row>, HttpError> {
-    let Value::Array(records) = records else {
-        return Err(bad(format!("{RECORDS} must be a list of objects, not {}", json_type(records))));
-    };
-    if records.is_empty() {
-        return Err(bad(format!("{RECORDS} is empty; send at least one row")));
-    }
-    let row = |(number, record): (usize, &'_ Value)| match record {
-        Value::Object(_) => Ok(()),
-        other => Err(bad(format!("row {number}: must be an object, not {}", json_type(other)))),
-    };
-    records.iter().enumerate().try_for_each(row)?;
-    let has = |column: &str| records.iter().any(|record| record.get(column).is_some());
-    if !has("image") {
-        return Err(HttpError::MissingColumn { table: RECORDS, column: "image" });
-    }
-    let has_text = has("text");
-    let has_others = || records.iter().filter_map(Value::as_object).flat_map(Map::keys).any(|column| column != "image");
-    // A misspelt column must not turn a question into a caption.
-    if !has_text && has_others() {
-        return Err(HttpError::MissingColumn { table: RECORDS, column: "text" });
-    }
-    let cell = |number: usize, column: &str| {
-        records[number].get(column).ok_or_else(|| bad(format!("row {number}: {column} is missing")))
-    };
-    (0..records.len())
-        .map(|number| {
-            let image = cell(number, "image")?;
-            let text = if has_text { Some(cell(number, "text")?) } else { None };
-            row_of_values(image, text).map_err(|reason| bad(format!("row {number}: {reason}")))
-        })
-        .collect()
 }
 
 fn bad(message: String) -> HttpError {

@@ -1,32 +1,44 @@
 //! The routes of `mlflow models serve`: `/invocations`, `/ping`, `/health` and `/version`, so that whoever calls such a
 //! server can call this one. Rows, images and answers are those of `/score`; the bodies around them are MLflow's.
 
-mod csv;
 mod error;
 mod invocation;
 
 use actix_web::http::Method;
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, ResponseError as _, web};
 use serde_json::json;
 use utoipa::{OpenApi, ToSchema};
 
-use self::error::{MlflowError, MlflowErrors};
+use self::error::{MlflowError, MlflowErrorBody};
 use self::invocation::{BodyType, Invocation};
-use super::answering::{answer, row};
 use super::azure::{Prediction, ScoreResponse, Table};
 use super::body::{blocking, read};
-use super::openapi::EXAMPLE_IMAGE;
+use super::examples::EXAMPLE_IMAGE;
+use super::faults::Faults;
+use super::protocol::Protocol;
 use super::{HttpError, State, Unready, resource};
+use crate::scoring::row;
 
-/// What [`super::openapi`] tells of these routes.
+/// The routes of MLflow's own server.
+pub(super) const PROTOCOL: Protocol = Protocol {
+    name: "MLflow",
+    roots: &["/invocations", "/ping", "/health", "/version"],
+    public: &["/ping", "/health", "/version"],
+    routes,
+    openapi: Api::openapi,
+    refuse: |error| MlflowError::from(error).error_response(),
+};
+
+/// The part of these routes in `/openapi.json`.
 #[derive(OpenApi)]
 #[openapi(
     paths(invocations, ping, health, version),
+    components(schemas(MlflowErrorBody)),
     tags((name = "MLflow", description = "The routes of `mlflow models serve`."))
 )]
-pub(super) struct Api;
+struct Api;
 
-pub(super) fn routes(config: &mut web::ServiceConfig) {
+fn routes(config: &mut web::ServiceConfig) {
     let is_up = |path, get: actix_web::Route| resource(path).route(get);
     config
         .service(
@@ -88,7 +100,7 @@ struct Predictions {
         (InvocationBody = "application/json"),
         (String = "text/csv", example = json!(format!("image,text\n{EXAMPLE_IMAGE},Question: what is it? Answer:\n"))),
     )),
-    responses((status = 200, description = "An answer for every row, in their order.", body = Predictions), MlflowErrors)
+    responses((status = 200, description = "An answer for every row, in their order.", body = Predictions), Faults<MlflowErrorBody>)
 )]
 async fn invocations(
     request: HttpRequest,
@@ -97,12 +109,13 @@ async fn invocations(
 ) -> Result<HttpResponse, MlflowError> {
     let body_type = BodyType::of(&request)?;
     // Before the body: a client of a service that is still loading need not send it.
-    let parsing = state.engine()?.clone();
+    let scorer = state.scorer()?;
+    let parsing = scorer.engine().clone();
     let body = read(&request, &state, payload).await?;
     let parse = move || Invocation::parse(body_type, &body, |params| parsing.parse_params(params));
     let Invocation { rows, params } = blocking(parse).await?;
     let is_detailed = params.logprobs;
-    let answers = answer(&state, rows, params, row).await?;
+    let answers = scorer.answer(rows, params, row).await.map_err(HttpError::from)?;
     let predictions: Vec<_> = answers.into_iter().map(|answer| ScoreResponse::new(answer, is_detailed)).collect();
     Ok(HttpResponse::Ok().json(json!({"predictions": predictions})))
 }
@@ -116,11 +129,12 @@ async fn options() -> HttpResponse {
 #[utoipa::path(
     get,
     path = "/ping",
+    operation_id = "mlflow_ping",
     tag = "MLflow",
     responses(
         (status = 200, description = "The model is there; the body is an empty line.", content_type = "application/json"),
-        (status = 431, description = "An id is longer than 100 characters.", body = super::azure::ErrorBody),
-        (status = 503, description = "The model is not there yet, or the service stops.", body = error::MlflowErrorBody),
+        (status = 431, description = "An id is longer than 100 characters.", body = MlflowErrorBody),
+        (status = 503, description = "The model is not there yet, or the service stops.", body = MlflowErrorBody),
     )
 )]
 async fn ping(state: web::Data<State>) -> Result<HttpResponse, MlflowError> {
@@ -136,11 +150,12 @@ async fn ping(state: web::Data<State>) -> Result<HttpResponse, MlflowError> {
 #[utoipa::path(
     get,
     path = "/health",
+    operation_id = "mlflow_health",
     tag = "MLflow",
     responses(
         (status = 200, description = "The model is there; the body is an empty line.", content_type = "application/json"),
-        (status = 431, description = "An id is longer than 100 characters.", body = super::azure::ErrorBody),
-        (status = 503, description = "The model is not there yet, or the service stops.", body = error::MlflowErrorBody),
+        (status = 431, description = "An id is longer than 100 characters.", body = MlflowErrorBody),
+        (status = 503, description = "The model is not there yet, or the service stops.", body = MlflowErrorBody),
     )
 )]
 async fn health(state: web::Data<State>) -> Result<HttpResponse, MlflowError> {
@@ -151,10 +166,11 @@ async fn health(state: web::Data<State>) -> Result<HttpResponse, MlflowError> {
 #[utoipa::path(
     get,
     path = "/version",
+    operation_id = "mlflow_version",
     tag = "MLflow",
     responses(
         (status = 200, description = "A version.", body = String, content_type = "text/plain", example = "0.1.0"),
-        (status = 431, description = "An id is longer than 100 characters.", body = super::azure::ErrorBody),
+        (status = 431, description = "An id is longer than 100 characters.", body = MlflowErrorBody),
     )
 )]
 async fn version() -> HttpResponse {

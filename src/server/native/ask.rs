@@ -1,7 +1,5 @@
 //! `POST /v1/ask`: many questions about one image, which is opened once and encoded once.
 
-use std::time::Instant;
-
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -10,12 +8,11 @@ use utoipa::ToSchema;
 use super::error::{Faults, NativeError};
 use super::form::{Form, Kind, Part};
 use super::input::{Input, image_source, read};
-use crate::engine::{Answer, AnswerSequence, Engine, Image, Permit, TimingsMs};
+use crate::engine::{Answer, AnswerSequence, Engine, Image, TimingsMs};
 use crate::generation::{Alternative, GenerationParams, StopReason};
-use crate::server::answering::{answers, open_images, prepare_jobs};
+use crate::scoring::{Admitted, ImageSource, Scorer};
 use crate::server::body::blocking;
-use crate::server::image_source::ImageSource;
-use crate::server::openapi::EXAMPLE_IMAGE;
+use crate::server::examples::EXAMPLE_IMAGE;
 use crate::server::{HttpError, State};
 use crate::text::{Prompt, Turn};
 
@@ -69,7 +66,7 @@ pub(super) enum Template {
 #[expect(dead_code, reason = "read by the macro alone")]
 pub(super) struct AskForm {
     /// An image's file; or `image`.
-    #[schema(format = Binary, content_media_type = "application/octet-stream", value_type = Option<String>)]
+    #[schema(required = false, format = Binary, content_media_type = "application/octet-stream", value_type = String)]
     file: Option<Vec<u8>>,
     /// An image string.
     image: Option<String>,
@@ -216,33 +213,30 @@ pub(super) async fn post(
     state: web::Data<State>,
     payload: web::Payload,
 ) -> Result<HttpResponse, NativeError> {
-    let engine = state.engine()?.clone();
+    let scorer = state.scorer()?;
     let input = read(&request, &state, payload, &FORM).await?;
+    let engine = scorer.engine().clone();
     let questions = blocking(move || Questions::parse(input, &engine)).await?;
     let is_detailed = questions.params.logprobs;
-    let answers = answer_all(&state, questions).await?;
+    let answers = answer_all(scorer, questions).await?;
     let answers = answers.into_iter().map(|answer| QuestionAnswer::new(answer, is_detailed)).collect();
     Ok(HttpResponse::Ok().json(AskResponse { answers }))
 }
 
-/// An image that is open, the places that are taken, and how to answer.
-struct Sitting<'a> {
-    state: &'a State,
+/// An image that is open, its places in the engine, and how to answer.
+struct Sitting {
+    admitted: Admitted,
     image: Image,
-    permit: Permit,
     params: GenerationParams,
-    deadline: Instant,
 }
 
-async fn answer_all(state: &State, questions: Questions) -> Result<Vec<Answer>, HttpError> {
-    let engine = state.engine()?;
-    let deadline = state.deadline(engine);
+async fn answer_all(scorer: &Scorer, questions: Questions) -> Result<Vec<Answer>, HttpError> {
     let Questions { image, texts, template, params } = questions;
     // The turns of a chat come one after the other, and need one place.
     let rows = if template == Template::Chat { 1 } else { texts.len() };
-    let permit = engine.reserve_until(rows, deadline)?;
-    let image = open_images(state, vec![image], |_| "image".into()).await?.remove(0);
-    let sitting = Sitting { state, image, permit, params, deadline };
+    let admitted = scorer.admit(rows)?;
+    let image = admitted.open_image(image, "image").await?;
+    let sitting = Sitting { admitted, image, params };
     let prompt = match template {
         Template::Chat => return sitting.chat(texts).await,
         Template::Vqa => Prompt::Question,
@@ -252,14 +246,13 @@ async fn answer_all(state: &State, questions: Questions) -> Result<Vec<Answer>, 
     sitting.answer(texts.into_iter().map(prompt).collect(), 0).await
 }
 
-impl Sitting<'_> {
+impl Sitting {
     /// The answers to some prompts, the first of which is that of question `first`.
     async fn answer(&self, prompts: Vec<Prompt>, first: usize) -> Result<Vec<Answer>, HttpError> {
-        let engine = self.state.engine()?.clone();
         let rows = prompts.iter().map(|prompt| (self.image.clone(), prompt.text())).collect();
         let place = move |number: usize| format!("questions[{}]", first + number);
-        let jobs = prepare_jobs(engine, rows, self.params.clone(), self.deadline, place).await?;
-        answers(self.state, jobs, &self.permit).await
+        let jobs = self.admitted.prepare_jobs(rows, self.params.clone(), place).await?;
+        Ok(self.admitted.answers(jobs).await?)
     }
 
     /// The answers to questions that each stand behind all before them.

@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::error::{Faults, NativeError};
-use super::form::{Form, Kind, Part};
+use super::form::{FileBytes, Form, Kind, Part};
 use super::input::{Input, image_sources, read};
 use crate::engine::{DecodedImage, Embedding, Engine, QueryOutput, TimingsMs};
-use crate::server::answering::{Located, locate_all};
+use crate::scoring::Located;
 use crate::server::body::blocking;
-use crate::server::openapi::EXAMPLE_IMAGE;
+use crate::server::examples::EXAMPLE_IMAGE;
 use crate::server::{HttpError, State};
 
 const FORM: Form =
@@ -59,7 +59,7 @@ pub(super) enum Pooling {
 #[expect(dead_code, reason = "read by the macro alone")]
 pub(super) struct EmbeddingsForm {
     /// An image's file; once for each.
-    #[schema(format = Binary, content_media_type = "application/octet-stream", value_type = Option<Vec<String>>)]
+    #[schema(required = false, inline, value_type = Vec<FileBytes>)]
     file: Option<Vec<Vec<u8>>>,
     /// An image string; once for each. These come before the files.
     image: Option<Vec<String>>,
@@ -157,7 +157,7 @@ pub(super) async fn post(
     state: web::Data<State>,
     payload: web::Payload,
 ) -> Result<HttpResponse, NativeError> {
-    let engine = state.engine()?.clone();
+    let scorer = state.scorer()?;
     let Input { request, files } = read::<EmbeddingsRequest>(&request, &state, payload, &FORM).await?;
     let EmbeddingsRequest { image, pooling, normalize } = request;
     let images = blocking(move || {
@@ -169,13 +169,15 @@ pub(super) async fn post(
         image_sources(&images.iter().map(String::as_str).collect::<Vec<_>>(), files)
     });
     let images = images.await?;
-    let deadline = state.deadline(&engine);
-    let permit = engine.reserve_until(images.len(), deadline)?;
-    let files = locate_all(&state, images, place).await?.into_iter().enumerate().map(file);
-    let decoded = decode(&engine, files.collect::<Result<_, _>>()?).await?;
+    let admitted = scorer.admit(images.len())?;
+    let engine = scorer.engine();
+    let files = admitted.locate(images, place).await?.into_iter().enumerate().map(file);
+    let decoded = decode(engine, files.collect::<Result<_, _>>()?).await?;
     // All are handed over before the first is awaited, and the first fault ends them all.
-    let embeddings = try_join_all(decoded.into_iter().map(|image| engine.embed(image, Some(deadline), &permit)));
-    let embeddings = embeddings.await.map_err(|error| state.timed_out(&engine, error))?;
+    let embeddings = try_join_all(
+        decoded.into_iter().map(|image| engine.embed(image, Some(admitted.deadline()), admitted.permit())),
+    );
+    let embeddings = embeddings.await.map_err(|error| admitted.failed(error))?;
     embeddings.iter().for_each(|embedding| state.metrics().observe_row(&embedding.timings));
     let respond =
         move || Ok(EmbeddingsResponse::new(embeddings, pooling.unwrap_or_default(), normalize.unwrap_or(false)));

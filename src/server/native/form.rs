@@ -8,6 +8,7 @@ use actix_web::web::{Bytes, BytesMut};
 use actix_web::{HttpRequest, web};
 use futures_util::StreamExt as _;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use crate::server::body::{check_announced, in_time};
 use crate::server::{HttpError, State};
@@ -187,6 +188,11 @@ fn unreadable(error: &MultipartError, limit_bytes: usize) -> HttpError {
 fn bad(message: String) -> HttpError {
     HttpError::BadRequest(message)
 }
+
+/// A file in a form, for its description: a string of bytes, for which a page offers a file picker.
+#[derive(ToSchema)]
+#[schema(value_type = String, format = Binary, content_media_type = "application/octet-stream")]
+pub(super) struct FileBytes(#[expect(dead_code, reason = "it describes and is never made")] Vec<u8>);
 
 #[cfg(test)]
 mod tests {

@@ -13,9 +13,8 @@ use super::error::{ErrorBody, Faults, NativeError};
 use super::form::{Form, Kind, Part};
 use super::input::{Input, image_source, read, read_json};
 use crate::engine::{Engine, EngineError, ImageId, StoreOptions, StoredImage};
-use crate::server::answering::open_images;
 use crate::server::body::blocking;
-use crate::server::openapi::EXAMPLE_IMAGE;
+use crate::server::examples::EXAMPLE_IMAGE;
 use crate::server::{HttpError, State};
 
 const DEFAULT_TTL_S: u64 = 3600;
@@ -45,7 +44,7 @@ pub(super) struct StoreRequest {
 #[expect(dead_code, reason = "read by the macro alone")]
 pub(super) struct StoreForm {
     /// An image's file; or `image`.
-    #[schema(format = Binary, content_media_type = "application/octet-stream", value_type = Option<String>)]
+    #[schema(required = false, format = Binary, content_media_type = "application/octet-stream", value_type = String)]
     file: Option<Vec<u8>>,
     /// An image string.
     image: Option<String>,
@@ -126,17 +125,17 @@ pub(super) async fn post(
     state: web::Data<State>,
     payload: web::Payload,
 ) -> Result<HttpResponse, NativeError> {
-    let engine = state.engine()?.clone();
+    let scorer = state.scorer()?;
     let Input { request, files } = read::<StoreRequest>(&request, &state, payload, &FORM).await?;
     let StoreRequest { image, ttl_s, pin } = request;
     let time_to_live = time_to_live(ttl_s.unwrap_or(DEFAULT_TTL_S))?;
     let options = StoreOptions { time_to_live, is_pinned: pin.unwrap_or(false) };
     let image = blocking(move || image_source(image.as_deref(), files)).await?;
-    let permit = engine.reserve_until(1, state.deadline(&engine))?;
-    let image = open_images(&state, vec![image], |_| "image".into()).await?.remove(0);
-    let id = engine.store_image(image, options, permit).await?;
+    let admitted = scorer.admit(1)?;
+    let image = admitted.open_image(image, "image").await?;
+    let id = scorer.engine().store_image(image, options, admitted.into_permit()).await?;
     let location = (header::LOCATION, format!("{}/v1/images/{id}", state.settings().service.path_prefix));
-    Ok(HttpResponse::Created().insert_header(location).json(ImageResponse::of(&engine, id)?))
+    Ok(HttpResponse::Created().insert_header(location).json(ImageResponse::of(scorer.engine(), id)?))
 }
 
 /// Tells whether an image is stored, and for how long.
@@ -149,7 +148,7 @@ pub(super) async fn post(
     responses((status = 200, description = "It is there.", body = ImageResponse), Faults),
 )]
 pub(super) async fn get(state: web::Data<State>, id: web::Path<String>) -> Result<HttpResponse, NativeError> {
-    let engine = state.engine()?;
+    let engine = state.scorer()?.engine();
     Ok(HttpResponse::Ok().json(ImageResponse::of(engine, parse_id(&id)?)?))
 }
 
@@ -169,7 +168,7 @@ pub(super) async fn patch(
     id: web::Path<String>,
     payload: web::Payload,
 ) -> Result<HttpResponse, NativeError> {
-    let engine = state.engine()?;
+    let engine = state.scorer()?.engine();
     let id = parse_id(&id)?;
     let PinRequest { pin } = read_json(&request, &state, payload).await?;
     engine.pin_image(id, pin).map_err(EngineError::from)?;
@@ -205,7 +204,7 @@ pub(super) async fn put(
     responses((status = 204, description = "It is forgotten."), Faults),
 )]
 pub(super) async fn delete(state: web::Data<State>, id: web::Path<String>) -> Result<HttpResponse, NativeError> {
-    let engine = state.engine()?;
+    let engine = state.scorer()?.engine();
     engine.delete_image(parse_id(&id)?).map_err(EngineError::from)?;
     Ok(HttpResponse::NoContent().finish())
 }

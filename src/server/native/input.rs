@@ -9,8 +9,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::form::{self, Form, Parts};
+use crate::scoring::ImageSource;
 use crate::server::body::{self, blocking, expect_json, media_type};
-use crate::server::image_source::ImageSource;
 use crate::server::{HttpError, State};
 
 /// Longer than any message that is worth reading.

@@ -10,12 +10,22 @@ mod input;
 mod model;
 mod rank;
 
-use crate::server::HttpError;
+use crate::server::protocol::Protocol;
 use actix_web::http::{Method, header};
 use actix_web::{HttpResponse, Resource, ResponseError as _, web};
 use utoipa::OpenApi;
 
-/// The description of these endpoints.
+/// The service's own endpoints.
+pub(super) const PROTOCOL: Protocol = Protocol {
+    name: "Native",
+    roots: &["/v1"],
+    public: &[],
+    routes,
+    openapi: Api::openapi,
+    refuse: |error| error::NativeError::from(error).error_response(),
+};
+
+/// The part of these endpoints in `/openapi.json`.
 #[derive(OpenApi)]
 #[openapi(
     paths(
@@ -29,11 +39,12 @@ use utoipa::OpenApi;
         images::delete,
         model::get,
     ),
+    components(schemas(error::ErrorBody)),
     tags((name = "native", description = "The service's own endpoints."))
 )]
-pub(super) struct Api;
+struct Api;
 
-pub(super) fn routes(config: &mut web::ServiceConfig) {
+fn routes(config: &mut web::ServiceConfig) {
     config
         .service(resource("/v1/ask", "POST").route(web::post().to(ask::post)))
         .service(resource("/v1/rank", "POST").route(web::post().to(rank::post)))
@@ -60,9 +71,4 @@ fn resource(path: &str, methods: &'static str) -> Resource {
     web::resource(path.to_owned())
         .default_service(web::to(error::method_not_allowed))
         .route(web::method(Method::OPTIONS).to(options))
-}
-
-/// An error in the shape of this protocol, for what is refused before a handler.
-pub(super) fn error_response(error: HttpError) -> HttpResponse {
-    error::NativeError::from(error).error_response()
 }

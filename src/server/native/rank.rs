@@ -9,9 +9,8 @@ use super::form::{Form, Kind, Part};
 use super::input::{Input, image_source, read};
 use crate::engine::{RankJob, RankedCandidate, Ranking, TimingsMs};
 use crate::server::State;
-use crate::server::answering::open_images;
 use crate::server::body::blocking;
-use crate::server::openapi::EXAMPLE_IMAGE;
+use crate::server::examples::EXAMPLE_IMAGE;
 
 const FORM: Form = Form(&[
     Part::new("image", Kind::Image),
@@ -47,7 +46,7 @@ pub(super) struct RankRequest {
 #[expect(dead_code, reason = "read by the macro alone")]
 pub(super) struct RankForm {
     /// An image's file; or `image`.
-    #[schema(format = Binary, content_media_type = "application/octet-stream", value_type = Option<String>)]
+    #[schema(required = false, format = Binary, content_media_type = "application/octet-stream", value_type = String)]
     file: Option<Vec<u8>>,
     /// An image string.
     image: Option<String>,
@@ -97,23 +96,22 @@ pub(super) async fn post(
     state: web::Data<State>,
     payload: web::Payload,
 ) -> Result<HttpResponse, NativeError> {
-    let engine = state.engine()?.clone();
+    let scorer = state.scorer()?;
     let Input { request, files } = read::<RankRequest>(&request, &state, payload, &FORM).await?;
     let RankRequest { image, text, candidates, with_end_token } = request;
     let image = blocking(move || image_source(image.as_deref(), files)).await?;
-    let deadline = state.deadline(&engine);
-    let permit = engine.reserve_until(1, deadline)?;
-    let image = open_images(&state, vec![image], |_| "image".into()).await?.remove(0);
+    let admitted = scorer.admit(1)?;
+    let image = admitted.open_image(image, "image").await?;
     let job = RankJob {
         image,
         text: text.unwrap_or_default(),
         candidates,
         with_end_token: with_end_token.unwrap_or(true),
-        deadline: Some(deadline),
+        deadline: Some(admitted.deadline()),
     };
-    let ranking = engine.clone();
-    let pending = blocking(move || Ok(ranking.rank(&job, &permit)?)).await?;
-    let ranking = pending.answer().await.map_err(|error| state.timed_out(&engine, error))?;
+    let engine = scorer.engine().clone();
+    let (pending, admitted) = blocking(move || Ok((engine.rank(&job, admitted.permit())?, admitted))).await?;
+    let ranking = pending.answer().await.map_err(|error| admitted.failed(error))?;
     state.metrics().observe_row(&ranking.timings);
     Ok(HttpResponse::Ok().json(RankResponse::new(ranking)))
 }

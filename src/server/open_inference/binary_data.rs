@@ -6,7 +6,8 @@
 use actix_web::http::header::{HeaderMap, HeaderName};
 use actix_web::web::Bytes;
 
-use super::error::{bad, shorten};
+use super::error::bad;
+use crate::json::shorten;
 use crate::server::HttpError;
 
 /// How many bytes of a body are JSON.

@@ -38,11 +38,6 @@ pub(super) fn bad(message: impl Into<String>) -> HttpError {
     HttpError::BadRequest(message.into())
 }
 
-/// A string of a request as a message shows it.
-pub(super) fn shorten(text: &str) -> String {
-    text.chars().take(40).collect()
-}
-
 pub(super) async fn not_found() -> Result<HttpResponse, ProtocolError> {
     Err(HttpError::NotFound.into())
 }

@@ -13,8 +13,9 @@ use super::infer_response::InferResponse;
 use super::model::{ModelPath, find};
 use super::schema::{BinaryBody, InferRequestBody};
 use crate::engine::{Answer, EngineError};
-use crate::server::answering::answer;
+use crate::scoring::ScoringError;
 use crate::server::body::{blocking, expect_json, media_type, read};
+use crate::server::faults::Faults;
 use crate::server::{HttpError, State};
 
 /// Answer rows of images and questions
@@ -32,17 +33,7 @@ use crate::server::{HttpError, State};
         (status = 200, description = "An answer for every row. If a tensor was asked for in binary, the header \
             `Inference-Header-Content-Length` says how many bytes are JSON.",
             content((InferResponse = "application/json"), (BinaryBody = "application/octet-stream"))),
-        (status = 400, description = "The request is at fault; the message names the tensor, element or parameter.",
-            body = ErrorBody),
-        (status = 401, description = "The API key is missing or wrong."),
-        (status = 404, description = "There is no such model, version or stored image.", body = ErrorBody),
-        (status = 408, description = "The body did not arrive in time.", body = ErrorBody),
-        (status = 413, description = "The body is too large.", body = ErrorBody),
-        (status = 415, description = "The body is of another type, or compressed.", body = ErrorBody),
-        (status = 429, description = "Too much is waiting; `Retry-After` says when to ask again.", body = ErrorBody),
-        (status = 500, description = "The model failed.", body = ErrorBody),
-        (status = 503, description = "The model loads.", body = ErrorBody),
-        (status = 504, description = "The answer was not ready in time.", body = ErrorBody),
+        Faults<ErrorBody>,
     ),
 )]
 pub(super) async fn post(
@@ -55,10 +46,11 @@ pub(super) async fn post(
     check_content(&request)?;
     let head_length = head_length(request.headers())?;
     let body = read(&request, &state, payload).await?.freeze();
-    let parsing = model.engine.clone();
+    let scorer = state.scorer()?;
+    let parsing = scorer.engine().clone();
     let parse = move || InferRequest::parse(body, head_length, |params| parsing.parse_params(params));
     let InferRequest { id, rows, params, timeout, outputs } = blocking(parse).await?;
-    let answers = within(timeout, answer(&state, rows, params, image)).await?;
+    let answers = within(timeout, scorer.answer(rows, params, image)).await?;
     Ok(InferResponse::new(&model.name, id, &outputs, &answers).into_http())
 }
 
@@ -86,8 +78,9 @@ fn check_content(request: &HttpRequest) -> Result<(), HttpError> {
 /// The answers, unless the client's own time is over before; what is in work then ends.
 async fn within(
     timeout: Option<Duration>,
-    answers: impl Future<Output = Result<Vec<Answer>, HttpError>>,
+    answers: impl Future<Output = Result<Vec<Answer>, ScoringError>>,
 ) -> Result<Vec<Answer>, HttpError> {
-    let Some(timeout) = timeout else { return answers.await };
-    tokio::time::timeout(timeout, answers).await.map_err(|_| HttpError::Engine(EngineError::DeadlineExceeded))?
+    let Some(timeout) = timeout else { return Ok(answers.await?) };
+    let answers = tokio::time::timeout(timeout, answers).await;
+    Ok(answers.map_err(|_| HttpError::Engine(EngineError::DeadlineExceeded))??)
 }

@@ -13,8 +13,8 @@ use super::output::RequestedOutput;
 use super::parameters::{Parameters, refuse_unknown};
 use crate::generation::{GenerationParams, ParamError};
 use crate::json::json_type;
+use crate::scoring::Row;
 use crate::server::HttpError;
-use crate::server::answering::Row;
 use crate::server::body::parse_object;
 
 /// The keys of a request. Examples of the protocol repeat model and version in the body; the path's are the ones that count.

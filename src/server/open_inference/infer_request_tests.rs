@@ -9,7 +9,7 @@ use super::input::MAX_ELEMENTS;
 use super::output::{Output, RequestedOutput};
 use crate::bundle::GenerationDefaults;
 use crate::generation::{GenerationParams, ParamError, letters};
-use crate::server::image_source::ImageSource;
+use crate::scoring::ImageSource;
 
 const PNG: &[u8] = b"\x89PNG\r\n\x1a\n....";
 

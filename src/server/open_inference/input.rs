@@ -4,12 +4,11 @@ use actix_web::web::Bytes;
 use serde_json::{Map, Value};
 
 use super::binary_data::{BinaryData, elements};
-use super::error::{bad, shorten};
+use super::error::bad;
 use super::parameters::refuse_unknown;
-use crate::json::json_type;
+use crate::json::{json_type, shorten};
+use crate::scoring::{ImageSource, Row};
 use crate::server::HttpError;
-use crate::server::answering::Row;
-use crate::server::image_source::ImageSource;
 
 /// More elements than any queue takes as rows; it bounds the memory that a body of tiny elements costs.
 pub(super) const MAX_ELEMENTS: usize = 1 << 16;

@@ -21,15 +21,25 @@ mod schema;
 #[cfg(test)]
 mod infer_request_tests;
 
-use crate::server::HttpError;
 use actix_web::http::Method;
 use actix_web::{HttpResponse, ResponseError as _, web};
 
+use crate::server::protocol::Protocol;
+use utoipa::OpenApi as _;
+
 use self::error::{method_not_allowed, not_found, path_error};
 
-pub(super) use self::schema::Api;
+/// Version 2 of the protocol.
+pub(super) const PROTOCOL: Protocol = Protocol {
+    name: "Open Inference Protocol",
+    roots: &["/v2"],
+    public: &["/v2/health/live", "/v2/health/ready"],
+    routes,
+    openapi: schema::Api::openapi,
+    refuse: |error| error::ProtocolError::from(error).error_response(),
+};
 
-pub(super) fn routes(config: &mut web::ServiceConfig) {
+fn routes(config: &mut web::ServiceConfig) {
     let mut scope = web::scope("/v2")
         .app_data(web::PathConfig::default().error_handler(path_error))
         .service(resource("").route(web::get().to(metadata::server)))
@@ -51,9 +61,4 @@ fn resource(path: &str) -> actix_web::Resource {
     web::resource(path.to_owned())
         .route(web::method(Method::OPTIONS).to(HttpResponse::Ok))
         .default_service(web::to(method_not_allowed))
-}
-
-/// An error in the shape of this protocol, for what is refused before a handler.
-pub(super) fn error_response(error: HttpError) -> HttpResponse {
-    error::ProtocolError::from(error).error_response()
 }

@@ -3,7 +3,7 @@
 use actix_web::web;
 use serde::Deserialize;
 
-use super::error::shorten;
+use crate::json::shorten;
 use crate::server::{HttpError, ServedModel, State};
 
 /// The only version there is.

@@ -4,11 +4,11 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::error::{bad, shorten};
+use super::error::bad;
 use super::parameters::refuse_unknown;
 use crate::engine::{Answer, AnswerSequence};
 use crate::generation::StopReason;
-use crate::json::json_type;
+use crate::json::{json_type, shorten};
 use crate::server::HttpError;
 
 /// What the elements of a tensor are.

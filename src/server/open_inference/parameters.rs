@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::error::{bad, shorten};
+use super::error::bad;
 use crate::generation::{GenerationParams, ParamError};
-use crate::json::json_type;
+use crate::json::{json_type, shorten};
 use crate::server::HttpError;
 
 /// Triton's parameters of stateful models.

@@ -14,10 +14,11 @@ use super::{health, infer, metadata, repository};
         metadata::server, health::live, health::ready, metadata::model, health::model_ready, metadata::config, infer::post,
         repository::index,
     ),
+    components(schemas(super::error::ErrorBody)),
     tags((name = "Open Inference Protocol", description = "Version 2, as KServe and Triton speak it")),
     modifiers(&Versions),
 )]
-pub(in crate::server) struct Api;
+pub(super) struct Api;
 
 const MODEL: &str = "/v2/models/{model}";
 

@@ -10,18 +10,18 @@ use super::models::names;
 use super::schema::ChatCompletionRequest;
 use super::streaming;
 use super::visible_text::VisibleText;
-use crate::engine::{Engine, EngineError, Permit, PreparedJob, ScoreJob};
+use crate::engine::{PreparedJob, ScoreJob};
 use crate::generation::GenerationParams;
-use crate::server::answering::open_images;
+use crate::scoring::{Admitted, Scorer};
 use crate::server::body::{blocking, expect_json, read};
+use crate::server::faults::Faults;
 use crate::server::{HttpError, State};
 
 /// A conversation that the engine can take, and its place.
 pub(super) struct Prepared {
     pub(super) head: Head,
-    pub(super) engine: Engine,
     pub(super) job: PreparedJob,
-    pub(super) permit: Permit,
+    pub(super) admitted: Admitted,
     pub(super) prompt_tokens: usize,
     pub(super) stops: Vec<Vec<u8>>,
     pub(super) with_logprobs: bool,
@@ -35,6 +35,7 @@ pub(super) struct Prepared {
 #[utoipa::path(
     post,
     path = "/v1/chat/completions",
+    operation_id = "chat_completions",
     tag = "OpenAI",
     request_body = ChatCompletionRequest,
     responses(
@@ -42,16 +43,7 @@ pub(super) struct Prepared {
             (ChatCompletion = "application/json"),
             (Chunk = "text/event-stream"),
         )),
-        (status = 400, description = "The request is at fault; `param` says where.", body = ErrorBody),
-        (status = 401, description = "The API key is missing or wrong.", body = ErrorBody),
-        (status = 404, description = "The model is not served, or the stored image is not there.", body = ErrorBody),
-        (status = 408, description = "The body did not arrive in time.", body = ErrorBody),
-        (status = 413, description = "The body is larger than the limit.", body = ErrorBody),
-        (status = 415, description = "The body is not declared as JSON.", body = ErrorBody),
-        (status = 429, description = "No place now; `Retry-After` says when.", body = ErrorBody),
-        (status = 500, description = "The model failed.", body = ErrorBody),
-        (status = 503, description = "The model is loading.", body = ErrorBody),
-        (status = 504, description = "The answer was not ready in time.", body = ErrorBody),
+        Faults<ErrorBody>,
     ),
 )]
 pub(super) async fn post(
@@ -61,47 +53,49 @@ pub(super) async fn post(
 ) -> Result<HttpResponse, OpenAiError> {
     expect_json(&request)?;
     let body = read(&request, &state, payload).await?;
-    let served = state.model()?;
-    let (head, names, engine) = (Head::new(served), names(served), served.engine.clone());
+    let (served, scorer) = (state.model()?, state.scorer()?);
+    let (head, names, engine) = (Head::new(served), names(served), scorer.engine().clone());
     let parse = move || Ok(ChatRequest::parse(&body, &names, |params| engine.parse_params(params)));
     let ChatRequest { conversation, params, stops, stream } = blocking(parse).await??;
-    let prepared = prepare(&state, head, conversation, params, stops).await?;
+    let prepared = prepare(scorer, head, conversation, params, stops).await?;
     match stream {
         Some(options) => streaming::respond(state, prepared, options).await,
-        None => whole(&state, prepared).await,
+        None => whole(prepared).await,
     }
 }
 
 /// A place is reserved before the image is fetched or decoded.
 async fn prepare(
-    state: &State,
+    scorer: &Scorer,
     head: Head,
     conversation: Conversation,
     params: GenerationParams,
     stops: Vec<Vec<u8>>,
 ) -> Result<Prepared, OpenAiError> {
     let Conversation { image, image_place, text } = conversation;
-    let engine = state.engine()?.clone();
-    let deadline = state.deadline(&engine);
-    let permit = engine.reserve_until(1, deadline)?;
-    let opened = open_images(state, vec![image], |_| "image_url".into()).await;
-    let image = opened.map_err(|error| OpenAiError::image(&image_place, error))?.pop();
-    let image = image.ok_or(HttpError::Engine(EngineError::Stopped))?;
+    let admitted = scorer.admit(1).map_err(HttpError::from)?;
+    let opened = admitted.open_image(image, "image_url").await;
+    let image = opened.map_err(|error| OpenAiError::image(&image_place, error.into()))?;
     let with_logprobs = params.logprobs;
-    let preparing = engine.clone();
+    let (engine, deadline) = (scorer.engine().clone(), admitted.deadline());
     let prepare = move || {
         let job = ScoreJob { image, text, params, deadline: Some(deadline) };
-        Ok(preparing.prepare(&job).map_err(|error| OpenAiError::job(&error)))
+        Ok(engine.prepare(&job).map_err(|error| OpenAiError::job(&error)))
     };
     let job = blocking(prepare).await??;
-    let prompt_tokens = engine.decoder_limits().prefix_len + job.text_tokens();
-    Ok(Prepared { head, engine, job, permit, prompt_tokens, stops, with_logprobs })
+    let prompt_tokens = scorer.engine().decoder_limits().prefix_len + job.text_tokens();
+    Ok(Prepared { head, job, admitted, prompt_tokens, stops, with_logprobs })
 }
 
-async fn whole(state: &State, prepared: Prepared) -> Result<HttpResponse, OpenAiError> {
-    let Prepared { head, engine, job, permit, prompt_tokens, stops, with_logprobs } = prepared;
-    let answer = engine.submit(job, &permit)?.answer().await.map_err(|error| state.timed_out(&engine, error))?;
-    state.metrics().observe_answer(&answer);
+async fn whole(prepared: Prepared) -> Result<HttpResponse, OpenAiError> {
+    let Prepared { head, job, admitted, prompt_tokens, stops, with_logprobs } = prepared;
+    let answer = admitted.answers(vec![job]).await.map_err(HttpError::from)?.remove(0);
     let visible = || VisibleText::new(stops.clone(), with_logprobs);
-    Ok(HttpResponse::Ok().json(ChatCompletion::new(head, answer, prompt_tokens, visible, engine.tokenizer())))
+    Ok(HttpResponse::Ok().json(ChatCompletion::new(
+        head,
+        answer,
+        prompt_tokens,
+        visible,
+        admitted.engine().tokenizer(),
+    )))
 }

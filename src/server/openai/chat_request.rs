@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 use super::conversation::Conversation;
 use super::error::{OpenAiError, Shown};
 use crate::generation::{GenerationParams, ParamError};
-use crate::json::json_type;
+use crate::json::{json_type, shorten};
 use crate::server::body::parse_object;
 
 /// OpenAI's limits.
@@ -303,10 +303,6 @@ fn param_error(error: ParamError, sent: &Map<String, Value>) -> OpenAiError {
         }
         error @ ParamError::NotAnObject { .. } => OpenAiError::invalid("params", error.to_string()),
     }
-}
-
-fn shorten(text: &str) -> String {
-    text.chars().take(40).collect()
 }
 
 #[cfg(test)]

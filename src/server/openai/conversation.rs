@@ -5,8 +5,8 @@ use serde_json::{Map, Value};
 
 use super::error::{OpenAiError, Shown};
 use crate::json::json_type;
+use crate::scoring::ImageSource;
 use crate::server::HttpError;
-use crate::server::image_source::ImageSource;
 use crate::text::{Prompt, Turn};
 
 /// Far more than the model can read; the engine bounds the text.

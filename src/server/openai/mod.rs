@@ -20,28 +20,29 @@ use utoipa::OpenApi;
 
 use self::error::OpenAiError;
 use super::HttpError;
+use super::protocol::Protocol;
+
+/// OpenAI's protocol.
+pub(super) const PROTOCOL: Protocol = Protocol {
+    name: "OpenAI",
+    roots: &["/v1/chat/completions", "/v1/models"],
+    public: &[],
+    routes,
+    openapi: Api::openapi,
+    refuse: |error| OpenAiError::from(error).error_response(),
+};
 
 /// The protocol's part of `/openapi.json`.
 #[derive(OpenApi)]
-#[openapi(paths(chat::post, models::list, models::get), tags((name = "OpenAI", description = "OpenAI's protocol")))]
-pub(super) struct Api;
+#[openapi(paths(chat::post, models::list, models::get), components(schemas(error::ErrorBody)), tags((name = "OpenAI", description = "OpenAI's protocol")))]
+struct Api;
 
-pub(super) fn routes(config: &mut web::ServiceConfig) {
+fn routes(config: &mut web::ServiceConfig) {
     config
         .service(resource("/v1/chat/completions").route(web::post().to(chat::post)))
         .service(resource("/v1/models").route(web::get().to(models::list)))
         // A checkpoint's id has a slash in it.
         .service(resource("/v1/models/{model:.+}").route(web::get().to(models::get)));
-}
-
-/// Whether a path is one of this protocol's.
-pub(super) fn owns(path: &str) -> bool {
-    path == "/v1/chat/completions" || path == "/v1/models" || path.starts_with("/v1/models/")
-}
-
-/// An error in the shape of this protocol.
-pub(super) fn error_response(error: HttpError) -> HttpResponse {
-    OpenAiError::from(error).error_response()
 }
 
 /// A path that answers preflights, and other methods than its own in the protocol's way.

@@ -51,6 +51,7 @@ pub(super) fn names(served: &ServedModel) -> ModelNames {
 #[utoipa::path(
     get,
     path = "/v1/models",
+    operation_id = "list_models",
     tag = "OpenAI",
     responses(
         (status = 200, description = "A list of one.", body = ModelList),
@@ -66,6 +67,7 @@ pub(super) async fn list(state: web::Data<State>) -> Result<HttpResponse, OpenAi
 #[utoipa::path(
     get,
     path = "/v1/models/{model}",
+    operation_id = "get_model",
     tag = "OpenAI",
     params(("model" = String, Path, description = "Its name, with or without its slashes escaped.", example = "blip2-shapes")),
     responses(

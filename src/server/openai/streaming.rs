@@ -18,8 +18,9 @@ use super::chat_request::StreamOptions;
 use super::chat_response::{Chunk, ChunkChoice, Head, Usage, sequences};
 use super::error::OpenAiError;
 use super::visible_text::{Piece, VisibleText};
-use crate::engine::{Answer, AnswerStream, Engine, EngineError, Permit, StreamEvent};
-use crate::server::State;
+use crate::engine::{Answer, AnswerStream, EngineError, StreamEvent};
+use crate::scoring::Admitted;
+use crate::server::{HttpError, State};
 
 /// Proxies close connections on which nothing comes for a while.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -31,9 +32,8 @@ const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering")
 struct Events {
     state: web::Data<State>,
     head: Head,
-    engine: Engine,
     stream: AnswerStream,
-    _permit: Permit,
+    admitted: Admitted,
     prompt_tokens: usize,
     options: StreamOptions,
     stops: Vec<Vec<u8>>,
@@ -50,15 +50,14 @@ pub(super) async fn respond(
     prepared: Prepared,
     options: StreamOptions,
 ) -> Result<HttpResponse, OpenAiError> {
-    let Prepared { head, engine, job, permit, prompt_tokens, stops, with_logprobs } = prepared;
-    let stream = engine.stream(job, &permit)?;
+    let Prepared { head, job, admitted, prompt_tokens, stops, with_logprobs } = prepared;
+    let stream = admitted.engine().stream(job, admitted.permit())?;
     let visible = VisibleText::new(stops.clone(), with_logprobs);
     let mut events = Events {
         state,
         head,
-        engine,
         stream,
-        _permit: permit,
+        admitted,
         prompt_tokens,
         options,
         stops,
@@ -106,7 +105,7 @@ impl Events {
         match event {
             Some(Ok(StreamEvent::Token { token, .. })) => {
                 let mut written = self.begun();
-                let piece = self.visible.push(self.engine.tokenizer(), &token);
+                let piece = self.visible.push(self.admitted.engine().tokenizer(), &token);
                 written.push_str(&self.piece(0, piece));
                 Ok(written)
             }
@@ -116,7 +115,7 @@ impl Events {
             }
             Some(Err(error)) => {
                 self.is_over = true;
-                Err(self.state.timed_out(&self.engine, error).into())
+                Err(HttpError::from(self.admitted.failed(error)).into())
             }
             None => {
                 self.is_over = true;
@@ -142,7 +141,7 @@ impl Events {
             for (index, sequence) in sequences(answer).iter().enumerate() {
                 let visible = VisibleText::new(self.stops.clone(), self.with_logprobs);
                 written.push_str(&self.chunk(ChunkChoice::role(index), &[]));
-                written.push_str(&self.piece(index, visible.whole(self.engine.tokenizer(), sequence)));
+                written.push_str(&self.piece(index, visible.whole(self.admitted.engine().tokenizer(), sequence)));
                 written.push_str(&self.chunk(ChunkChoice::end(index, sequence.stop_reason), &answer.warnings));
             }
         }

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from workloads import Workload
 
 UID = 10001
-# Unsent traces get this, after drain delay and grace (docs/operations.md, The end).
+# Unsent traces get this, after drain delay and grace (docs/operations.md, Shutdown).
 TRACES_S = 3
 # The most that an int8 bundle of blip2-opt-2.7b took (docs/performance.md); the plan leaves a tenth of the limit free.
 INT8_PEAK_BYTES = 5.39e9

@@ -3,38 +3,34 @@
 
 use csv::{Reader, ReaderBuilder, StringRecord};
 
-use crate::server::HttpError;
-use crate::server::answering::Row;
-use crate::server::image_source::ImageSource;
+use super::table::{find_columns, invalid};
+use super::{ImageSource, Row, ScoringError};
 
 /// What messages call the table.
 const TABLE: &str = "text/csv";
 
 /// The rows of a table. Columns are found by name, the first of a name counts, and others are ignored.
-pub(super) fn rows_of_csv(body: &[u8]) -> Result<Vec<Row>, HttpError> {
-    let text = std::str::from_utf8(body).map_err(|_| bad(format!("{TABLE}: the body is not UTF-8")))?;
+///
+/// # Errors
+/// [`ScoringError::Invalid`] or [`ScoringError::MissingColumn`] for the first fault.
+pub fn rows_of_csv(body: &[u8]) -> Result<Vec<Row>, ScoringError> {
+    let text = std::str::from_utf8(body).map_err(|_| invalid(format!("{TABLE}: the body is not UTF-8")))?;
     let mut reader = ReaderBuilder::new().flexible(true).from_reader(text.trim_start_matches('\u{feff}').as_bytes());
     let header = header(&mut reader)?;
-    let find = |wanted: &str| header.iter().position(|column| column == wanted);
-    let image = find("image").ok_or(HttpError::MissingColumn { table: TABLE, column: "image" })?;
-    let text = find("text");
-    // A misspelt column must not turn a question into a caption.
-    if text.is_none() && header.len() > 1 {
-        return Err(HttpError::MissingColumn { table: TABLE, column: "text" });
-    }
+    let (image, text) = find_columns(TABLE, &header.iter().collect::<Vec<_>>())?;
     let rows = reader.records().enumerate().map(|(number, record)| {
         let record = record.map_err(|_| "cannot be read".to_owned());
         let row = record.and_then(|record| row_of_cells(&record, header.len(), image, text));
-        row.map_err(|reason| bad(format!("row {number}: {reason}")))
+        row.map_err(|reason| invalid(format!("row {number}: {reason}")))
     });
     let rows = rows.collect::<Result<Vec<_>, _>>()?;
-    if rows.is_empty() { Err(bad(format!("{TABLE}: data is empty; send at least one row"))) } else { Ok(rows) }
+    if rows.is_empty() { Err(invalid(format!("{TABLE}: data is empty; send at least one row"))) } else { Ok(rows) }
 }
 
-fn header(reader: &mut Reader<&[u8]>) -> Result<StringRecord, HttpError> {
-    let header = reader.headers().map_err(|_| bad(format!("{TABLE}: the header line cannot be read")))?;
+fn header(reader: &mut Reader<&[u8]>) -> Result<StringRecord, ScoringError> {
+    let header = reader.headers().map_err(|_| invalid(format!("{TABLE}: the header line cannot be read")))?;
     if header.is_empty() {
-        return Err(bad(format!("{TABLE}: the body is empty; send a header line and at least one row")));
+        return Err(invalid(format!("{TABLE}: the body is empty; send a header line and at least one row")));
     }
     Ok(header.clone())
 }
@@ -45,10 +41,6 @@ fn row_of_cells(record: &StringRecord, columns: usize, image: usize, text: Optio
     }
     let image = ImageSource::parse(&record[image]).map_err(|error| error.to_string())?;
     Ok(Row { image, text: text.map(|column| record[column].to_owned()).unwrap_or_default() })
-}
-
-fn bad(message: String) -> HttpError {
-    HttpError::BadRequest(message)
 }
 
 #[cfg(test)]

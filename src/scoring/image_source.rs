@@ -1,10 +1,12 @@
 //! An image as requests name it in a string: base64 in all its spellings, a data URI around it, a URL, or the id of a
 //! stored image.
 
-use actix_web::web::Bytes;
 use base64::Engine as _;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use bytes::Bytes;
+
+use crate::engine::ImageId;
 
 /// Unpadded, and tolerant of bits behind the last byte, as Python's decoder is.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
@@ -14,11 +16,9 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_allow_trailing_bits(true),
 );
 
-use crate::engine::ImageId;
-
 /// Where an image is.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) enum ImageSource {
+pub enum ImageSource {
     /// Here: an image file's bytes.
     File(Bytes),
     /// Behind an http or https URL, which nobody has checked yet.
@@ -35,24 +35,36 @@ impl std::fmt::Debug for ImageSource {
 
 /// Why an image string names no image. Messages never repeat the string.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum ImageStringError {
+pub enum ImageStringError {
+    /// The empty string.
     #[error("image is empty")]
     Empty,
+    /// A URL that is neither http nor https.
     #[error("image is a URL of a scheme that is never opened; use http, https or base64")]
     Scheme,
+    /// A data URI that is not base64.
     #[error("image is a data URI without `;base64,`")]
     DataUri,
+    /// Base64 is ASCII.
     #[error("image holds a character that is not ASCII; send the image as base64")]
     NotAscii,
-    #[error("image is not base64: {symbols} symbols is a length that no file has")]
-    Length { symbols: usize },
+    /// Not a length that whole bytes give.
+    #[error("image is not base64: {symbols} characters cannot encode whole bytes; is it cut off?")]
+    Length {
+        /// Characters of the alphabet.
+        symbols: usize,
+    },
+    /// No character of the alphabet.
     #[error("image is not base64: it holds no data")]
     NoData,
 }
 
 impl ImageSource {
     /// Reads an image string; base64 is decoded here, so call it where blocking is allowed.
-    pub(super) fn parse(text: &str) -> Result<Self, ImageStringError> {
+    ///
+    /// # Errors
+    /// [`ImageStringError`] when the string names no image. Whether there is one at a URL is found out later.
+    pub fn parse(text: &str) -> Result<Self, ImageStringError> {
         if text.is_empty() {
             return Err(ImageStringError::Empty);
         }
