@@ -131,7 +131,13 @@ impl Running {
     }
 
     pub(super) fn stream(&self, job: Question) -> AnswerStream {
-        self.engine.stream(self.prepare(job), &self.engine.reserve(1).unwrap()).unwrap()
+        self.stream_until(job, &[])
+    }
+
+    /// A stream that is cut before the first of `stops`.
+    pub(super) fn stream_until(&self, job: Question, stops: &[&str]) -> AnswerStream {
+        let stops = stops.iter().map(|stop| stop.as_bytes().to_vec()).collect();
+        self.engine.stream(self.prepare(job), &self.engine.reserve(1).unwrap(), stops).unwrap()
     }
 
     pub(super) fn rank(&self, text: &str, candidates: &[&str], with_end_token: bool) -> Result<Ranking, EngineError> {

@@ -2,24 +2,33 @@
 
 use serde_json::json;
 
-use super::setup::{LONG, Question, Setup, about, block_on};
+use super::setup::{IDS, LONG, Question, Setup, about, block_on};
 use crate::engine::{Answer, AnswerStream, EngineError, StreamEvent};
+use crate::text::VisiblePiece;
 
-/// All pieces of text and all tokens, then the answer.
+/// Text and tokens of all pieces, and the answer.
 pub(super) async fn collect(mut stream: AnswerStream) -> Result<(String, Vec<u32>, Answer), EngineError> {
-    let (mut text, mut tokens) = (String::new(), Vec::new());
+    let mut text = String::new();
+    let mut tokens = Vec::new();
+    let mut take = |piece: VisiblePiece| {
+        text.push_str(&piece.text);
+        tokens.extend(piece.tokens.iter().map(|token| token.token_id));
+    };
     loop {
-        match stream.next().await.expect("an end comes before nothing")? {
-            StreamEvent::Token { text: piece, token } => {
-                text.push_str(&piece);
-                tokens.push(token.token_id);
-            }
-            StreamEvent::End { text: piece, answer } => {
-                assert!(stream.next().await.is_none(), "nothing comes behind the end");
-                return Ok((text + &piece, tokens, *answer));
+        match stream.next().await.expect("the end comes last")? {
+            StreamEvent::Piece(piece) => take(piece),
+            StreamEvent::End { rest, answer } => {
+                assert!(stream.next().await.is_none(), "nothing comes after the end");
+                rest.into_iter().for_each(take);
+                return Ok((text, tokens, *answer));
             }
         }
     }
+}
+
+/// The tokens of an answer that a client sees: all but the end token.
+fn visible(token_ids: &[u32]) -> &[u32] {
+    token_ids.strip_suffix(&[IDS.eos_token_id]).unwrap_or(token_ids)
 }
 
 #[test]
@@ -30,7 +39,7 @@ fn stream_pieces_add_up_to_the_text_of_the_answer() {
         let job = Question { params: json!({"max_new_tokens": 60, "min_new_tokens": 20}), ..about(number % 4, text) };
         let (text, tokens, answer) = block_on(collect(running.stream(job.clone()))).unwrap();
         running.check(&job, &answer);
-        assert_eq!((&text, &tokens), (&answer.best.text, &answer.best.token_ids));
+        assert_eq!((&*text, &*tokens), (&*answer.best.text, visible(&answer.best.token_ids)));
     }
 }
 
@@ -41,7 +50,7 @@ fn single_sample_is_streamed() {
         Question { params: json!({"do_sample": true, "seed": 3, "stop_strings": ["a", "e"]}), ..Question::default() };
     let (text, tokens, answer) = block_on(collect(running.stream(job.clone()))).unwrap();
     running.check(&job, &answer);
-    assert_eq!((text, tokens), (answer.best.text.clone(), answer.best.token_ids.clone()));
+    assert_eq!((&*text, &*tokens), (&*answer.best.text, visible(&answer.best.token_ids)));
 }
 
 #[test]
@@ -51,13 +60,15 @@ fn tokens_are_streamed_while_the_next_are_computed() {
     let job = Question::default();
     let expected = running.expected(&job).swap_remove(0);
     let mut stream = running.stream(job);
-    let mut next = || match block_on(stream.next()) {
-        Some(Ok(StreamEvent::Token { token, .. })) => token,
-        other => panic!("{other:?}"),
-    };
-    let tokens = [next(), next(), next()];
-    assert_eq!(tokens.each_ref().map(|token| token.token_id), expected.token_ids[..3]);
-    assert_eq!(tokens.each_ref().map(|token| token.logprob), expected.logprobs[..3]);
+    let mut tokens = Vec::new();
+    while tokens.len() < 3 {
+        match block_on(stream.next()) {
+            Some(Ok(StreamEvent::Piece(piece))) => tokens.extend(piece.tokens),
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(tokens.iter().map(|token| token.token_id).collect::<Vec<_>>(), expected.token_ids[..3]);
+    assert_eq!(tokens.iter().map(|token| token.logprob).collect::<Vec<_>>(), expected.logprobs[..3]);
     running.controls.decode.wait_for(3); // the third hangs
 }
 
@@ -68,8 +79,15 @@ fn beams_and_several_samples_are_delivered_at_the_end() {
     let samples = json!({"do_sample": true, "num_return_sequences": 3, "seed": 5});
     for params in [beams, samples] {
         let job = Question { params, ..Question::default() };
-        let (text, tokens, answer) = block_on(collect(running.stream(job.clone()))).unwrap();
-        assert_eq!((&text, tokens.len()), (&answer.best.text, 0));
+        let mut stream = running.stream(job.clone());
+        let Some(Ok(StreamEvent::End { rest, answer })) = block_on(stream.next()) else {
+            panic!("pieces come before the end")
+        };
+        for (piece, sequence) in rest.iter().zip(answer.all()) {
+            let tokens: Vec<u32> = piece.tokens.iter().map(|token| token.token_id).collect();
+            assert_eq!((&*piece.text, &*tokens), (&*sequence.text, visible(&sequence.token_ids)));
+        }
+        assert_eq!(rest.len(), answer.sequences.len());
         let given: Vec<_> = answer.sequences.iter().map(|sequence| &sequence.token_ids).collect();
         let expected = running.expected(&job);
         assert_eq!(given, expected.iter().map(|sequence| &sequence.token_ids).collect::<Vec<_>>());
@@ -83,11 +101,32 @@ fn failure_ends_a_stream_after_the_decided_tokens() {
     let mut stream = running.stream(Question::default());
     let kinds: Vec<&str> = std::iter::from_fn(|| block_on(stream.next()))
         .map(|event| match event {
-            Ok(StreamEvent::Token { .. }) => "token",
+            Ok(StreamEvent::Piece(_)) => "piece",
             Ok(StreamEvent::End { .. }) => "end",
             Err(EngineError::Model { .. }) => "failure",
             Err(_) => "other",
         })
         .collect();
-    assert_eq!(kinds, ["token", "token", "failure"]);
+    assert_eq!(kinds, ["piece", "piece", "failure"]);
+}
+
+#[test]
+fn stream_is_cut_before_a_stop_string_while_the_answer_is_not() {
+    let running = Setup::default().start();
+    let job = Question { params: json!({"max_new_tokens": 60, "min_new_tokens": 60}), ..about(1, "a dog") };
+    let (whole, ..) = block_on(collect(running.stream(job.clone()))).unwrap();
+    let stop = whole.chars().nth(5).unwrap().to_string();
+    let (text, _, answer) = block_on(collect(running.stream_until(job.clone(), &[&stop]))).unwrap();
+    assert_eq!(text, whole.split(&stop).next().unwrap().trim_end());
+    running.check(&job, &answer);
+}
+
+#[test]
+fn rest_of_a_stream_is_what_was_held_back_for_a_stop_string() {
+    let running = Setup::default().start();
+    let job = Question { params: json!({"max_new_tokens": 60, "min_new_tokens": 20}), ..about(1, "a dog") };
+    let (whole, ..) = block_on(collect(running.stream(job.clone()))).unwrap();
+    let never_completed = format!("{}~~", whole.chars().next_back().unwrap());
+    let (text, ..) = block_on(collect(running.stream_until(job, &[&never_completed]))).unwrap();
+    assert_eq!(text, whole);
 }
