@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 use super::ahead::Ahead;
 use super::image_table::{DecodedImage, Image, ImageTable};
-use super::job::Queued;
+use super::job::QueuedJob;
 use super::stage::{Stage, Timings};
 use super::traits::{EmbeddedImage, ImageEncoder, ModelError};
 use super::{Embedding, EngineError, Permit};
@@ -69,7 +69,7 @@ impl EmbedWork {
 #[derive(Debug)]
 pub(super) enum EncodeWork {
     /// For a job about it, which goes on to the decoder worker.
-    Job(Box<Queued>),
+    Job(Box<QueuedJob>),
     /// For itself: to be stored.
     Image { image: Image, reply: oneshot::Sender<Result<(), EngineError>>, permit: Permit },
 }
@@ -106,7 +106,7 @@ pub(super) fn run(
     mut encoder: impl ImageEncoder,
     images: &ImageTable,
     waiting: Receiver<ImageWork>,
-    ready: &Sender<Queued>,
+    ready: &Sender<QueuedJob>,
     cores: &FairMutex<()>,
 ) {
     let mut waiting = Waiting { works: waiting, next: None };
@@ -168,7 +168,7 @@ pub(super) fn run(
 
 /// Work that is wanted still. A job about an image that is not known yet gets its place ahead of the decoder worker first,
 /// for which it may have to wait.
-fn take_up(mut work: EncodeWork, place: impl FnOnce(&mut Queued)) -> Option<EncodeWork> {
+fn take_up(mut work: EncodeWork, place: impl FnOnce(&mut QueuedJob)) -> Option<EncodeWork> {
     if work.image().prefix().is_none()
         && let EncodeWork::Job(job) = &mut work
     {

@@ -59,20 +59,20 @@ impl PreparedJob {
 
 /// What the decoder worker sends back: plain numbers, so that text is made on the caller's thread.
 #[derive(Debug)]
-pub(super) struct Finished {
+pub(super) struct FinishedJob {
     pub(super) outcome: Outcome,
     pub(super) timings: Timings,
 }
 
 /// A job in a worker's hands. Dropping it unanswered tells the caller that the engine has stopped.
 #[derive(Debug)]
-pub(super) struct Queued {
+pub(super) struct QueuedJob {
     pub(super) image: Image,
     pub(super) input_ids: Vec<i64>,
     pub(super) task: Task,
     pub(super) timings: Timings,
     deadline: Instant,
-    reply: oneshot::Sender<Result<Finished, EngineError>>,
+    reply: oneshot::Sender<Result<FinishedJob, EngineError>>,
     tokens: Option<mpsc::UnboundedSender<DecidedToken>>,
     published: usize,
     since: Instant,
@@ -81,12 +81,12 @@ pub(super) struct Queued {
     _permit: Permit,
 }
 
-impl Queued {
+impl QueuedJob {
     /// Decided tokens are sent to `tokens`, if there is one: as many as the task may make, so it needs no other bound.
     pub(super) fn new(
         job: PreparedJob,
         permit: Permit,
-        reply: oneshot::Sender<Result<Finished, EngineError>>,
+        reply: oneshot::Sender<Result<FinishedJob, EngineError>>,
         tokens: Option<mpsc::UnboundedSender<DecidedToken>>,
     ) -> Self {
         let PreparedJob { image, input_ids, task, warnings: _, deadline } = job;
@@ -140,7 +140,7 @@ impl Queued {
     }
 
     pub(super) fn finish(self) {
-        let finished = Finished { outcome: self.task.into_outcome(), timings: self.timings };
+        let finished = FinishedJob { outcome: self.task.into_outcome(), timings: self.timings };
         let _ = self.reply.send(Ok(finished)); // a caller who has gone needs no answer
     }
 

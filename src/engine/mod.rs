@@ -60,7 +60,7 @@ use self::decoder_worker::DecoderWorker;
 use self::image_store::ImageStore;
 use self::image_table::ImageTable;
 use self::image_worker::{EmbedWork, EncodeWork, ImageWork};
-use self::job::{Finished, Queued};
+use self::job::{FinishedJob, QueuedJob};
 use self::slots::SlotTable;
 use self::status::{SharedTurn, Turn};
 use crate::bundle::GenerationDefaults;
@@ -284,7 +284,7 @@ impl Engine {
     pub fn rank(&self, job: &RankJob, permit: &Permit) -> Result<Pending<Ranking>, EngineError> {
         let mut prepared = self.prepare_ranking(job)?;
         let (texts, warnings) = (job.candidates.clone(), std::mem::take(&mut prepared.warnings));
-        self.send(prepared, permit, None, move |Finished { outcome, timings }| {
+        self.send(prepared, permit, None, move |FinishedJob { outcome, timings }| {
             Ok(Ranking::new(outcome.into_likelihoods(), texts, warnings, timings))
         })
     }
@@ -416,7 +416,7 @@ impl Engine {
         tokens: Option<UnboundedSender<DecidedToken>>,
     ) -> Result<Pending<Answer>, EngineError> {
         let (tokenizer, warnings) = (Arc::clone(&self.shared.tokenizer), std::mem::take(&mut job.warnings));
-        self.send(job, permit, tokens, move |Finished { outcome, timings }| {
+        self.send(job, permit, tokens, move |FinishedJob { outcome, timings }| {
             Answer::new(outcome.into_sequences(), &tokenizer, warnings, timings)
         })
     }
@@ -426,11 +426,11 @@ impl Engine {
         job: PreparedJob,
         permit: &Permit,
         tokens: Option<UnboundedSender<DecidedToken>>,
-        finish: impl FnOnce(Finished) -> Result<T, EngineError> + Send + 'static,
+        finish: impl FnOnce(FinishedJob) -> Result<T, EngineError> + Send + 'static,
     ) -> Result<Pending<T>, EngineError> {
         let (reply, answer) = oneshot::channel();
         let deadline = job.deadline;
-        let queued = Queued::new(job, permit.clone(), reply, tokens);
+        let queued = QueuedJob::new(job, permit.clone(), reply, tokens);
         self.work.send(ImageWork::Encode(EncodeWork::Job(Box::new(queued)))).map_err(|_| EngineError::Stopped)?;
         Ok(Pending::new(answer, deadline, finish))
     }

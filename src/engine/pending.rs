@@ -8,24 +8,24 @@ use tokio::time::timeout_at;
 
 use super::EngineError;
 use super::answer::Answer;
-use super::job::Finished;
+use super::job::FinishedJob;
 use crate::generation::DecidedToken;
 use crate::text::{Tokenizer, VisiblePiece, VisibleText};
 
-type Reply = oneshot::Receiver<Result<Finished, EngineError>>;
+type Reply = oneshot::Receiver<Result<FinishedJob, EngineError>>;
 
 /// An [`Answer`] or a [`super::Ranking`] that will come.
 pub struct Pending<T> {
     reply: Reply,
     deadline: Instant,
-    finish: Box<dyn FnOnce(Finished) -> Result<T, EngineError> + Send>,
+    finish: Box<dyn FnOnce(FinishedJob) -> Result<T, EngineError> + Send>,
 }
 
 impl<T> Pending<T> {
     pub(super) fn new(
         reply: Reply,
         deadline: Instant,
-        finish: impl FnOnce(Finished) -> Result<T, EngineError> + Send + 'static,
+        finish: impl FnOnce(FinishedJob) -> Result<T, EngineError> + Send + 'static,
     ) -> Self {
         Self { reply, deadline, finish: Box::new(finish) }
     }

@@ -15,7 +15,7 @@ use super::fake_model::{Controls, FakeDecoder, Model, Run, encoded_images, posit
 use crate::bundle::GenerationDefaults;
 use crate::engine::admission::Admission;
 use crate::engine::decoder_worker::DecoderWorker;
-use crate::engine::job::{Finished, Queued};
+use crate::engine::job::{FinishedJob, QueuedJob};
 use crate::engine::slots::{SlotTable, Usage};
 use crate::engine::{DecoderLimits, EngineError, Image, PreparedJob, StepDecoder as _};
 use crate::generation::{DecidedToken, GenerationError, GenerationParams, Outcome, Task, letters};
@@ -214,7 +214,7 @@ struct Followed<'a> {
     input_ids: Vec<i64>,
     image: Image,
     place: Place,
-    reply: Option<oneshot::Receiver<Result<Finished, EngineError>>>,
+    reply: Option<oneshot::Receiver<Result<FinishedJob, EngineError>>>,
     tokens: UnboundedReceiver<DecidedToken>,
     decided: Vec<u32>,
     answer: Option<Result<Outcome, EngineError>>,
@@ -336,7 +336,7 @@ impl<'a> Table<'a> {
             answer: None,
         });
         let permit = Admission::reserve(&self.admission, 1, Instant::now() + HOUR).unwrap();
-        self.worker.waiting.push_back(Queued::new(job, permit, reply, Some(send)));
+        self.worker.waiting.push_back(QueuedJob::new(job, permit, reply, Some(send)));
     }
 
     /// The caller goes, unless its answer has come.
