@@ -296,7 +296,8 @@ struct Table<'a> {
 
 impl<'a> Table<'a> {
     fn new(case: &Case) -> Self {
-        let (limits, controls) = (case.limits(), Arc::<Controls>::default());
+        let limits = case.limits();
+        let controls = Arc::<Controls>::default();
         case.failing_steps.iter().for_each(|(first, count)| controls.decode.fail(*first..first + count));
         case.failing_pieces.iter().for_each(|number| controls.prefill.fail(*number..number + 1));
         let cache_bytes = case.cached_images * (case.prefix_len + 1) * POSITION_BYTES;
@@ -313,7 +314,8 @@ impl<'a> Table<'a> {
     }
 
     fn arrive(&mut self, number: usize, asked: &'a Asked) {
-        let (input_ids, image) = (asked.input_ids(), self.images[asked.image].clone());
+        let input_ids = asked.input_ids();
+        let image = self.images[asked.image].clone();
         let deadline = if asked.is_late { Instant::now() } else { Instant::now() + HOUR };
         let job = PreparedJob {
             image: image.clone(),
@@ -322,7 +324,8 @@ impl<'a> Table<'a> {
             warnings: Vec::new(),
             deadline,
         };
-        let ((reply, answer), (send, tokens)) = (oneshot::channel(), mpsc::unbounded_channel());
+        let (reply, answer) = oneshot::channel();
+        let (send, tokens) = mpsc::unbounded_channel();
         self.jobs.push(Followed {
             asked,
             number,
@@ -414,7 +417,8 @@ impl<'a> Table<'a> {
         let fed: usize = runs.iter().map(piece).sum();
         assert!(fed <= self.most_fed, "{fed} positions in one turn");
 
-        let (slots, kv_tokens) = (self.limits.slots, self.limits.kv_tokens);
+        let slots = self.limits.slots;
+        let kv_tokens = self.limits.kv_tokens;
         let alive = || self.jobs.iter().filter(|job| !job.is_over());
         assert_eq!(self.admission.taken(), alive().count(), "places are given back with the job, and not before");
         let begun = || alive().filter(|job| job.place != Place::Waiting);
@@ -429,7 +433,8 @@ impl<'a> Table<'a> {
         let is_idle = |slot: &usize| *slot >= usage.rows && !usage.prompts.contains(slot);
         let (idle, busy): (Vec<usize>, Vec<usize>) = (0..slots).partition(is_idle);
         let held = |of: Vec<usize>| -> usize { of.into_iter().map(|slot| self.worker.decoder.held(slot)).sum() };
-        let (idle, busy) = (held(idle), held(busy));
+        let idle = held(idle);
+        let busy = held(busy);
         assert!(busy <= booked, "{busy} positions are held by rows that booked {booked}");
         assert!(idle + booked <= kv_tokens, "{booked} of {kv_tokens} positions are booked, and {idle} not given back");
     }
