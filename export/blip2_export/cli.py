@@ -30,9 +30,12 @@ COMMANDS = {
     "register": ("commands.register", "register a bundle with Azure Machine Learning or MLflow"),
     "evaluate": ("commands.evaluate", "measure a served bundle on VQAv2 questions or COCO captions"),
     "make-checkpoint": ("commands.make_checkpoint", "write a synthetic checkpoint of the real dimensions"),
-    "train-shapes": ("shapes.train", "train the tiny model on drawn scenes of coloured shapes"),
-    "draw-shapes": ("shapes.draw", "draw unseen scenes with questions, as pictures and a cases file for verify"),
-    "evaluate-shapes": ("shapes.evaluate", "measure the tiny model on unseen scenes"),
+    "train-shapes": ("commands.train_shapes", "train the tiny model on drawn scenes of coloured shapes"),
+    "draw-shapes": (
+        "commands.draw_shapes",
+        "draw unseen scenes with questions: pictures and a cases file for verify",
+    ),
+    "evaluate-shapes": ("commands.evaluate_shapes", "measure the tiny model on unseen scenes"),
 }
 NEED_REFERENCE = ("verify", "train-shapes")
 

@@ -36,7 +36,7 @@ def check(folder: Path) -> None:
     Raises:
         ExportError: a file is missing or differs.
     """
-    from blip2_export.bundle import check_files, read_manifest
+    from blip2_export.bundle.folder import check_files, read_manifest
     from blip2_export.progress import ByteProgress, size
 
     manifest = read_manifest(folder)

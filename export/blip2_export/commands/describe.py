@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Describes."""
-    from blip2_export.bundle import check_files, read_manifest, replace_files
+    from blip2_export.bundle.folder import check_files, read_manifest, replace_files
     from blip2_export.description.documents import documents
     from blip2_export.description.names import DOCUMENTS
     from blip2_export.description.parity_file import read_certificate

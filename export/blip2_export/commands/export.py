@@ -20,7 +20,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blip2_export.precision import CHOICES, DEFAULT_PRECISION, PRECISIONS, TARGETS
+from blip2_export.graph.precision import CHOICES, DEFAULT_PRECISION, PRECISIONS, TARGETS
 
 if TYPE_CHECKING:
     import argparse
@@ -71,8 +71,8 @@ def run(options: argparse.Namespace) -> int:
     """Exports."""
     from dataclasses import fields
 
-    from blip2_export.export import ExportOptions, export
-    from blip2_export.hub import local_folder
+    from blip2_export.bundle.writer import ExportOptions, export
+    from blip2_export.checkpoint.location import local_folder
 
     options.checkpoint = local_folder(options.checkpoint, options.revision)
     export(ExportOptions(**{field.name: getattr(options, field.name) for field in fields(ExportOptions)}))

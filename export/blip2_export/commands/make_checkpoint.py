@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Writes the checkpoint."""
-    from blip2_export.synthetic import SyntheticOptions, make_checkpoint
+    from blip2_export.synthetic.checkpoint import SyntheticOptions, make_checkpoint
 
     fields = ("output", "like", "tokenizer", "seed", "dtype")
     chosen = {field: getattr(options, field) for field in fields}

@@ -10,7 +10,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blip2_export.precision import DEFAULT_PRECISION, PRECISIONS, TARGETS
+from blip2_export.graph.precision import DEFAULT_PRECISION, PRECISIONS, TARGETS
 
 if TYPE_CHECKING:
     import argparse
@@ -35,11 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Makes the bundle."""
-    from blip2_export.bundle import check_output
+    from blip2_export.bundle.folder import check_output
+    from blip2_export.bundle.writer import ExportOptions, export
+    from blip2_export.checkpoint.location import expanded, local_folder
     from blip2_export.commands.check import check
-    from blip2_export.export import ExportOptions, export
-    from blip2_export.hub import expanded, local_folder
-    from blip2_export.precision import stage_precisions
+    from blip2_export.graph.precision import stage_precisions
 
     precision = options.precision or DEFAULT_PRECISION[options.target]
     # What can be refused is refused before gigabytes are downloaded.
@@ -54,7 +54,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _output(checkpoint: str, target: str, precision: str) -> Path:
-    from blip2_export.hub import expanded
+    from blip2_export.checkpoint.location import expanded
 
     folder = expanded(checkpoint)
     name = folder.resolve().name if folder.is_dir() else folder.name

@@ -62,10 +62,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Verifies."""
-    from blip2_export.hub import local_folder
-    from blip2_export.providers import Provider
-    from blip2_export.verify import Where, verify
-    from blip2_export.workload import BeamPlan
+    from blip2_export.checkpoint.location import local_folder
+    from blip2_export.inference.providers import Provider
+    from blip2_export.verification.verify import Where, verify
+    from blip2_export.verification.workload import BeamPlan
 
     beams = BeamPlan(options.beams, options.beam_cases)
     checkpoint = local_folder(options.checkpoint, options.revision)

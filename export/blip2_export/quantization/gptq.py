@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from blip2_export.quantization.groups import GROUP_SIZE, Grouped, largest_code
+from blip2_export.graph.groups import GROUP_SIZE, Grouped, largest_code
 from blip2_export.quantization.optimize import optimize
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from blip2_export.quantization.groups import GROUP_SIZE, Grouped, largest_code, split
+from blip2_export.graph.groups import GROUP_SIZE, Grouped, largest_code, split
 
 # The dozen arrays of a chunk stay in the cache of a core, and numpy's loops are long enough to run side by side.
 CHUNK_WEIGHTS = 1 << 17

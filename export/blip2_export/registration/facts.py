@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from blip2_export.bundle import MANIFEST, check_files, read_manifest
+from blip2_export.bundle.folder import MANIFEST, check_files, read_manifest
 from blip2_export.description.certificate import verdict
 from blip2_export.description.mlmodel import SIGNATURE
 from blip2_export.description.model_card import TASK

@@ -16,10 +16,10 @@ from torch.utils.data import IterableDataset
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
-from .model import IMAGE_SIZE, PATCH_SIZE, QUERY_TOKENS
-from .questions import Exchange, caption_exchange, chat_exchange, question_exchange
-from .scenes import COLORS, SHAPES, Scene, draw_scene
-from .tokenizer import BOS, NEWLINE, encode
+from blip2_export.shapes.model import IMAGE_SIZE, PATCH_SIZE, QUERY_TOKENS
+from blip2_export.shapes.questions import Exchange, caption_exchange, chat_exchange, question_exchange
+from blip2_export.shapes.scenes import COLORS, SHAPES, Scene, draw_scene
+from blip2_export.shapes.tokenizer import BOS, NEWLINE, encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

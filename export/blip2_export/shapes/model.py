@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Blip2Config, Blip2ForConditionalGeneration, OPTConfig
 
-from .tokenizer import BOS, IMAGE, NEWLINE, PAD
+from blip2_export.shapes.tokenizer import BOS, IMAGE, NEWLINE, PAD
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .scenes import COLORS, SHAPES, Scene, Thing
+from blip2_export.shapes.scenes import COLORS, SHAPES, Scene, Thing
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from .questions import caption, chat_exchange, question_exchange
-from .scenes import TRAIN, draw_scene
+from blip2_export.shapes.questions import caption, chat_exchange, question_exchange
+from blip2_export.shapes.scenes import TRAIN, draw_scene
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,0 +1,1 @@
+"""Runs graphs with ONNX Runtime, where they are asked to run and nowhere else."""
