@@ -1,7 +1,7 @@
 """Where ONNX Runtime itself puts the nodes of the graphs for GPUs, beside stand-ins for CUDA's libraries.
 
 Only where onnxruntime is the package for GPUs, and no GPU is: `make venv-gpu`, then from export/
-`../.venv-gpu/bin/pytest tests/test_gpu_placement.py`.
+`../.venv-gpu/bin/pytest tests/graph/test_gpu_placement.py`.
 """
 
 from __future__ import annotations

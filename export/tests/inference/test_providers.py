@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiny_checkpoint
 
+from blip2_export import cli
 from blip2_export.bundle.writer import ExportOptions, export
 from blip2_export.errors import ExportError
 from blip2_export.inference.kv_cache import DeviceKvCache
@@ -136,13 +137,10 @@ def test_a_cache_in_device_memory_is_extended_moved_and_reordered_as_the_other(
 
 
 @without_a_driver
+@pytest.mark.reference
 def test_verify_on_a_gpu_says_at_once_what_is_missing(
     checkpoint: Path, fp32_bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("torch")
-    pytest.importorskip("transformers")
-    from blip2_export import cli
-
     folder = shutil.copytree(fp32_bundle, tmp_path / "bundle")
     arguments = ["--checkpoint", str(checkpoint), "--bundle", str(folder), "--provider", "cuda"]
     assert cli.main(["verify", *arguments]) == 2
