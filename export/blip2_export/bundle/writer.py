@@ -109,15 +109,16 @@ def export(options: ExportOptions) -> Json:
 def _write_stage(
     checkpoint: Checkpoint, graph: Graph, folder: Path, calibration: Calibration | None
 ) -> tuple[GraphBuilder, Json]:
-    """Writes one stage, for the inputs it will get if they are known. Its builder, and the entries of its files."""
+    """Writes one stage, calibrated if there are rows. Returns its builder and the entries of its files."""
+    source: TensorSource = checkpoint
     if calibration and graph.is_smoothed:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             plain = Path(scratch) / f"{graph.stage}.onnx"
             _write(checkpoint, graph, plain)
-            checkpoint = smoothed(checkpoint, graph.stage, plain, calibration)
+            source = smoothed(checkpoint, graph.stage, plain, calibration)
     if calibration and graph.stage == "decoder" and graph.is_grouped:
         graph = replace(graph, grouping=GptqRounding(checkpoint, calibration))
-    return _write(checkpoint, graph, folder / f"{graph.stage}.onnx")
+    return _write(source, graph, folder / f"{graph.stage}.onnx")
 
 
 def _write(checkpoint: TensorSource, graph: Graph, path: Path) -> tuple[GraphBuilder, Json]:

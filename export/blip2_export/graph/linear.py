@@ -111,7 +111,7 @@ class TiedEmbedding(Protocol):
 class Grouping(Protocol):
     """Chooses the groups of one layer's weights [out, in]; see `quantization`."""
 
-    def __call__(self, name: str, weight: np.ndarray, bias: np.ndarray | None, bits: int) -> Grouped:
+    def __call__(self, name: str, weight: np.ndarray, bias: np.ndarray | None, bits: int, /) -> Grouped:
         """The weights in `bits` bits."""
         ...
 
