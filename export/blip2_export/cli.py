@@ -33,7 +33,7 @@ COMMANDS = {
     "train-shapes": ("commands.train_shapes", "train the tiny model on drawn scenes of coloured shapes"),
     "draw-shapes": (
         "commands.draw_shapes",
-        "draw unseen scenes with questions: pictures and a cases file for verify",
+        "draw unseen scenes with questions: images and a cases file for verify",
     ),
     "evaluate-shapes": ("commands.evaluate_shapes", "measure the tiny model on unseen scenes"),
 }

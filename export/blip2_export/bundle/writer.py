@@ -45,7 +45,7 @@ class ExportOptions:
     """What the command was asked for.
 
     `precision` defaults to the target's usual one, `name` to the last part of the checkpoint's id. `rounding` is
-    how weights in groups are rounded, one of ROUNDINGS. `calibration` is a folder of pictures and prompts: the
+    how weights in groups are rounded, one of ROUNDINGS. `calibration` is a folder of images and prompts: the
     decoder's groups are then rounded by GPTQ, and int8 stages are smoothed.
     """
 

@@ -1,4 +1,4 @@
-"""What the checkpoint says about pictures: size, mean and deviation for the manifest.
+"""What the checkpoint says about images: size, mean and deviation for the manifest.
 
 The resize itself lives in the runtime; here it is only made sure that the checkpoint asks for the one that
 the runtime does.

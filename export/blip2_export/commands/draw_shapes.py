@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
-    parser.add_argument("--output", type=Path, required=True, help="folder for the pictures and cases.json")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the images and cases.json")
     parser.add_argument("--scenes", type=int, default=24, help="number of scenes, five prompts each")
 
 

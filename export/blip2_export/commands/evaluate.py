@@ -41,9 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--annotations", type=Path, metavar="FILE", help="the annotators' answers (vqa: without it nothing is scored)"
     )
-    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of the pictures")
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of the images")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the answers, as JSON lines")
-    parser.add_argument("--limit", type=_count, metavar="N", help="only the first N questions or pictures")
+    parser.add_argument("--limit", type=_count, metavar="N", help="only the first N questions or images")
     parser.add_argument(
         "--concurrency", type=_count, default=8, metavar="N", help="rows at once (default: %(default)s)"
     )

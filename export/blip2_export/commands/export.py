@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--calibration",
         type=Path,
         metavar="DIR",
-        help="folder with pictures, and cases.json or prompts.txt: round 4-bit weights by GPTQ for such inputs",
+        help="folder with images, and cases.json or prompts.txt: round 4-bit weights by GPTQ for such inputs",
     )
     parser.add_argument("--name", help="name of the bundle (default: the checkpoint's)")
     parser.add_argument("--force", action="store_true", help="replace the bundle in --output")

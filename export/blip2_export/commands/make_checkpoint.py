@@ -1,7 +1,7 @@
 """Writes a synthetic checkpoint: random weights in the exact layout and dimensions of Salesforce/blip2-opt-2.7b.
 
 For measuring speed and memory, and for trying every step, without the real weights. Activations and logits have the
-range of a trained model's, and pictures and prompts decide the answers, but the answers mean nothing, and rounding
+range of a trained model's, and images and prompts decide the answers, but the answers mean nothing, and rounding
 changes them far more often: the best token is never far ahead of the second.
 
 --like takes the dimensions from another config.json. Tensors depend on the seed, their names and the configuration

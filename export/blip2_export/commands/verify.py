@@ -24,7 +24,7 @@ examples:
   python -m blip2_export verify --checkpoint blip2-opt-2.7b --bundle onnx/int4 --cases cases.json --beams 0
   python -m blip2_export verify --checkpoint blip2-opt-2.7b --bundle onnx/cuda --provider cuda --reference-device cuda
 
-A cases file: {"cases": [{"image": "cat.png", "text": "Question: what is this? Answer:"}]}; pictures are
+A cases file: {"cases": [{"image": "cat.png", "text": "Question: what is this? Answer:"}]}; images are
 relative to it; `name` and `max_new_tokens` are optional.
 """
 
@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", required=True, metavar="DIR|ID", help="what it was exported from")
     parser.add_argument("--revision", help="of the hub's repository; only with an id")
     parser.add_argument("--bundle", type=Path, required=True, metavar="DIR", help="the bundle to verify")
-    parser.add_argument("--cases", type=Path, metavar="FILE", help="pictures and prompts (default: drawn ones)")
+    parser.add_argument("--cases", type=Path, metavar="FILE", help="images and prompts (default: drawn ones)")
     parser.add_argument(
         "--golden", type=_count, default=8, metavar="N", help="golden answers to keep in the bundle (default: 8)"
     )

@@ -59,11 +59,11 @@ class ScoreClient:
         self._closed.set()
 
     def answer(self, image: Path, text: str) -> str:
-        """The server's text for one picture and prompt.
+        """The server's text for one image and prompt.
 
         Raises:
             RowRefusedError: the server refuses this row, or fails on it.
-            ExportError: the picture cannot be read, the server is out of reach, or it would refuse every row.
+            ExportError: the image cannot be read, the server is out of reach, or it would refuse every row.
         """
         body = self._body(image, text)
         for wait_s in (*WAITS_S, None):
@@ -83,7 +83,7 @@ class ScoreClient:
         try:
             encoded = base64.b64encode(image.read_bytes()).decode()
         except OSError as error:
-            raise ExportError(f"{image}: {error.strerror}; --images names the folder of the pictures") from error
+            raise ExportError(f"{image}: {error.strerror}; --images names the folder of the images") from error
         request: Json = {"input_data": {"columns": ["image", "text"], "data": [[encoded, text]]}}
         if self._params:
             request["params"] = self._params

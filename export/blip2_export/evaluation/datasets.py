@@ -1,6 +1,6 @@
 """Reads VQAv2-format questions with their annotations, and COCO-format captions.
 
-All of it comes from outside, so every shape is checked. Pictures are only looked for: they are read when they are sent.
+All of it comes from outside, so every shape is checked. Images are only looked for: they are read when they are sent.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Json = dict[str, Any]
 Id = int | str
 
 IMAGE_NAME = "COCO_{data_subtype}_{{:012}}.jpg"
-"""The picture of a question by its image_id, as in the folders of COCO 2014."""
+"""The image of a question by its image_id, as in the folders of COCO 2014."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One row to be answered: the id of its question (or picture, for captions), the picture and the prompt."""
+    """One row to be answered: the id of its question (or image, for captions), the image and the prompt."""
 
     id: Id
     image: Path
@@ -102,8 +102,8 @@ def read_questions(
     if image_name is None:
         subtype = source.content.get("data_subtype")
         if not isinstance(subtype, str):
-            raise ExportError(f'{source.path}: holds no "data_subtype" to name the pictures by; give --image-name')
-        # The pictures of test-dev are those of test.
+            raise ExportError(f'{source.path}: holds no "data_subtype" to name the images by; give --image-name')
+        # The images of test-dev are those of test.
         image_name = IMAGE_NAME.format(data_subtype=subtype.replace("test-dev", "test"))
     return [
         Sample(
@@ -128,7 +128,7 @@ def read_annotations(source: Source, ids: Iterable[Id]) -> dict[Id, Annotation]:
 
 
 def read_captioned(source: Source, images: Path, prompt: str, limit: int | None) -> list[Sample]:
-    """The pictures of a COCO-format file, in its order, at most `limit`.
+    """The images of a COCO-format file, in its order, at most `limit`.
 
     Raises:
         ExportError: something is missing or of another shape.
@@ -140,22 +140,22 @@ def read_captioned(source: Source, images: Path, prompt: str, limit: int | None)
 
 
 def read_references(source: Source, ids: Iterable[Id]) -> dict[Id, list[str]]:
-    """The captions that people wrote for these pictures.
+    """The captions that people wrote for these images.
 
     Raises:
-        ExportError: a picture has none, or something is of another shape.
+        ExportError: an image has none, or something is of another shape.
     """
     references: dict[Id, list[str]] = {key: [] for key in ids}
     for entry in source.entries("annotations"):
         captions = references.get(source.field(entry, "image_id", int, str))
         if captions is not None:
             captions.append(source.field(entry, "caption", str))
-    _check_complete(source, [key for key, captions in references.items() if not captions], "picture")
+    _check_complete(source, [key for key, captions in references.items() if not captions], "image")
     return references
 
 
 def check_samples(samples: list[Sample], path: Path, name: str) -> None:
-    """Checks what would otherwise show only after hours: no samples, an id twice, a missing picture.
+    """Checks what would otherwise show only after hours: no samples, an id twice, a missing image.
 
     Raises:
         ExportError: one of these. `name` is what an id stands for.
@@ -172,7 +172,7 @@ def check_samples(samples: list[Sample], path: Path, name: str) -> None:
     if missing:
         others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise ExportError(
-            f"{name} {missing[0].id}: {missing[0].image} not found{others}; --images names the folder of the pictures"
+            f"{name} {missing[0].id}: {missing[0].image} not found{others}; --images names the folder of the images"
         )
 
 

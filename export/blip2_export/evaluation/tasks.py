@@ -107,9 +107,9 @@ class VqaTask:
 
 
 class CaptionTask:
-    """Pictures with captions, in the format of COCO."""
+    """Images with captions, in the format of COCO."""
 
-    sample_name, id_key, answer_key = "picture", "image_id", "caption"
+    sample_name, id_key, answer_key = "image", "image_id", "caption"
 
     def __init__(
         self, annotations: Path, images: Path, settings: Settings, tokenizer: str, limit: int | None = None
@@ -134,7 +134,7 @@ class CaptionTask:
         captions = {sample.id: answers.get(sample.id, "") for sample in self.samples}
         scores = caption_scores(captions, self._references, TOKENIZERS[self._tokenizer])
         lines = [f"{name:<10}{value:8.2f}" for name, value in scores.items()]
-        return "\n".join([*lines, "", f"{len(captions)} pictures, words cut by the tokenizer {self._tokenizer}"])
+        return "\n".join([*lines, "", f"{len(captions)} images, words cut by the tokenizer {self._tokenizer}"])
 
 
 def _percent(accuracies: Iterable[float]) -> str:

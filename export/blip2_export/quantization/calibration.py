@@ -1,6 +1,6 @@
-"""Real pictures and prompts, for conversions that mind what the layers will see.
+"""Real images and prompts, for conversions that mind what the layers will see.
 
-Memory stays bounded: one session at a time, and of each picture only its image positions are kept.
+Memory stays bounded: one session at a time, and of each image only its image positions are kept.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 CASES, PROMPTS = "cases.json", "prompts.txt"
-PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 DEFAULT_PROMPTS = ("", "Question: what is in the picture? Answer:", "Question: what color is it? Answer:")
 
 
 @dataclass(frozen=True)
 class CalibrationRow:
-    """One picture with the text that follows it."""
+    """One image with the text that follows it."""
 
     image: Path
     text: str
@@ -42,17 +42,17 @@ class CalibrationRow:
 def read_rows(folder: Path) -> list[CalibrationRow]:
     """The rows of a calibration folder.
 
-    `cases.json` lists them as for verify, an `answer` added to the text if there is one. Without it every picture
+    `cases.json` lists them as for verify, an `answer` added to the text if there is one. Without it every image
     of the folder is taken with every line of `prompts.txt`, or with a few general prompts.
 
     Raises:
-        ExportError: there are no pictures, or a file cannot be read.
+        ExportError: there are no images, or a file cannot be read.
     """
     if not folder.is_dir():
-        raise ExportError(f"{folder}: no such folder; --calibration names a folder with pictures")
+        raise ExportError(f"{folder}: no such folder; --calibration names a folder with images")
     rows = _listed(folder / CASES) if (folder / CASES).is_file() else list(_crossed(folder))
     if not rows:
-        raise ExportError(f"{folder}: holds no pictures ({', '.join(sorted(PICTURES))}) and no {CASES}")
+        raise ExportError(f"{folder}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}) and no {CASES}")
     return rows
 
 
@@ -68,12 +68,12 @@ def _listed(path: Path) -> list[CalibrationRow]:
 def _crossed(folder: Path) -> Iterator[CalibrationRow]:
     file = folder / PROMPTS
     prompts = file.read_text(encoding="utf-8").splitlines() if file.is_file() else DEFAULT_PROMPTS
-    for image in sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES):
+    for image in sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES):
         yield from (CalibrationRow(image, prompt) for prompt in prompts)
 
 
 def rows_digest(rows: Sequence[CalibrationRow]) -> str:
-    """A hash of all pictures and texts, in order: the bundle's bytes depend on them."""
+    """A hash of all images and texts, in order: the bundle's bytes depend on them."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(hashlib.sha256(row.image.read_bytes()).digest())
@@ -82,7 +82,7 @@ def rows_digest(rows: Sequence[CalibrationRow]) -> str:
 
 
 def pixel_values(path: Path, image: Json) -> np.ndarray:
-    """A picture file -> f32 [1, 3, height, width]; `image` is the manifest's entry.
+    """An image file -> f32 [1, 3, height, width]; `image` is the manifest's entry.
 
     Resized by Pillow: near enough to the reference to calibrate with, not to answer with.
     """
@@ -91,7 +91,7 @@ def pixel_values(path: Path, image: Json) -> np.ndarray:
             rgb = ImageOps.exif_transpose(opened).convert("RGB")
             resized = rgb.resize((image["width"], image["height"]), Image.Resampling.BICUBIC)
     except OSError as error:
-        raise ExportError(f"{path}: not a readable picture ({error})") from error
+        raise ExportError(f"{path}: not a readable image ({error})") from error
     scaled = (np.asarray(resized, np.float32) / 255 - np.array(image["mean"], "f4")) / np.array(image["std"], "f4")
     return np.ascontiguousarray(scaled.transpose(2, 0, 1)[None])
 
@@ -106,7 +106,7 @@ class Calibration:
         self._config = config
 
     def pixel_values(self) -> Iterator[tuple[Path, np.ndarray]]:
-        """Every picture once, with its f32 [1, 3, height, width]."""
+        """Every image once, with its f32 [1, 3, height, width]."""
         for path in sorted({row.image for row in self.rows}):
             yield path, pixel_values(path, self._image)
 

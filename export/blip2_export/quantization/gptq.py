@@ -7,7 +7,7 @@ that order. These are the importances that scales and zero points are chosen wit
 since the columns of a group come up in no order.
 
 Measured as squared error of outputs / that of plain rounding, 4 bits, on inputs that were not calibrated with; the
-layers of the committed checkpoint on activations of pictures, and normal weights on correlated inputs with outliers:
+layers of the committed checkpoint on activations of images, and normal weights on correlated inputs with outliers:
 
                                         vision  decoder  synthetic
     optimize                             0.89    0.90     0.89

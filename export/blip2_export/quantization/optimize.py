@@ -7,7 +7,7 @@ the error that is left with it. The best grid is kept, its codes are rounded aga
 fitted once more. Plain rounding is among the grids, and no step makes it worse but for rounding in f32.
 
 Measured as squared error / that of plain rounding, 4 bits. Weights: normal and Student-t numbers, and the layers of
-the committed checkpoint. Outputs: the layers of its vision encoder and decoder on activations of pictures, and normal
+the committed checkpoint. Outputs: the layers of its vision encoder and decoder on activations of images, and normal
 weights on correlated inputs with outlier channels.
 
                                       weights                        outputs

@@ -24,16 +24,16 @@ CASES = "cases.json"
 
 
 def draw_cases(folder: Path, scenes: int) -> int:
-    """Writes the pictures and cases.json into a folder, and returns the number of cases."""
+    """Writes the images and cases.json into a folder, and returns the number of cases."""
     folder.mkdir(parents=True, exist_ok=True)
     cases = []
     for index in range(FIRST_SCENE, FIRST_SCENE + scenes):
         scene = draw_scene(HELD_OUT, index)
-        picture = f"scene-{index}.png"
-        scene.image().save(folder / picture, optimize=True)
+        image = f"scene-{index}.png"
+        scene.image().save(folder / image, optimize=True)
         for number, exchange in enumerate(_exchanges(scene, index)):
             name = f"scene-{index}-{number}-{exchange.kind}"
-            cases.append({"name": name, "image": picture, "text": exchange.prompt})
+            cases.append({"name": name, "image": image, "text": exchange.prompt})
     text = json.dumps({"cases": cases}, indent=1) + "\n"
     (folder / CASES).write_text(text, encoding="utf-8")
     return len(cases)

@@ -1,6 +1,6 @@
 """Draws scenes of coloured shapes: one to four objects in the cells of a 3 x 3 grid, with jitter in everything.
 
-A scene is a pure function of (split, index), so training and evaluation never share one, and a picture in a
+A scene is a pure function of (split, index), so training and evaluation never share one, and an image in a
 report can be drawn again. Needs numpy and Pillow only.
 """
 
@@ -50,13 +50,13 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture as RGB bytes [height, width, 3], and what it shows in reading order."""
+    """An image as RGB bytes [height, width, 3], and what it shows in reading order."""
 
     pixels: np.ndarray
     things: tuple[Thing, ...]
 
     def image(self) -> Image.Image:
-        """The picture for Pillow."""
+        """The image for Pillow."""
         return Image.fromarray(self.pixels)
 
 

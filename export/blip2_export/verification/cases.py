@@ -1,4 +1,4 @@
-"""The pictures and prompts that a verification runs."""
+"""The images and prompts that a verification runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from blip2_export.errors import ExportError
-from blip2_export.verification.sample_pictures import PROMPTS, save_pictures
+from blip2_export.verification.sample_images import PROMPTS, save_images
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,7 +17,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Case:
-    """One picture, one prompt."""
+    """One image, one prompt."""
 
     name: str
     image: Path
@@ -26,10 +26,10 @@ class Case:
 
 
 def drawn_cases(folder: Path, max_new_tokens: int) -> list[Case]:
-    """Drawn pictures, written into `folder`, each with every general prompt."""
+    """Drawn images, written into `folder`, each with every general prompt."""
     return [
         Case(f"{image.stem}-{number}", image, text, max_new_tokens)
-        for image in save_pictures(folder)
+        for image in save_images(folder)
         for number, text in enumerate(PROMPTS)
     ]
 
@@ -38,7 +38,7 @@ def read_cases(path: Path, max_new_tokens: int) -> list[Case]:
     """The cases of a file.
 
     Raises:
-        ExportError: the file cannot be read, or an entry lacks something, or a picture is missing.
+        ExportError: the file cannot be read, or an entry lacks something, or an image is missing.
     """
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))["cases"]

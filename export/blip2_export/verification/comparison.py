@@ -123,7 +123,7 @@ class Comparer:
         self.result = Comparison()
 
     def run(self) -> Comparison:
-        """Runs every stage; each picture is encoded once."""
+        """Runs every stage; each image is encoded once."""
         prefixes, noise_prefix = self._image_stages()
         with self.phases.phase("bundle, decoder against itself"):
             self.result.invariants += decoder_invariants(self.model, noise_prefix)
@@ -143,10 +143,10 @@ class Comparer:
         return self.result
 
     def _image_stages(self) -> tuple[dict[Path, np.ndarray], np.ndarray]:
-        """Compares what becomes of the pictures. The bundle's image prefix of each, and one made of noise."""
+        """Compares what becomes of the images. The bundle's image prefix of each, and one made of noise."""
         prefixes = {}
         with self.phases.phase("bundle, vision encoder and Q-Former"):
-            for path, pixel_values in self.phases.each(list(self.expected.pixel_values.items()), "pictures"):
+            for path, pixel_values in self.phases.each(list(self.expected.pixel_values.items()), "images"):
                 embeds = self.model.image_embeds(pixel_values)
                 output, prefixes[path] = self.model.query(embeds)
                 for name, actual in zip(STAGE_OUTPUTS, (embeds, output, prefixes[path]), strict=True):

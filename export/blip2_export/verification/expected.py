@@ -1,6 +1,6 @@
 """What the reference says about every case, stage by stage, collected before the bundle is opened.
 
-All pictures or cases go through one stage before the next is loaded, so that no more than one stage of the
+All images or cases go through one stage before the next is loaded, so that no more than one stage of the
 reference is ever in memory. What is kept is small: about 4 MB a case, most of it logits.
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class ImageStages(NamedTuple):
-    """What one picture becomes, each [1, positions, width]."""
+    """What one image becomes, each [1, positions, width]."""
 
     image_embeds: np.ndarray
     query_output: np.ndarray
@@ -53,8 +53,8 @@ def ask_reference(reference: Reference, workload: Workload, phases: Phases) -> E
     pixel_values = {path: reference.pixel_values(path) for path in workload.images}
     traced = [workload.cases[case].image for case in workload.traced]
     with phases.phase("reference, vision encoder"):
-        pictures = phases.each(list(pixel_values.items()), "pictures")
-        embeds = {path: reference.image_embeds(values) for path, values in pictures}
+        images = phases.each(list(pixel_values.items()), "images")
+        embeds = {path: reference.image_embeds(values) for path, values in images}
         vision_states = [reference.vision_layers(pixel_values[path]) for path in traced]
     with phases.phase("reference, Q-Former"):
         stages = {path: ImageStages(values, *reference.query(values)) for path, values in embeds.items()}

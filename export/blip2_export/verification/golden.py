@@ -1,7 +1,7 @@
 """Golden answers: a few cases with their expected token ids, replayed wherever the bundle is served.
 
 Chosen are cases on which the bundle agrees with the reference and no decision was close, so that another
-machine's rounding cannot change them; different pictures and prompts first.
+machine's rounding cannot change them; different images and prompts first.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Answer:
 
 
 def choose(answers: Sequence[Answer], count: int) -> list[Answer]:
-    """Up to `count` safe answers: least used pictures and prompts first, then the clearest decisions."""
+    """Up to `count` safe answers: least used images and prompts first, then the clearest decisions."""
     left = [answer for answer in answers if answer.equals_reference and answer.margin >= SMALLEST_MARGIN]
     chosen: list[Answer] = []
     while left and len(chosen) < count:
@@ -47,36 +47,36 @@ def choose(answers: Sequence[Answer], count: int) -> list[Answer]:
 
 
 def _uses(chosen: Sequence[Answer], answer: Answer) -> int:
-    """How often the picture and the prompt of an answer are used already."""
+    """How often the image and the prompt of an answer are used already."""
     same_image = sum(other.case.image == answer.case.image for other in chosen)
     return same_image + sum(other.case.text == answer.case.text for other in chosen)
 
 
 def golden_files(answers: Sequence[Answer], reference: str) -> dict[str, bytes]:
     """The files below golden/, by their names in the bundle."""
-    pictures: dict[str, bytes] = {}
+    images: dict[str, bytes] = {}
     cases = []
     for answer in sorted(answers, key=lambda answer: answer.case.name):
-        picture = _picture_name(answer.case, pictures)
-        pictures[picture] = answer.case.image.read_bytes()
-        cases.append(_entry(answer, picture))
+        image = _image_name(answer.case, images)
+        images[image] = answer.case.image.read_bytes()
+        cases.append(_entry(answer, image))
     document = {"schema_version": 1, "reference": reference, "cases": cases}
-    files = {"cases.json": json_bytes(document), **pictures}
+    files = {"cases.json": json_bytes(document), **images}
     return {f"{FOLDER}{name}": content for name, content in files.items()}
 
 
-def _picture_name(case: Case, taken: dict[str, bytes]) -> str:
-    """The picture's own name, unless another picture has it."""
+def _image_name(case: Case, taken: dict[str, bytes]) -> str:
+    """The image's own name, unless another image has it."""
     name = case.image.name
     if taken.get(name, content := case.image.read_bytes()) == content:
         return name
     return f"{case.name}{case.image.suffix}"
 
 
-def _entry(answer: Answer, picture: str) -> Json:
+def _entry(answer: Answer, image: str) -> Json:
     return {
         "name": answer.case.name,
-        "image": picture,
+        "image": image,
         "text": answer.case.text,
         "max_new_tokens": answer.case.max_new_tokens,
         "prompt_ids": answer.prompt_ids,

@@ -45,7 +45,7 @@ class Invariant:
 
 
 def check_invariants(model: OnnxBlip2) -> list[Invariant]:
-    """Runs every check, on noise instead of pictures."""
+    """Runs every check, on noise instead of images."""
     prefix = model.query(model.image_embeds(noise(model, 1)))[1]
     return [*image_invariants(model), *decoder_invariants(model, prefix)]
 
@@ -77,7 +77,7 @@ def _compare(name: str, actual: np.ndarray, expected: np.ndarray, *, is_server_p
 
 def _image_batch(model: OnnxBlip2, pixel_values: np.ndarray) -> Invariant:
     together = model.query(model.image_embeds(pixel_values))[1]
-    alone = [model.query(model.image_embeds(picture[None]))[1] for picture in pixel_values]
+    alone = [model.query(model.image_embeds(image[None]))[1] for image in pixel_values]
     name = f"{len(alone)} pictures in one batch equal each alone"
     found = _compare(name, together, np.concatenate(alone), is_server_path=True)
     return replace(found, stages=("vision_encoder", "qformer"))

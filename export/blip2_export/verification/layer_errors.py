@@ -69,10 +69,10 @@ def traced_session(model: OnnxBlip2, stage: str) -> tuple[ort.InferenceSession, 
     return model.session(stage, with_outputs(path, names)), names
 
 
-def vision_layers(model: OnnxBlip2, pictures: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """pixel_values [1, 3, height, width] of some pictures -> f32 [layers, num_tokens, hidden] of each."""
+def vision_layers(model: OnnxBlip2, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """pixel_values [1, 3, height, width] of some images -> f32 [layers, num_tokens, hidden] of each."""
     session, names = traced_session(model, "vision_encoder")
-    return [_stacked(session.run(names, {"pixel_values": pixel_values})) for pixel_values in pictures]
+    return [_stacked(session.run(names, {"pixel_values": pixel_values})) for pixel_values in images]
 
 
 def decoder_layers(

@@ -70,16 +70,16 @@ class Reference:
         self._stage: tuple[str, Any] = ("", None)
 
     def pixel_values(self, path: Path) -> np.ndarray:
-        """A picture file -> f32 [1, 3, height, width].
+        """An image file -> f32 [1, 3, height, width].
 
-        Only the array of the converted picture goes on: Pillow leaves a note about transparency on some, and
+        Only the array of the converted image goes on: Pillow leaves a note about transparency on some, and
         the processor would put those on a white ground.
         """
         try:
             with Image.open(path) as image:
                 rgb = np.array(ImageOps.exif_transpose(image).convert("RGB"))
         except OSError as error:
-            raise ExportError(f"{path}: not a readable picture ({error})") from error
+            raise ExportError(f"{path}: not a readable image ({error})") from error
         return self.processor(Image.fromarray(rgb), return_tensors="np")["pixel_values"].astype(np.float32)
 
     @property

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
-# The libraries, the pictures and the activations, beside the weights of the stage in memory.
+# The libraries, the images and the activations, beside the weights of the stage in memory.
 WORKING_BYTES = 1_500_000_000
 
 

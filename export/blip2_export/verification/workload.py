@@ -63,7 +63,7 @@ class Workload:
 
     @property
     def images(self) -> list[Path]:
-        """Every picture once."""
+        """Every image once."""
         return list(dict.fromkeys(case.image for case in self.cases))
 
     @property

@@ -1,4 +1,4 @@
-"""A set of 12 questions on 4 pictures, with the answers of ten annotators each."""
+"""A set of 12 questions on 4 images, with the answers of ten annotators each."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def lines(tmp_path: Path) -> list[Json]:
 
 
 def vqa_command(folder: Path, server: ScoreServer) -> list[str]:
-    """The command line of a set of 12 questions on 4 pictures; the server knows the right answers."""
+    """The command line of a set of 12 questions on 4 images; the server knows the right answers."""
     images = folder / "images"
     images.mkdir()
     questions, annotations = [], []

@@ -41,7 +41,7 @@ def test_a_set_of_questions_is_asked_and_scored(
     ]
 
 
-def test_pictures_params_and_prompts_are_sent_as_given(vqa: list[str], server: ScoreServer) -> None:
+def test_images_params_and_prompts_are_sent_as_given(vqa: list[str], server: ScoreServer) -> None:
     assert main([*vqa, "--limit", "4", "--params", '{"max_new_tokens": 3}', "--template", "{}?"]) == 0
     sent = {body["input_data"]["data"][0][1]: body for body in server.bodies}
     assert set(sent) == {f"What is {number}??" for number in range(4)}

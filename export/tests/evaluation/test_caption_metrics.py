@@ -59,7 +59,7 @@ def test_captions_that_people_wrote_score_highest_and_empty_ones_nothing() -> No
     assert half["ROUGE-L"] == pytest.approx(50)
 
 
-def test_each_picture_is_compared_with_its_own_references() -> None:
+def test_each_image_is_compared_with_its_own_references() -> None:
     references = {
         1: ["a red circle there", "one red circle there"],
         2: ["two blue stars here"],

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def captions(tmp_path: Path, server: ScoreServer) -> list[str]:
-    """The command line of a set of 6 captioned pictures. Captions have no prompt, so the server says one thing."""
+    """The command line of a set of 6 captioned images. Captions have no prompt, so the server says one thing."""
     images = tmp_path / "images"
     images.mkdir()
     for number in range(6):
@@ -52,7 +52,7 @@ def test_a_set_of_captions_is_asked_and_scored(
     assert main(captions) == 0
     scores = dict(line.split() for line in capsys.readouterr().out.splitlines()[:6])
     assert list(scores) == ["CIDEr", "BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "ROUGE-L"]
-    # One of two references is met in one of six pictures.
+    # One of two references is met in one of six images.
     assert 0 < float(scores["CIDEr"]) < 1000 / 6
     assert server.asked == Counter({"": 6})
     sent = {base64.b64decode(body["input_data"]["data"][0][0]) for body in server.bodies}
@@ -65,7 +65,7 @@ def test_a_set_of_captions_is_asked_and_scored(
     assert server.asked == Counter({"": 6})
 
 
-def test_a_refused_picture_counts_as_an_empty_caption(
+def test_a_refused_image_counts_as_an_empty_caption(
     captions: list[str], server: ScoreServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _need_extra()
@@ -76,7 +76,7 @@ def test_a_refused_picture_counts_as_an_empty_caption(
     assert "6 of 6 rows were refused and count as wrong; the first, 0: 400: row 0: not an image" in said.err
 
 
-def test_a_picture_without_captions_is_named(
+def test_an_image_without_captions_is_named(
     captions: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _need_extra()
@@ -85,7 +85,7 @@ def test_a_picture_without_captions_is_named(
     content["annotations"].pop()
     write(path, content)
     assert main(captions) == 2
-    assert "no annotation for picture 5" in capsys.readouterr().err
+    assert "no annotation for image 5" in capsys.readouterr().err
     assert main([*captions, "--limit", "5"]) == 0
 
 

@@ -1,4 +1,4 @@
-"""Files of questions, annotations and pictures: what is refused, in one line and before anything is asked."""
+"""Files of questions, annotations and images: what is refused, in one line and before anything is asked."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from score_server import ScoreServer
 
 
-def test_missing_pictures_are_named_before_anything_is_asked(
+def test_missing_images_are_named_before_anything_is_asked(
     vqa: list[str], server: ScoreServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     missing = tmp_path / "images" / "COCO_val2014_000000000002.jpg"
@@ -25,7 +25,7 @@ def test_missing_pictures_are_named_before_anything_is_asked(
     assert main(vqa) == 2
     assert f"question 106: {missing} not found (and 2 more); --images names" in capsys.readouterr().err
     assert not server.asked
-    assert main([*vqa, "--limit", "6"]) == 0, "pictures that are not needed may be missing"
+    assert main([*vqa, "--limit", "6"]) == 0, "images that are not needed may be missing"
 
 
 def test_an_unanswered_question_is_named(vqa: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,7 +63,7 @@ def _set(path: tuple[str | int, ...], value: object) -> Callable[[Any], object]:
         (
             "questions",
             _set(("data_subtype",), None),
-            'holds no "data_subtype" to name the pictures by; give --image-name',
+            'holds no "data_subtype" to name the images by; give --image-name',
         ),
         ("annotations", _set(("annotations",), {}), 'holds no list of objects named "annotations"'),
         ("annotations", _set(("annotations", 3, "answers"), []), '"answers" must be a list of objects in {'),
@@ -100,9 +100,9 @@ def test_files_that_are_not_json_are_refused_in_one_line(
     assert error.count("\n") == 1
 
 
-def test_pictures_of_test_dev_are_those_of_test(vqa: list[str], tmp_path: Path) -> None:
+def test_images_of_test_dev_are_those_of_test(vqa: list[str], tmp_path: Path) -> None:
     path = tmp_path / "questions.json"
     write(path, json.loads(path.read_text()) | {"data_subtype": "test-dev2015"})
-    for picture in (tmp_path / "images").iterdir():
-        picture.rename(picture.with_name(picture.name.replace("val2014", "test2015")))
+    for image in (tmp_path / "images").iterdir():
+        image.rename(image.with_name(image.name.replace("val2014", "test2015")))
     assert main(vqa) == 0

@@ -28,7 +28,7 @@ def model(request: pytest.FixtureRequest) -> OnnxBlip2:
 
 @pytest.fixture(scope="module")
 def prefixes(model: OnnxBlip2) -> np.ndarray:
-    """The image prefixes of three pictures."""
+    """The image prefixes of three images."""
     return model.query(model.image_embeds(tiny_checkpoint.pixel_values(3)))[1]
 
 
@@ -108,7 +108,7 @@ def test_a_prompt_can_be_continued_after_going_back(model: OnnxBlip2, prefixes: 
     np.testing.assert_array_equal(model.decode(cache, [9], [length]), expected)
 
 
-def test_another_picture_gives_other_logits(model: OnnxBlip2, prefixes: np.ndarray) -> None:
+def test_another_image_gives_other_logits(model: OnnxBlip2, prefixes: np.ndarray) -> None:
     first, second = (model.prefill(model.cache(1), prefixes[row : row + 1], [PROMPTS[0]]) for row in (0, 1))
     assert np.abs(first - second).max() > 0.01
 

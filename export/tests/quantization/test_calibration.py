@@ -20,7 +20,7 @@ from blip2_export.quantization.calibration import Calibration, pixel_values, rea
 from blip2_export.quantization.gptq_rounding import GptqRounding
 from blip2_export.quantization.rounding import round_to_nearest
 from blip2_export.verification.onnx_blip2 import OnnxBlip2
-from blip2_export.verification.sample_pictures import save_pictures
+from blip2_export.verification.sample_images import save_images
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,10 +31,10 @@ TEXTS = ("", "Question: what is that? Answer:", "that hat")
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four drawn pictures and three prompts."""
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four drawn images and three prompts."""
     folder = tmp_path_factory.mktemp("calibration")
-    save_pictures(folder, 4)
+    save_images(folder, 4)
     (folder / "prompts.txt").write_text("\n".join(TEXTS) + "\n")
     return folder
 
@@ -43,14 +43,14 @@ def manifest(folder: Path) -> Json:
     return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
 
 
-def test_every_picture_is_taken_with_every_prompt(pictures: Path) -> None:
-    rows = read_rows(pictures)
+def test_every_image_is_taken_with_every_prompt(images: Path) -> None:
+    rows = read_rows(images)
     assert len(rows) == 12
     assert {row.text for row in rows} == set(TEXTS)
     assert len({row.image for row in rows}) == 4
 
 
-def test_a_cases_file_lists_the_rows_with_their_answers(pictures: Path, tmp_path: Path) -> None:
+def test_a_cases_file_lists_the_rows_with_their_answers(images: Path, tmp_path: Path) -> None:
     cases = [{"image": "a.png", "text": "Question: what? Answer:", "answer": "a hat"}, {"image": "b.png", "text": ""}]
     (tmp_path / "cases.json").write_text(json.dumps({"cases": cases}))
     texts = [(row.image.name, row.text) for row in read_rows(tmp_path)]
@@ -65,34 +65,34 @@ def test_a_folder_without_rows_is_refused(tmp_path: Path, content: str | None) -
         read_rows(tmp_path)
 
 
-def test_a_broken_picture_is_named_and_nothing_is_left(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_broken_image_is_named_and_nothing_is_left(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "rows").mkdir()
     (tmp_path / "rows" / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    with pytest.raises(ExportError, match=r"torn\.png: not a readable picture"):
+    with pytest.raises(ExportError, match=r"torn\.png: not a readable image"):
         export(ExportOptions(checkpoint, tmp_path / "bundle", calibration=tmp_path / "rows"))
     assert [path.name for path in tmp_path.iterdir()] == ["rows"]
 
 
-def test_calibration_without_anything_rounded_is_refused(checkpoint: Path, pictures: Path, tmp_path: Path) -> None:
+def test_calibration_without_anything_rounded_is_refused(checkpoint: Path, images: Path, tmp_path: Path) -> None:
     for target, precision in (("cpu", "fp32"), ("cuda", "fp16")):
         with pytest.raises(ExportError, match="nothing to calibrate"):
-            export(ExportOptions(checkpoint, tmp_path / "b", target=target, precision=precision, calibration=pictures))
+            export(ExportOptions(checkpoint, tmp_path / "b", target=target, precision=precision, calibration=images))
 
 
 def test_the_manifest_tells_the_rows_by_their_hash_and_the_bytes_are_the_same_again(
-    checkpoint: Path, pictures: Path, tmp_path: Path
+    checkpoint: Path, images: Path, tmp_path: Path
 ) -> None:
     for name in ("one", "two"):
-        export(ExportOptions(checkpoint, tmp_path / name, precision="int4", name="x", calibration=pictures))
+        export(ExportOptions(checkpoint, tmp_path / name, precision="int4", name="x", calibration=images))
     assert manifest(tmp_path / "one") == manifest(tmp_path / "two")
     recorded = manifest(tmp_path / "one")["export"]["options"]["calibration"]
-    assert recorded == {"rows": 12, "sha256": rows_digest(read_rows(pictures))}
+    assert recorded == {"rows": 12, "sha256": rows_digest(read_rows(images))}
     assert not list((tmp_path / "one").glob("*/"))
 
 
 @pytest.fixture(scope="module")
-def calibration(checkpoint: Path, fp32_bundle: Path, pictures: Path) -> Calibration:
-    return Calibration(read_rows(pictures), fp32_bundle, manifest(fp32_bundle)["image"], Checkpoint(checkpoint).config)
+def calibration(checkpoint: Path, fp32_bundle: Path, images: Path) -> Calibration:
+    return Calibration(read_rows(images), fp32_bundle, manifest(fp32_bundle)["image"], Checkpoint(checkpoint).config)
 
 
 def hidden_states(bundle: Path, names: list[str], calibration: Calibration) -> list[np.ndarray]:
@@ -145,10 +145,10 @@ def logits_error(checkpoint: Path, fp32: OnnxBlip2, bundle: Path, calibration: C
 
 
 def test_gptq_beats_the_search_and_the_search_beats_plain_rounding(
-    checkpoint: Path, fp32_model: OnnxBlip2, pictures: Path, calibration: Calibration, tmp_path: Path
+    checkpoint: Path, fp32_model: OnnxBlip2, images: Path, calibration: Calibration, tmp_path: Path
 ) -> None:
     errors = {}
-    for name, options in (("nearest", {"rounding": "nearest"}), ("optimized", {}), ("gptq", {"calibration": pictures})):
+    for name, options in (("nearest", {"rounding": "nearest"}), ("optimized", {}), ("gptq", {"calibration": images})):
         export(ExportOptions(checkpoint, tmp_path / name, precision="int4", vision_encoder_precision="fp32", **options))
         errors[name] = logits_error(checkpoint, fp32_model, tmp_path / name, calibration)
     assert errors["optimized"] < 0.95 * errors["nearest"]
@@ -170,17 +170,17 @@ def outliers(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_checkpoint.write_checkpoint(tmp_path_factory.mktemp("outliers") / "tiny", weights=weights)
 
 
-def test_smoothing_changes_ranges_and_nothing_else(outliers: Path, pictures: Path, tmp_path: Path) -> None:
+def test_smoothing_changes_ranges_and_nothing_else(outliers: Path, images: Path, tmp_path: Path) -> None:
     """In int8 the encoder and the decoder come nearer to fp32, by a multiple."""
     export(ExportOptions(outliers, tmp_path / "fp32", precision="fp32"))
     fp32 = OnnxBlip2(tmp_path / "fp32", threads=1)
     rows = Calibration(
-        read_rows(pictures), tmp_path / "fp32", manifest(tmp_path / "fp32")["image"], Checkpoint(outliers).config
+        read_rows(images), tmp_path / "fp32", manifest(tmp_path / "fp32")["image"], Checkpoint(outliers).config
     )
     pixels = np.concatenate([values for _, values in rows.pixel_values()])
     expected = fp32.image_embeds(pixels)
     errors = {}
-    for name, options in (("plain", {}), ("smoothed", {"calibration": pictures})):
+    for name, options in (("plain", {}), ("smoothed", {"calibration": images})):
         export(ExportOptions(outliers, tmp_path / name, **options))
         embeds = OnnxBlip2(tmp_path / name, threads=1).image_embeds(pixels)
         errors[name] = (np.square(embeds - expected).mean(), logits_error(outliers, fp32, tmp_path / name, rows))
@@ -189,7 +189,7 @@ def test_smoothing_changes_ranges_and_nothing_else(outliers: Path, pictures: Pat
 
 
 def test_pixels_are_near_the_reference_s_and_in_its_layout(fp32_bundle: Path, tmp_path: Path) -> None:
-    (path, *_) = save_pictures(tmp_path, 1)
+    (path, *_) = save_images(tmp_path, 1)
     image = manifest(fp32_bundle)["image"]
     values = pixel_values(path, image)
     assert values.shape == (1, 3, image["height"], image["width"])

@@ -26,7 +26,7 @@ from blip2_export.synthetic import checkpoint as synthetic
 from blip2_export.synthetic.checkpoint import BLIP2_OPT_2_7B, SyntheticOptions, make_checkpoint
 from blip2_export.synthetic.tokenizer import tokenizer_files
 from blip2_export.synthetic.weights import PIECE_VALUES, SyntheticWeights
-from blip2_export.verification.sample_pictures import PROMPTS, save_pictures
+from blip2_export.verification.sample_images import PROMPTS, save_images
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -423,12 +423,12 @@ def one_thread() -> Iterator[None]:
 
 @pytest.mark.reference
 @pytest.mark.usefixtures("one_thread")
-def test_activations_stay_in_range_and_answers_follow_picture_and_prompt(tmp_path: Path) -> None:
+def test_activations_stay_in_range_and_answers_follow_image_and_prompt(tmp_path: Path) -> None:
     from blip2_export.verification.reference import Reference
 
     folder = make(tmp_path, like=like(tmp_path, SMALL))
     reference, tokenizer = Reference(folder), tokenizer_of(folder)
-    pixels = [reference.pixel_values(path) for path in save_pictures(tmp_path, 2)]
+    pixels = [reference.pixel_values(path) for path in save_images(tmp_path, 2)]
 
     residual = reference.vision_layers(pixels[0]).std(axis=(1, 2))
     assert 4 < residual[-1] / residual[0] < 12

@@ -10,7 +10,7 @@ import pytest
 
 from blip2_export import cli
 from blip2_export.hashing import file_entry
-from blip2_export.verification.sample_pictures import save_pictures
+from blip2_export.verification.sample_images import save_images
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def cases(tmp_path: Path) -> Path:
-    """Three cases on two drawn pictures."""
-    images = save_pictures(tmp_path, 2)
+    """Three cases on two drawn images."""
+    images = save_images(tmp_path, 2)
     texts = ("", "Question: what? Answer:", "")
     entries = [
         {"name": f"case-{i}", "image": images[i % 2].name, "text": text, "max_new_tokens": 6}

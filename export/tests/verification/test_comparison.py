@@ -268,7 +268,7 @@ def answer(number: int, *, image: str = "a.png", text: str = "", **changes: floa
     return Answer(Case(f"case-{number}", Path(image), text, 5), [2], [7], "x", **values)
 
 
-def test_golden_answers_are_safe_and_spread_over_pictures_and_prompts() -> None:
+def test_golden_answers_are_safe_and_spread_over_images_and_prompts() -> None:
     answers = [
         answer(1, margin=9.0),
         answer(2, margin=8.0),
@@ -280,7 +280,7 @@ def test_golden_answers_are_safe_and_spread_over_pictures_and_prompts() -> None:
     assert [chosen.case.name for chosen in choose(answers, 9)] == ["case-1", "case-3", "case-2"]
 
 
-def test_different_pictures_of_one_name_are_both_kept(tmp_path: Path) -> None:
+def test_different_images_of_one_name_are_both_kept(tmp_path: Path) -> None:
     for folder in ("x", "y"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "a.png").write_bytes(folder.encode())
@@ -293,7 +293,7 @@ def test_different_pictures_of_one_name_are_both_kept(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_drawn_pictures_are_the_same_every_time(tmp_path: Path) -> None:
+def test_drawn_images_are_the_same_every_time(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     first, second = (drawn_cases(tmp_path / folder, 5) for folder in "ab")

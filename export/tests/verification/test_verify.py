@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from blip2_export import cli
-from blip2_export.verification.sample_pictures import save_pictures
+from blip2_export.verification.sample_images import save_images
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,8 +19,8 @@ pytestmark = pytest.mark.reference
 
 @pytest.fixture
 def cases(tmp_path: Path) -> Path:
-    """Two short cases on two drawn pictures."""
-    images = save_pictures(tmp_path, 2)
+    """Two short cases on two drawn images."""
+    images = save_images(tmp_path, 2)
     entries = [{"image": image.name, "text": "a", "max_new_tokens": 4} for image in images]
     path = tmp_path / "cases.json"
     path.write_text(json.dumps({"cases": entries}))

@@ -1,4 +1,4 @@
-"""Drawn pictures and general prompts, for a verification that needs no files from anywhere.
+"""Drawn images and general prompts, for a verification that needs no files from anywhere.
 
 The same numbers give the same pixels. Formats are wide, tall and square, so that the resize is exercised too.
 """
@@ -25,7 +25,7 @@ COLORS = ("red", "green", "blue", "yellow", "purple", "orange", "black", "white"
 SHAPES = ("circle", "square", "triangle", "star")
 
 
-def draw_picture(seed: int) -> Image.Image:
+def draw_image(seed: int) -> Image.Image:
     """A few coloured shapes on a shaded ground."""
     random = np.random.default_rng(seed)
     width, height = SIZES[seed % len(SIZES)]
@@ -38,11 +38,11 @@ def draw_picture(seed: int) -> Image.Image:
     return image
 
 
-def save_pictures(folder: Path, count: int = len(SIZES)) -> list[Path]:
-    """Writes `count` pictures as PNG files."""
+def save_images(folder: Path, count: int = len(SIZES)) -> list[Path]:
+    """Writes `count` images as PNG files."""
     paths = [folder / f"picture-{seed:02}.png" for seed in range(count)]
     for seed, path in enumerate(paths):
-        draw_picture(seed).save(path)
+        draw_image(seed).save(path)
     return paths
 
 
