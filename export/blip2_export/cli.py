@@ -1,7 +1,7 @@
-"""The command line. Exit codes: 0 done, 1 the result is bad (see the command), 2 usage or fatal, 130 interrupted.
+"""The command line. Exit codes: 0 success, 1 a negative result (see the command), 2 usage or fatal, 130 interrupted.
 
-Each command is a module with `add_arguments` and `run`, whose docstring is its help. It is imported only when it,
-or its help, is asked for: `export` works without torch, and `--help` is quick.
+Each command is a module with `add_arguments` and `run`, whose docstring is its help. It is imported only when it or its
+help is asked for: `export` works without torch, and `--help` is quick.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     module.add_arguments(parser)
     options = parser.parse_args(rest)
-    # A stopped command cleans up behind itself, as after Ctrl-C.
+    # A command that is stopped cleans up, as after Ctrl-C.
     usual = signal.signal(signal.SIGTERM, _interrupt)
     try:
         if chosen.command in NEED_REFERENCE:
@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _line(error: Exception) -> str:
-    """An error as one line. What the system says of a file comes without its class and number."""
+    """Returns an error as one line. An error of the system is shown without its class and number."""
     if isinstance(error, OSError) and error.strerror:
         place = error.filename2 or error.filename
         return f"{place}: {error.strerror}" if place else error.strerror

@@ -16,12 +16,12 @@ FOLDER_MODE = 0o755
 
 
 def json_bytes(document: Json) -> bytes:
-    """JSON as all files of a bundle have it."""
+    """Formats JSON as in all files of a bundle."""
     return (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def write_file(path: Path, content: bytes) -> Json:
-    """Writes a file that is complete or absent, and on the disk when this returns. Its hash and size."""
+    """Writes a file atomically and syncs it to the disk. Returns its hash and size."""
     path.parent.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

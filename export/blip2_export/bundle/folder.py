@@ -1,6 +1,6 @@
-"""A bundle folder: writing it so that it is whole or absent, its manifest, and adding files to it later.
+"""Writes a bundle folder whole or not at all, reads its manifest, and adds files to it later.
 
-docs/bundle.md is the format. Bytes depend on the checkpoint and the options alone: no times, no paths.
+docs/bundle.md defines the format. Bytes depend on the checkpoint and the options alone: no times, no paths.
 """
 
 from __future__ import annotations
@@ -46,14 +46,16 @@ def new_bundle(output: Path, *, force: bool) -> Iterator[Path]:
 
 
 def check_output(output: Path, *, force: bool) -> None:
-    """Refuses, before any work is done, an output folder that may not be written or replaced."""
+    """Refuses an output folder that must not be written or replaced, before any work is done."""
     if output.exists() and not output.is_dir():
-        raise ExportError(f"{output}: is not a folder; --output names the folder to write")
+        raise ExportError(f"{output}: not a folder; --output must name the folder to write")
     if output.is_dir() and any(output.iterdir()):
         if not force:
             raise ExportError(f"{output}: folder is not empty; choose another, or replace it with --force")
         if not (output / MANIFEST).is_file():
-            raise ExportError(f"{output}: holds files but no {MANIFEST}; --force replaces bundles only")
+            raise ExportError(
+                f"{output}: holds files but no {MANIFEST}, and --force replaces bundles only; choose another folder"
+            )
 
 
 def _put_in_place(work: Path, output: Path) -> None:
@@ -81,24 +83,26 @@ def _sync_folder(folder: Path) -> None:
 
 
 def read_manifest(folder: Path) -> Json:
-    """The manifest of a bundle.
+    """Returns the manifest of a bundle.
 
     Raises:
         ExportError: there is none, or it is of another schema version, or it names files outside the bundle.
     """
     path = folder / MANIFEST
     if not path.is_file():
-        raise ExportError(f"{path}: file not found; --bundle names a folder written by the export command")
+        raise ExportError(f"{path}: file not found; --bundle must name a folder written by `export`")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ExportError(f"{path}: not valid JSON ({error})") from error
+        raise ExportError(f"{path}: not valid JSON ({error}); export the bundle again") from error
     if manifest.get("schema_version") != SCHEMA_VERSION:
-        raise ExportError(f"{path}: schema_version is {manifest.get('schema_version')}, not {SCHEMA_VERSION}")
+        raise ExportError(
+            f"{path}: schema_version is {manifest.get('schema_version')}, not {SCHEMA_VERSION}; export the bundle again"
+        )
     for name in manifest["files"]:
         parts = PurePosixPath(name)
         if parts.is_absolute() or ".." in parts.parts:
-            raise ExportError(f"{path}: file name {name!r} leaves the bundle")
+            raise ExportError(f"{path}: file name {name!r} points outside the bundle; do not use this bundle")
     return manifest
 
 

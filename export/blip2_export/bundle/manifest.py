@@ -1,4 +1,4 @@
-"""The content of manifest.json, put together from the checkpoint's configuration and the contracts."""
+"""Builds manifest.json from the checkpoint's configuration and the contracts of the graphs."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Provenance:
 def manifest(
     checkpoint: Checkpoint, *, name: str, target: str, precision: StagePrecisions, image: Json, provenance: Provenance
 ) -> Json:
-    """The manifest of a finished bundle."""
+    """Returns the manifest of a finished bundle."""
     identity = checkpoint.identity()
     return {
         "schema_version": SCHEMA_VERSION,
@@ -57,7 +57,7 @@ def manifest(
 
 
 def tools() -> Json:
-    """The versions that decide the bytes of a bundle."""
+    """Returns the versions that decide the bytes of a bundle."""
     return {
         "blip2_export": __version__,
         "onnx": onnx.__version__,
@@ -123,7 +123,7 @@ def _decoder(config: Blip2Config, contract: Contract, kv_dtype: str) -> Json:
 
 
 def _names(specs: tuple[TensorSpec, ...]) -> Json:
-    """Role -> name in the graph. The KV buffers are many and follow a template instead."""
+    """Maps roles to names in the graph, without the KV buffers, which follow a template."""
     templates = tuple(template.partition("{")[0] for template in (PAST_TEMPLATE, PRESENT_TEMPLATE))
     return {spec.name: spec.name for spec in specs if not spec.name.startswith(templates)}
 

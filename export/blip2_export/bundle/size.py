@@ -1,4 +1,4 @@
-"""How large a bundle will be, so that a full disk is told before the work and not after it."""
+"""Estimates the size of a bundle, so that a full disk is reported before the work, not after it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPARE_BYTES = 64 * 1024 * 1024
 
 
 def bundle_bytes(checkpoint: Checkpoint, target: str, precision: StagePrecisions) -> int:
-    """About how large the bundle will be; never less."""
+    """Returns an upper bound of the bundle's size in bytes."""
     total = float(SPARE_BYTES)
     for name, shape in tensor_shapes(checkpoint.config).items():
         total += math.prod(shape) * _bytes_per_weight(name, len(shape) == 2, target, precision)
@@ -50,6 +50,6 @@ def check_disk(output: Path, needed: int) -> None:
 
 
 def free_bytes(output: Path) -> int:
-    """What is free on the disk of an output folder, which need not exist yet."""
+    """Returns the free bytes on the disk of an output folder, which need not exist yet."""
     parent = next(folder for folder in output.absolute().parents if folder.exists())
     return shutil.disk_usage(parent).free

@@ -1,6 +1,6 @@
-"""The export command: checkpoint folder -> bundle folder. Needs neither torch nor transformers.
+"""Exports a checkpoint folder to a bundle folder. Needs neither torch nor transformers.
 
-Streams: a layer is read, converted and written before the next one is read.
+Works layer by layer: one is read, converted and written before the next is read.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What the command was asked for.
+    """The options of `export`.
 
     `precision` defaults to the target's usual one, `name` to the last part of the checkpoint's id. `rounding` is
     how weights in groups are rounded, one of ROUNDINGS. `calibration` is a folder of images and prompts: the
@@ -72,7 +72,7 @@ def export(options: ExportOptions) -> Json:
     )
     graphs = [Graph(s, options.target, getattr(precision, s), ROUNDINGS[options.rounding]) for s in STAGES]
     if options.calibration and not any(graph.is_smoothed or graph.is_grouped for graph in graphs):
-        raise ExportError("--calibration: at this precision nothing is rounded, so there is nothing to calibrate")
+        raise ExportError("--calibration: nothing is rounded at this precision, so nothing to calibrate; leave it out")
     check_output(options.output, force=options.force)
     checkpoint = Checkpoint(options.checkpoint)
     source_bytes = checkpoint.require(tensor_shapes(checkpoint.config))
@@ -128,7 +128,7 @@ def _write(checkpoint: TensorSource, graph: Graph, path: Path) -> tuple[GraphBui
 
 
 def _recorded(options: ExportOptions, rows: Sequence[CalibrationRow]) -> Json:
-    """Every option that decides the bytes of the bundle. No paths: they differ by machine."""
+    """Returns every option that decides the bytes of the bundle, without paths, which differ by machine."""
     recorded = asdict(options)
     for name in ("checkpoint", "output", "force"):
         del recorded[name]

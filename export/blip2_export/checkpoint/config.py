@@ -1,7 +1,7 @@
 """The part of `config.json` that the graphs need, with the defaults of transformers for absent keys.
 
-The published configuration leaves most keys out, so the defaults below are part of the format. Whatever the
-graphs would silently compute wrongly is refused here, by name.
+The published configuration leaves most keys out, so the defaults below are part of the format. Settings that the
+graphs cannot express are refused here by name, so that they never compute something else in silence.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class QFormerConfig:
     num_query_tokens: int
 
     def has_cross_attention(self, layer: int) -> bool:
-        """Whether a layer looks at the image."""
+        """Returns whether a layer attends to the image."""
         return layer % self.cross_attention_frequency == 0
 
 
@@ -104,7 +104,7 @@ def _part(document: Json, key: str) -> Json:
 
 
 def _image_token_id(document: Json, vocab_size: int) -> int | None:
-    """None in checkpoints older than the image token. It is never embedded, but it must not mean a word."""
+    """Reads the image token's id: None in older checkpoints. It is never embedded, but must not stand for a word."""
     value = document.get("image_token_index", document.get("image_token_id"))
     if value is not None and not (_is_count(value) and value < vocab_size):
         raise ExportError(f"config.json: image_token_index is {value!r}, no id below vocab_size {vocab_size}")
@@ -116,7 +116,7 @@ def _is_count(value: object) -> bool:
 
 
 def _size(part: str, values: Json, key: str, default: int) -> int:
-    """A dimension: a whole number above zero."""
+    """Reads a dimension: a whole number above zero."""
     value = values.get(key, default)
     if not _is_count(value) or value == 0:
         raise ExportError(f"config.json: {part}.{key} is {value!r}; it must be a whole number above 0")
@@ -149,7 +149,7 @@ def _heads_divide(part: str, hidden_size: int, num_heads: int) -> None:
 
 
 def _square(part: str, key: str, value: object) -> int:
-    """A size that is given as one number or as two equal ones."""
+    """Reads a size that is given as one number or as two equal ones."""
     sides = value if isinstance(value, list) else [value]
     if len({str(side) for side in sides}) != 1 or not _is_count(sides[0]) or sides[0] == 0:
         raise ExportError(f"config.json: {part}.{key} is {value!r}; only one number (a square) is supported")

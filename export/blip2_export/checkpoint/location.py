@@ -1,4 +1,4 @@
-"""Checkpoints named by their id on the Hugging Face hub. Needs the extra `hub`; folders need nothing."""
+"""Resolves --checkpoint to a folder: a path, or an id of the Hugging Face hub, which needs the extra `hub`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 def local_folder(checkpoint: str, revision: str | None) -> Path:
-    """The folder of a checkpoint, downloaded into the hub's cache if it is named by an id.
+    """Returns the folder of a checkpoint, and downloads it into the hub's cache if it is named by an id.
 
     Raises:
         ExportError: neither a folder nor an id, or the download failed.
@@ -19,7 +19,9 @@ def local_folder(checkpoint: str, revision: str | None) -> Path:
     folder = expanded(checkpoint)
     if folder.is_dir() or not REPOSITORY.fullmatch(checkpoint):
         if revision is not None:
-            raise ExportError(f"--revision {revision}: {checkpoint} is no id of the hub; only those have revisions")
+            raise ExportError(
+                f"--revision {revision}: {checkpoint} not an id of the hub, and only those have revisions; omit it"
+            )
         return folder
     try:
         from huggingface_hub.utils import logging
@@ -41,7 +43,7 @@ def local_folder(checkpoint: str, revision: str | None) -> Path:
 
 
 def expanded(path: str) -> Path:
-    """A path whose `~` is the home: not every shell replaces it behind `CHECKPOINT=` or `--checkpoint=`.
+    """Returns a path with `~` expanded, which not every shell does after `CHECKPOINT=` or `--checkpoint=`.
 
     Raises:
         ExportError: there is no such user.

@@ -1,7 +1,6 @@
-"""What the checkpoint says about images: size, mean and deviation for the manifest.
+"""Reads the checkpoint's image settings for the manifest: size, mean and deviation.
 
-The resize itself lives in the runtime; here it is only made sure that the checkpoint asks for the one that
-the runtime does.
+The resize itself is the runtime's; this module checks that the checkpoint asks for the same one.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ DEFAULT_SIDE = 384  # of transformers' BlipImageProcessor
 
 
 def image_manifest(checkpoint: Checkpoint) -> Json:
-    """The manifest's `image` entry: height and width in pixels, mean and std per channel, from 0 to 1."""
+    """Returns the manifest's `image` entry: height and width in pixels, mean and std per channel, from 0 to 1."""
     settings = _settings(checkpoint)
     for key, supported in (
         ("do_resize", True),
@@ -50,7 +49,7 @@ def image_manifest(checkpoint: Checkpoint) -> Json:
 
 
 def _settings(checkpoint: Checkpoint) -> Json:
-    """The image processor's settings: a file of their own, or a part of the processor's."""
+    """Returns the image processor's settings: a file of their own, or a part of the processor's."""
     if checkpoint.has("preprocessor_config.json"):
         return checkpoint.read_json("preprocessor_config.json")
     if checkpoint.has("processor_config.json"):

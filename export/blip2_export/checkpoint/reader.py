@@ -1,9 +1,9 @@
-"""A checkpoint folder in the layout of the Hugging Face hub, read one tensor at a time.
+"""Reads a checkpoint folder in the layout of the Hugging Face hub, one tensor at a time.
 
-Knows files, stored types and tensor names; knows nothing of graphs. Every file it opens is remembered, because
-the manifest tells by their hashes which bytes a bundle was made from.
+Knows files, stored types and tensor names, but no graphs. It records every file it opens, because the manifest
+lists the hashes of all files that a bundle was made from.
 
-A weight file is opened anew for every tensor: the library maps whole files into memory, and pages of a mapping
+A weight file is reopened for every tensor: the library maps whole files into memory, and the pages of a mapping
 that stays open would add up to the whole checkpoint.
 """
 
@@ -39,11 +39,11 @@ LM_HEAD = "language_model.lm_head.weight"
 
 
 def read_object(path: Path) -> Json:
-    """The object that a JSON file holds."""
+    """Returns the object that a JSON file holds."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ExportError(f"{path}: not valid JSON ({error})") from error
+        raise ExportError(f"{path}: not valid JSON ({error}); download it again") from error
     if not isinstance(document, dict):
         raise ExportError(f"{path}: holds no JSON object")
     return document
@@ -51,7 +51,7 @@ def read_object(path: Path) -> Json:
 
 @dataclass(frozen=True)
 class CheckpointId:
-    """Where a checkpoint comes from, as far as its folder tells."""
+    """The origin of a checkpoint, as far as its folder tells."""
 
     id: str
     revision: str | None
@@ -59,7 +59,7 @@ class CheckpointId:
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """Where a tensor lies and how it is stored."""
+    """The file, type and shape of a stored tensor."""
 
     file: str
     dtype: str
@@ -67,7 +67,7 @@ class StoredTensor:
 
     @property
     def bytes(self) -> int:
-        """Its size in the file, if its type is one that can be read."""
+        """The size in the file, or 0 if the type is not supported."""
         return math.prod(self.shape) * STORED_BYTES.get(self.dtype, 0)
 
 
@@ -81,7 +81,7 @@ class TensorSource(Protocol):
 
 
 class Checkpoint:
-    """One checkpoint folder. `on_read`, if set, is told the bytes of a tensor when it is read for the first time.
+    """One checkpoint folder. `on_read`, if set, is called with the bytes of a tensor on its first read.
 
     Raises:
         ExportError: a file is missing or unreadable, or the model is one that cannot be exported.
@@ -99,7 +99,7 @@ class Checkpoint:
         self._check_tied()
 
     def path(self, name: str) -> Path:
-        """The path of a file that the export reads; from now on it belongs to the provenance."""
+        """Returns the path of a file, and adds the file to the provenance."""
         path = self.folder / name
         if not path.is_file():
             raise ExportError(f"{path}: file not found; is the download of the checkpoint complete?")
@@ -107,19 +107,19 @@ class Checkpoint:
         return path
 
     def has(self, name: str) -> bool:
-        """Whether the folder holds a file."""
+        """Returns whether the folder holds a file."""
         return (self.folder / name).is_file()
 
     def read_json(self, name: str) -> Json:
-        """The content of a JSON file of the folder."""
+        """Returns the content of a JSON file of the folder."""
         return read_object(self.path(name))
 
     @contextmanager
     def provenance(self) -> Iterator[Callable[[], Json]]:
-        """Hashes every file read so far, while the block runs. Yields what waits for hash and size of each by name.
+        """Hashes every file read so far while the block runs. Yields a function that waits for hash and size of each.
 
-        Hashing runs beside the export, which is busy with arithmetic; each file then is in the page cache when
-        its tensors are read. A block that fails does not wait for the files still to come.
+        Hashing runs in parallel with the export, which is busy with arithmetic, and brings each file into the page
+        cache before its tensors are read. A block that fails does not wait for the remaining files.
         """
         pool = ThreadPoolExecutor(1, thread_name_prefix="provenance")
         try:
@@ -129,8 +129,8 @@ class Checkpoint:
             pool.shutdown(wait=False, cancel_futures=True)
 
     def identity(self) -> CheckpointId:
-        """Repository and revision, when the folder lies in a hub cache or was downloaded with its metadata; else
-        the folder's own name."""
+        """Returns the repository and revision if the folder is in a hub cache or has the hub's metadata, else the
+        folder's own name."""
         folder = self.folder.resolve()
         cached = re.fullmatch(r"models--(.+)", folder.parent.parent.name)
         if folder.parent.name == "snapshots" and cached:
@@ -140,7 +140,7 @@ class Checkpoint:
         return CheckpointId(folder.name, revision)
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """A tensor as f32, after its shape was compared with the one expected and its values were looked at."""
+        """Returns a tensor as f32, after checking its shape and that all values are finite."""
         values = self._values(name, shape)
         if name not in self._told:
             self._told.add(name)
@@ -159,12 +159,12 @@ class Checkpoint:
         return values
 
     def require(self, shapes: dict[str, tuple[int, ...]]) -> int:
-        """Makes sure that every tensor of `shapes` can be read, before long work begins. Returns their bytes."""
+        """Checks that every tensor of `shapes` can be read, before long work begins. Returns their total bytes."""
         return sum(self._find(name, shape).bytes for name, shape in shapes.items())
 
     def _find(self, name: str, shape: tuple[int, ...]) -> StoredTensor:
         if name not in self.stored:
-            raise ExportError(f"{self.folder}: tensor {name} is missing from the checkpoint")
+            raise ExportError(f"{self.folder}: tensor {name} is missing from the checkpoint; is its download complete?")
         stored = self.stored[name]
         path = self.folder / stored.file
         if stored.shape != shape:
@@ -174,7 +174,7 @@ class Checkpoint:
         return stored
 
     def _stored(self) -> dict[str, StoredTensor]:
-        """All tensors by name, from the headers of the weight files."""
+        """Returns all tensors by name, from the headers of the weight files."""
         if not self.has(INDEX):
             if not self.has(SINGLE):
                 raise ExportError(
@@ -185,16 +185,18 @@ class Checkpoint:
         headers = {file: self._header(file) for file in sorted(set(files.values()))}
         for name, file in files.items():
             if name not in headers[file]:
-                raise ExportError(f"{self.folder / file}: tensor {name} is missing, {INDEX} says it is here")
+                raise ExportError(
+                    f"{self.folder / file}: tensor {name} is missing, though {INDEX} lists it; download the file again"
+                )
         return {name: headers[file][name] for name, file in files.items()}
 
     def _weight_map(self) -> dict[str, str]:
         files = self.read_json(INDEX).get("weight_map")
         if not isinstance(files, dict) or not all(isinstance(file, str) for file in files.values()):
-            raise ExportError(f"{self.folder / INDEX}: has no weight_map of tensor names to file names")
+            raise ExportError(f"{self.folder / INDEX}: has no weight_map of tensors to files; download it again")
         for file in files.values():
             if Path(file).name != file:
-                raise ExportError(f"{self.folder / INDEX}: file name {file!r} leaves the folder")
+                raise ExportError(f"{self.folder / INDEX}: file name {file!r} points outside the folder; do not use it")
         return files
 
     def _header(self, file: str) -> dict[str, StoredTensor]:
@@ -203,7 +205,7 @@ class Checkpoint:
             return {name: StoredTensor(file, view.get_dtype(), tuple(view.get_shape())) for name, view in views}
 
     def _check_tied(self) -> None:
-        """Older files store the output layer too; it must equal the token embedding, which the graphs use."""
+        """Checks that an output layer, which older files store, equals the token embedding, which the graphs use."""
         if LM_HEAD not in self.stored:
             return
         text = self.config.text

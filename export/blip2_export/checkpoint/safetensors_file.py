@@ -1,7 +1,7 @@
-"""Writing safetensors files piece by piece, so that weights never have to be in memory at once.
+"""Writes safetensors files piece by piece, so that the weights need not fit into memory.
 
 A file is 8 bytes with the length of the header, the header (JSON with the type, shape and place of every tensor),
-and the data. The library of the format writes whole dictionaries only.
+and the data. The format's own library only writes whole dictionaries.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ LENGTH_BYTES = 8
 
 @dataclass(frozen=True)
 class StoredType:
-    """A type of stored numbers: its name in a header, and numpy's."""
+    """A type of stored numbers: its name in the header, and numpy's."""
 
     name: str
     numpy: np.dtype
 
     def tensor_bytes(self, shape: Shape) -> int:
-        """Size of a tensor in a file."""
+        """Returns the size of a tensor in a file."""
         return math.prod(shape) * self.numpy.itemsize
 
 
@@ -45,7 +45,7 @@ STORED_TYPES = {
 
 
 def split_shards(shapes: dict[str, Shape], stored: StoredType, shard_bytes: int) -> dict[str, dict[str, Shape]]:
-    """The tensors of every file, by the hub's file names, cut in order. A larger tensor has a file of its own."""
+    """Distributes the tensors over files, in order and by the hub's names. A larger tensor gets a file of its own."""
     shards: list[dict[str, Shape]] = [{}]
     filled = 0
     for name, shape in shapes.items():
@@ -59,7 +59,7 @@ def split_shards(shapes: dict[str, Shape], stored: StoredType, shard_bytes: int)
 
 
 def create_file(path: Path, tensors: dict[str, Shape], stored: StoredType) -> None:
-    """A complete file of zeros, which most disks store as nothing but its header."""
+    """Creates a complete file of zeros, of which most disks store the header only."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}  # transformers refuses files that do not say so
     end = 0
     for name, shape in tensors.items():
@@ -74,7 +74,7 @@ def create_file(path: Path, tensors: dict[str, Shape], stored: StoredType) -> No
 
 
 def open_data(path: Path) -> BinaryIO:
-    """A file of `create_file`, opened where the numbers of its first tensor belong; the others follow without gaps."""
+    """Opens a file of `create_file` at the data of its first tensor; the others follow without gaps."""
     stream = path.open("r+b")
     stream.seek(LENGTH_BYTES + int.from_bytes(stream.read(LENGTH_BYTES), "little"))
     return stream

@@ -1,4 +1,4 @@
-"""Names and shapes of every tensor of a BLIP-2 OPT checkpoint, from its configuration alone.
+"""Lists the names and shapes of all tensors of a BLIP-2 OPT checkpoint, from its configuration alone.
 
 The order is that of transformers' state dict, in which the hub's shards are cut. The output layer is tied to
 the token embedding and not stored. `stage_of` says which graph a tensor belongs to.
@@ -22,12 +22,12 @@ STAGE_ROOTS = {"vision_model.": "vision_encoder", "language_model.": "decoder"}
 
 
 def tensor_shapes(config: Blip2Config) -> dict[str, Shape]:
-    """Shape of every tensor by name, in checkpoint order. Linear weights are [out, in]."""
+    """Returns the shape of every tensor by name, in checkpoint order. Linear weights are [out, in]."""
     return dict(_tensors(config))
 
 
 def stage_of(name: str) -> str:
-    """The graph that reads a tensor; query tokens and language projection belong to the Q-Former."""
+    """Returns the graph that reads a tensor; query tokens and language projection belong to the Q-Former."""
     return next((stage for root, stage in STAGE_ROOTS.items() if name.startswith(root)), "qformer")
 
 
@@ -82,7 +82,7 @@ def _qformer(qformer: QFormerConfig, image_width: int) -> Entries:
 
 
 def _bert_attention(name: str, size: int, source: int) -> Entries:
-    """Attention of `size` to states of width `source`, with the output layer and LayerNorm of BERT."""
+    """Lists an attention of `size` to states of width `source`, with the output layer and LayerNorm of BERT."""
     yield from _linear(f"{name}.attention.query", size, size)
     yield from _linear(f"{name}.attention.key", size, source)
     yield from _linear(f"{name}.attention.value", size, source)

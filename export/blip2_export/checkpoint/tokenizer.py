@@ -1,7 +1,7 @@
-"""The bundle's tokenizer.json: copied from the checkpoint, or built from vocab.json and merges.txt.
+"""Makes the bundle's tokenizer.json: copies the checkpoint's, or builds it from vocab.json and merges.txt.
 
-Also how a prompt is encoded everywhere in this package: special strings in a text are plain text, and the
-beginning-of-text id is put in front.
+Also encodes prompts for the whole package: special strings in a text are plain text, and the beginning-of-text
+id comes first.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ PAD, END, IMAGE = "<pad>", "</s>", "<image>"
 
 
 def tokenizer_bytes(checkpoint: Checkpoint) -> bytes:
-    """The content of the bundle's tokenizer.json, after the `tokenizers` library has accepted it."""
+    """Returns the content of the bundle's tokenizer.json, after the `tokenizers` library has accepted it."""
     if checkpoint.has("tokenizer.json"):
         content = checkpoint.path("tokenizer.json").read_bytes()
     elif checkpoint.has("vocab.json") and checkpoint.has("merges.txt"):
         content = json.dumps(_from_vocabulary(checkpoint), ensure_ascii=False).encode()
     else:
-        raise ExportError(f"{checkpoint.folder}: neither tokenizer.json nor vocab.json with merges.txt found")
+        raise ExportError(f"{checkpoint.folder}: neither tokenizer.json nor vocab.json with merges.txt found; add them")
     tokenizer = parse_tokenizer(content)
     largest = max(tokenizer.get_vocab().values(), default=0)
     vocab_size = checkpoint.config.text.vocab_size
@@ -37,7 +37,7 @@ def tokenizer_bytes(checkpoint: Checkpoint) -> bytes:
 
 
 def parse_tokenizer(content: bytes) -> Tokenizer:
-    """A tokenizer that treats special strings in a text as plain text."""
+    """Returns a tokenizer that treats special strings in a text as plain text."""
     try:
         tokenizer = Tokenizer.from_buffer(content)
     except Exception as error:  # the library raises nothing more specific
@@ -47,7 +47,7 @@ def parse_tokenizer(content: bytes) -> Tokenizer:
 
 
 def prompt_ids(tokenizer: Tokenizer, bos_token_id: int, text: str) -> list[int]:
-    """What follows the image positions: the beginning-of-text id and the ids of the text."""
+    """Returns the ids after the image positions: the beginning-of-text id and the ids of the text."""
     return [bos_token_id, *tokenizer.encode(text, add_special_tokens=False).ids]
 
 
@@ -85,7 +85,7 @@ def _added(token: str, number: int, *, normalized: bool) -> Json:
 
 
 def _template(end_id: int) -> Json:
-    """OPT begins every text with its end token."""
+    """Returns the template that begins every text with OPT's end token."""
     bos = {"SpecialToken": {"id": END, "type_id": 0}}
     first, second = ({"Sequence": {"id": name, "type_id": kind}} for kind, name in enumerate("AB"))
     return {

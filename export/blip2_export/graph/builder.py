@@ -1,7 +1,7 @@
-"""A small writer of ONNX graphs: nodes and weights with the names of the checkpoint.
+"""Writes ONNX graphs: nodes and weights with the names of the checkpoint.
 
-Graphs are written, not traced, so this file is the whole distance between the formulas in `families/` and the
-protobuf. It knows operators and nothing of BLIP-2. Inside the graphs activations are two-dimensional,
+Graphs are written, not traced, so this file is all there is between the formulas in `families/` and the protobuf.
+It knows operators and nothing of BLIP-2. Inside the graphs activations are two-dimensional,
 [tokens, features], with all rows and positions flattened: a linear layer is then one matrix product, whatever
 the batch is.
 """
@@ -68,7 +68,7 @@ class GraphBuilder:
         self._constants: dict[str, TensorProto] = {}
 
     def constant(self, name: str, values: np.ndarray) -> str:
-        """Stores a weight or another constant as it is: the only way into the file."""
+        """Stores a constant unchanged. All constants pass through here."""
         if name in self._constants:
             raise ValueError(f"constant {name} is stored twice")
         self._constants[name] = self._store(name, np.ascontiguousarray(values))
@@ -87,12 +87,12 @@ class GraphBuilder:
         return self.constant(name, cast)
 
     def ints(self, *values: int) -> str:
-        """A one-dimensional i64 constant, such as a shape or axes; equal ones are stored once."""
+        """Stores a one-dimensional i64 constant, such as a shape or axes; equal ones are stored once."""
         name = "ints." + "_".join(str(value) for value in values)
         return self._shared(name, np.array(values, dtype=np.int64))
 
     def scalar(self, value: float, dtype: str = "float32") -> str:
-        """A scalar constant; equal ones are stored once."""
+        """Stores a scalar constant; equal ones are stored once."""
         return self._shared(f"{dtype}.{value!r}", np.array(value, dtype=dtype))
 
     def _shared(self, name: str, values: np.ndarray) -> str:
@@ -122,11 +122,11 @@ class GraphBuilder:
         return self.op("Cast", [x], name, to=ELEMENT_TYPES[dtype])
 
     def enter(self, x: str, name: str) -> str:
-        """An f32 input in the type of the activations."""
+        """Casts an f32 input to the type of the activations."""
         return x if self.float_type == "float32" else self.cast(x, self.float_type, name)
 
     def leave(self, x: str, name: str) -> str:
-        """A tensor in the type of the activations as f32."""
+        """Casts a tensor in the type of the activations to f32."""
         return x if self.float_type == "float32" else self.cast(x, "float32", name)
 
     def reshape(self, x: str, shape: Sequence[int], name: str) -> str:
@@ -136,14 +136,14 @@ class GraphBuilder:
     def tokens(self, x: str, width: int, name: str) -> str:
         """Flattens rows and positions: [..., width] -> [tokens, width], the same tokens throughout the graph.
 
-        The count has a name because ONNX Runtime takes every -1 for another size, and its search for memory to
-        share is quadratic in sizes: at full size it costs two seconds of loading.
+        The axis is named because ONNX Runtime treats every -1 as a new size, and its search for reusable memory is
+        quadratic in sizes: two seconds of loading at full size.
         """
         self._value_infos.append(helper.make_tensor_value_info(name, ELEMENT_TYPES[self.float_type], ["tokens", width]))
         return self.reshape(x, [-1, width], name)
 
     def once_per_row(self, constant: str, like: str, name: str) -> str:
-        """A constant [1, positions, width], once for every row of `like` [rows, …, …] of the same type."""
+        """Repeats a constant [1, positions, width] for every row of `like` [rows, …, …], which has the same type."""
         if not self.on_gpu:
             rows = self.op("Shape", [like], f"{name}/Batch", start=0, end=1)
             shape = self.op("Concat", [rows, self.ints(1, 1)], f"{name}/Shape", axis=0)
@@ -154,16 +154,16 @@ class GraphBuilder:
         return self.op("Add", [zero, constant], f"{name}/Expand")
 
     def layer_norm(self, x: str, name: str, weight: np.ndarray, bias: np.ndarray, eps: float) -> str:
-        """LayerNorm over the last axis. The operator computes mean and deviation in f32 in any type."""
+        """Adds a LayerNorm over the last axis. The operator computes mean and deviation in f32 for every type."""
         inputs = [x, self.floats(f"{name}.weight", weight), self.floats(f"{name}.bias", bias)]
         return self.op("LayerNormalization", inputs, name, axis=-1, epsilon=eps)
 
     def gelu(self, x: str, name: str) -> str:
-        """The exact gelu, by erf."""
+        """Adds the exact gelu, by erf."""
         return self.op("Gelu", [x], name, approximate="none")
 
     def attention(self, query: str, key: str, value: str, name: str, heads: int, head_dim: int, bias: str = "") -> str:
-        """Softmax attention without a mask; all tensors are [batch, positions, heads * head_dim].
+        """Adds softmax attention without a mask; all tensors are [batch, positions, heads * head_dim].
 
         `bias` [3 * heads * head_dim] is added to query, key and value first, where there is one; the standard form
         takes none. The fused operator of ONNX Runtime is 15 % faster than MatMul, Softmax, MatMul with their
@@ -178,7 +178,7 @@ class GraphBuilder:
         return self.op("MultiHeadAttention", inputs, name, domain=MICROSOFT, num_heads=heads, scale=scale)
 
     def _standard_attention(self, query: str, key: str, value: str, name: str, heads: int, head_dim: int) -> str:
-        """The same in standard operators, with the softmax in f32.
+        """Adds the same attention in standard operators, with the softmax in f32.
 
         Queries are scaled before the product: in f16 the unscaled scores could overflow.
         """
@@ -198,12 +198,12 @@ class GraphBuilder:
         return self.op("Transpose", [split], f"{name}/Heads", perm=[0, 2, 1, 3])
 
     def operators(self) -> dict[str, int]:
-        """How often each operator is used, by name; those of ONNX Runtime with their domain."""
+        """Counts the operators by name; ONNX Runtime's own with their domain."""
         names = (f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in self._nodes)
         return dict(sorted(Counter(names).items()))
 
     def model(self) -> onnx.ModelProto:
-        """The finished graph, checked for names that nothing produces."""
+        """Returns the finished graph, after checking that every name is produced once."""
         graph = helper.make_graph(
             self._nodes,
             self.contract.stage,
@@ -239,7 +239,7 @@ class GraphBuilder:
 
 
 def store_inline(name: str, values: np.ndarray) -> TensorProto:
-    """A constant whose values lie in the protobuf itself."""
+    """Returns a constant with its values in the protobuf."""
     return numpy_helper.from_array(values, name)
 
 

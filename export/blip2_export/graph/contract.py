@@ -1,4 +1,4 @@
-"""The signatures of the three graphs as data: names, types, axes, and the shapes at which they are checked.
+"""Defines the signatures of the three graphs as data: names, types, axes, and the shapes at which they are checked.
 
 The graph builders declare their inputs and outputs from here, the manifest takes its names from here, and the
 verifier runs the shapes listed in `check_at`. docs/bundle.md is the same table in prose.
@@ -36,7 +36,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Contract:
-    """What one graph takes and gives."""
+    """The inputs and outputs of one graph."""
 
     stage: str
     inputs: tuple[TensorSpec, ...]
@@ -114,7 +114,7 @@ def _kv(text: TextConfig, template: str, dtype: str) -> list[TensorSpec]:
 
 
 def contracts(config: Blip2Config, target: str) -> dict[str, Contract]:
-    """All graphs of a bundle by stage. Inputs and outputs are f32 on every target, but for the KV buffers."""
+    """Returns the contracts of a bundle by stage. Inputs and outputs are f32 on every target except the KV buffers."""
     return {
         "vision_encoder": vision_encoder(config),
         "qformer": qformer(config),

@@ -46,7 +46,7 @@ def split(weight: np.ndarray) -> np.ndarray:
 
 
 def dequantize(grouped: Grouped) -> np.ndarray:
-    """The weights that the codes stand for, f32 [out, in]."""
+    """Returns the weights that the codes stand for, f32 [out, in]."""
     steps = grouped.values.astype(np.float32)
     steps -= grouped.zero_point[..., None]
     steps *= grouped.scale[..., None]
@@ -54,7 +54,7 @@ def dequantize(grouped: Grouped) -> np.ndarray:
 
 
 def pack(grouped: Grouped) -> Packed:
-    """The arrays as the operator stores them; two 4-bit codes share a byte, the first one in its low half."""
+    """Returns the arrays as the operator stores them; two 4-bit codes share a byte, the first one in its low half."""
     if grouped.bits == 8:
         return Packed(grouped.values, grouped.scale, grouped.zero_point)
     groups = grouped.zero_point.shape[1]

@@ -112,24 +112,24 @@ class Grouping(Protocol):
     """Chooses the groups of one layer's weights [out, in]; see `quantization`."""
 
     def __call__(self, name: str, weight: np.ndarray, bias: np.ndarray | None, bits: int, /) -> Grouped:
-        """The weights in `bits` bits."""
+        """Returns the weights rounded to `bits` bits."""
         ...
 
 
 def linear_layers(builder: GraphBuilder, precision: str, grouping: Grouping) -> Linear:
-    """The writer of linear layers for a precision; `grouping` is for those that group their weights."""
+    """Returns the writer of linear layers for a precision; `grouping` serves precisions with grouped weights."""
     if is_grouped(precision, builder.float_type):
         return GroupedLinear(builder, GROUP_BITS[precision], grouping)
     return Int8Linear(builder) if precision == "int8" else FloatLinear(builder)
 
 
 def is_grouped(precision: str, float_type: str) -> bool:
-    """Whether weights are rounded in groups, beside activations of the given type."""
+    """Returns whether weights are rounded in groups, beside activations of the given type."""
     return precision == "int4" or (precision == "int8" and float_type == "float16")
 
 
 def tied_embedding(builder: GraphBuilder, linear: Linear, name: str, table: np.ndarray) -> TiedEmbedding:
-    """The token table in a precision that fits the linear layers it is used with: 8 bits or more."""
+    """Returns the token table in a precision that fits the linear layers it is used with: 8 bits or more."""
     if isinstance(linear, FloatLinear) or builder.float_type == "float16":
         return FloatTiedEmbedding(builder, name, table)
     return Int8TiedEmbedding(builder, name, table)
@@ -156,7 +156,7 @@ def quantize_weight(weight: np.ndarray) -> Quantized:
 
 
 class FloatInputs:
-    """What stands around layers that read floats."""
+    """The operators around layers that read floats."""
 
     builder: GraphBuilder
     __call__: Callable[..., str]
@@ -262,7 +262,7 @@ class Int8Linear:
         return build.op("QuantizeLinear", [x, flat, zero_points], f"{name}/Values", axis=0), row_scale
 
     def _zero_points_of(self, flat: str, zero_point: int) -> str:
-        """The zero point once per token, u8 [tokens]: the operator wants as many as scales."""
+        """Returns the zero point once per token, u8 [tokens]: the operator wants as many as scales."""
         build = self.builder
         if zero_point not in self._zero_points:
             tokens = build.op("Shape", [flat], f"{flat}/Tokens")

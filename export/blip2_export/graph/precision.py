@@ -1,4 +1,4 @@
-"""Which stage is exported at which precision: what `--target`, `--precision` and the overrides mean together.
+"""Resolves `--target`, `--precision` and the overrides to a precision for each stage.
 
 The Q-Former, the query tokens and the language projection are small, bear few bits badly, and stay in f32 on
 every target. On GPUs the encoder is f16, and 8 and 4 bits are those of the decoder's weights alone. On the CPU
@@ -27,7 +27,7 @@ class StagePrecisions:
 
 @dataclass(frozen=True)
 class Choice:
-    """What a target offers: the stages behind each `--precision`, and what a single stage can be set to."""
+    """The choices of a target: the stages of each `--precision`, and the precisions of a single stage."""
 
     presets: dict[str, StagePrecisions]
     vision_encoder: tuple[str, ...]
@@ -60,7 +60,7 @@ CHOICES = {"cpu": _CPU, "cuda": _GPU, "tensorrt": _GPU}
 def stage_precisions(
     target: str, precision: str | None = None, vision_encoder: str | None = None, decoder: str | None = None
 ) -> StagePrecisions:
-    """The precision of each stage; `vision_encoder` and `decoder` override the preset.
+    """Returns the precision of each stage; `vision_encoder` and `decoder` override the preset.
 
     Raises:
         ExportError: the target does not offer it.

@@ -1,4 +1,4 @@
-"""The graph of one stage, for a target, at a precision."""
+"""Writes the graph of one stage for a target and a precision."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class StageWriter(Protocol):
-    """Writes the graph of one stage. Made for one graph: it reads weights, and adds nodes to the builder."""
+    """Writes the graph of one stage: reads weights and adds nodes to the builder. Used for one graph."""
 
     def __init__(self, checkpoint: TensorSource, builder: GraphBuilder, linear: Linear) -> None: ...
 
@@ -38,7 +38,7 @@ WRITERS: dict[str, type[StageWriter]] = {"vision_encoder": VisionEncoder, "qform
 
 @dataclass(frozen=True)
 class Graph:
-    """One stage as it is to be written: for a target, at a precision, its groups rounded by `grouping`."""
+    """The form of one stage: its target, its precision, and the rounding of its groups."""
 
     stage: str
     target: str
@@ -52,8 +52,8 @@ class Graph:
 
     @property
     def standard_only(self) -> bool:
-        """Whether TensorRT takes the graph. Not the decoder's: a growing cache would rebuild engines, so it runs on
-        the CUDA provider."""
+        """Whether the graph is for TensorRT. The decoder's is not: a growing cache would rebuild engines, so it runs
+        on the CUDA provider."""
         return self.target == "tensorrt" and self.stage != "decoder"
 
     @property
@@ -77,7 +77,7 @@ def stage_graph(
     graph: Graph,
     store: Callable[[str, np.ndarray], onnx.TensorProto] | None = None,
 ) -> GraphBuilder:
-    """The graph of one stage, written into a builder."""
+    """Writes the graph of one stage into a builder, and returns the builder."""
     builder = GraphBuilder(
         contracts(checkpoint.config, graph.target)[graph.stage],
         __version__,

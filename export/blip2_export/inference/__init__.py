@@ -1,1 +1,1 @@
-"""Runs graphs with ONNX Runtime, where they are asked to run and nowhere else."""
+"""Runs graphs with ONNX Runtime on the requested provider, never silently on another."""

@@ -1,6 +1,6 @@
-"""The KV cache of a decoder: one buffer a layer and kind, bound as `past_key_values` and as `present` at once.
+"""The KV cache of a decoder: one buffer per layer and kind, bound both as `past_key_values` and as `present`.
 
-So a run extends it in place, on the CPU and on a GPU, as the Rust runtime does it.
+A run thus extends it in place, on the CPU and on a GPU, as in the Rust runtime.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Names = tuple[str, str]  # past, present
 
 
 def _empty_buffers(decoder: Json, rows: int, max_len: int, fill: float) -> Iterator[tuple[Names, np.ndarray]]:
-    """The names and the values of every buffer, one at a time: a GPU's cache need not fit into memory here."""
+    """Yields the names and the values of every buffer, one at a time: a GPU's cache need not fit into memory here."""
     shape = (rows, decoder["num_heads"], max_len, decoder["head_dim"])
     for layer in range(decoder["num_layers"]):
         for kind in KV_KINDS:
@@ -29,7 +29,7 @@ def _empty_buffers(decoder: Json, rows: int, max_len: int, fill: float) -> Itera
 
 
 class KvCache:
-    """Keys and values of some rows, [rows, heads, max_len, head_dim] a layer and kind, filled with `fill`."""
+    """Keys and values of some rows, [rows, heads, max_len, head_dim] per layer and kind, filled with `fill`."""
 
     def __init__(self, decoder: Json, rows: int, max_len: int, fill: float = np.nan) -> None:
         self.buffers: dict[Names, np.ndarray] = dict(_empty_buffers(decoder, rows, max_len, fill))
@@ -49,13 +49,13 @@ class KvCache:
             buffer[row] = single.buffers[names][0]
 
     def reorder(self, parents: Sequence[int]) -> None:
-        """Makes row i a copy of what row `parents[i]` was."""
+        """Replaces row i by the old row `parents[i]`."""
         for buffer in self.buffers.values():
             buffer[: len(parents)] = buffer[list(parents)]
 
 
 class DeviceKvCache:
-    """The same in the memory of a device. Rows are moved by way of the host: slow, and right on every device."""
+    """A KV cache in device memory. Rows are moved through the host, which is slow but works on every device."""
 
     def __init__(
         self, decoder: Json, rows: int, max_len: int, fill: float = np.nan, device: tuple[str, int] = ("cuda", 0)

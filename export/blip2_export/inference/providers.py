@@ -1,7 +1,7 @@
-"""Execution providers: where ONNX Runtime runs the graphs, and the refusal of any silent fallback.
+"""Selects execution providers, and refuses any silent fallback to the CPU.
 
-ONNX Runtime opens a session on the CPU, with a line in its log, when a provider's libraries are missing. Here the
-libraries are looked for first, no node may fall back to the CPU, and the session is asked where it is.
+When a provider's libraries are missing, ONNX Runtime opens the session on the CPU and only logs it. Here the libraries
+are looked up first, no node may fall back to the CPU, and the session is asked for its provider.
 
 None of this has run on a GPU yet.
 """
@@ -40,7 +40,7 @@ LARGEST_BATCH = 4
 
 @dataclass(frozen=True)
 class Provider:
-    """What the graphs are run by: a name of `PROVIDERS`, and the number of the GPU."""
+    """A provider: a name of `PROVIDERS`, and the number of the GPU."""
 
     name: str = "cpu"
     device_id: int = 0
@@ -51,12 +51,12 @@ class Provider:
         return self.name != "cpu"
 
     def of(self, stage: str) -> Provider:
-        """What runs one stage: the decoder's attention and products of few bits are ONNX Runtime's own operators,
-        which TensorRT has not, so it stays with CUDA."""
+        """Returns the provider of one stage. The decoder's attention and low-bit products are ONNX Runtime's own
+        operators, which TensorRT lacks, so the decoder stays on CUDA."""
         return Provider("cuda", self.device_id) if (self.name, stage) == ("tensorrt", "decoder") else self
 
     def execution_providers(self, stage: str, manifest: Json) -> list[str | tuple[str, Json]]:
-        """For `InferenceSession`, the preferred one first."""
+        """Returns the providers for `InferenceSession`, the preferred one first."""
         chosen = self.of(stage)
         if chosen.name == "cpu":
             return [CPU]
@@ -73,7 +73,7 @@ ON_CPU = Provider()
 
 
 def _profile(stage: str, manifest: Json) -> Json:
-    """The range of batches, which is all that varies in the input of an image stage."""
+    """Returns the range of batch sizes; nothing else varies in the input of an image stage."""
     image, vision = manifest["image"], manifest["vision_encoder"]
     name, fixed = {
         "vision_encoder": ("pixel_values", (3, image["height"], image["width"])),
@@ -86,7 +86,7 @@ def _profile(stage: str, manifest: Json) -> Json:
 
 
 def require(provider: Provider) -> None:
-    """Finds out what a GPU run lacks, before anything long is started.
+    """Checks that a GPU run has its driver and libraries, before anything long is started.
 
     Raises:
         ExportError: this ONNX Runtime has no such provider, or a library cannot be loaded.
@@ -122,7 +122,7 @@ def _load(library: str, message: str) -> None:
 
 
 def _preload_packages() -> None:
-    """Loads the CUDA libraries that pip installed beside onnxruntime, which no search path of the system names."""
+    """Loads the CUDA libraries that pip installed beside onnxruntime, outside the system's search path."""
     packages = Path(ort.__file__).resolve().parents[1] / "nvidia"
     for library in CUDA_LIBRARIES:
         for path in sorted(packages.glob(f"*/lib/{library}")):
@@ -131,10 +131,10 @@ def _preload_packages() -> None:
 
 
 def probe(provider: Provider) -> None:
-    """Runs one node on the GPU, so that a driver or a GPU that does not do is found at once.
+    """Runs one node on the GPU, so that an unsuitable driver or GPU is found at once.
 
     Raises:
-        ExportError: it does not run there.
+        ExportError: the node does not run there.
     """
     if not provider.is_gpu:
         return
@@ -154,14 +154,16 @@ def probe(provider: Provider) -> None:
             f"--provider {provider.name}: does not run on GPU {provider.device_id} ({reason}); see docs/gpu.md"
         ) from error
     if found != [0, 2]:
-        raise ExportError(f"--provider {provider.name}: GPU {provider.device_id} says that Relu(-1, 2) is {found}")
+        raise ExportError(
+            f"--provider {provider.name}: GPU {provider.device_id} computes Relu(-1, 2) as {found}; check the driver"
+        )
 
 
 def check_session(session: ort.InferenceSession, graph: Path, provider: Provider) -> None:
-    """Raises an ExportError unless the session is where it was asked to be."""
+    """Raises an ExportError unless the session runs on the requested provider."""
     asked, found = EXECUTION_PROVIDERS[provider.name], session.get_providers()
     if found[0] != asked:
         raise ExportError(
-            f"{graph}: asked for {asked}, but ONNX Runtime opened it on {found[0]}; its log above says why, "
-            "and docs/gpu.md what to do"
+            f"{graph}: requested {asked}, but ONNX Runtime opened it on {found[0]}; see its log above for the reason, "
+            "and docs/gpu.md for the remedy"
         )

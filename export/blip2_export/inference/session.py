@@ -1,4 +1,4 @@
-"""Opens graphs with ONNX Runtime: on the CPU unless a GPU is asked for, and never elsewhere than asked."""
+"""Opens graphs with ONNX Runtime, on the CPU unless a GPU is requested."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def open_session(
     model: bytes | None = None,
     providers: Sequence[str | tuple[str, Json]] = (CPU,),
 ) -> ort.InferenceSession:
-    """A session, on the CPU by default; `threads` 0 means as many as there are cores.
+    """Opens a session, on the CPU by default; `threads` 0 means one per core.
 
-    `model` is run in the place of the graph in the file, with the weights that lie beside the file. With other
-    providers than the CPU's, no node may fall back to the CPU.
+    `model` replaces the graph in the file and uses the weights beside the file. With any provider but the CPU's, no
+    node may fall back to the CPU.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -49,7 +49,7 @@ def open_session(
 
 @cache
 def has_vnni() -> bool:
-    """Whether the processor multiplies 8-bit integers exactly by itself. Where the system does not tell, it may not."""
+    """Returns whether the processor has VNNI, with which 8-bit products are exact; False if unknown."""
     try:
         flags = CPU_INFO.read_text(encoding="utf-8").split()
     except OSError:
@@ -58,11 +58,11 @@ def has_vnni() -> bool:
 
 
 def with_outputs(path: Path, names: Sequence[str]) -> bytes:
-    """A graph with some of its tensors as further outputs; their types are left to be inferred."""
+    """Returns the graph of a file with more of its tensors as outputs, whose types are inferred."""
     graph = onnx.load(path, load_external_data=False)
     missing = set(names) - {output for node in graph.graph.node for output in node.output}
     if missing:
-        raise ExportError(f"{path}: has no tensor {min(missing)}; export the bundle with this version to verify it")
+        raise ExportError(f"{path}: has no tensor {min(missing)}; export the bundle again with this version")
     for name in names:
         graph.graph.output.add(name=name)
     return graph.SerializeToString()

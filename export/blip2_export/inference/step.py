@@ -1,4 +1,4 @@
-"""One run of the decoder: what it feeds, and the run itself, which extends the KV cache in place."""
+"""Runs the decoder once, which extends the KV cache in place."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Step:
-    """What one decoder run feeds. Rows are padded on the right to the longest.
+    """The inputs of one decoder run. Rows are padded on the right to the longest.
 
     image_prefix f32 [rows, prefix, hidden] (prefix may be 0), input_ids: the new ids of each row, starts: the
     length of each row before the run, logits_index i64 [rows, k].
@@ -30,7 +30,7 @@ class Step:
 
 
 def teacher_forced_step(image_prefix: np.ndarray, prompt: Sequence[int], answer: Sequence[int]) -> Step:
-    """One run over a prompt and its answer, asking for the logits before each token of the answer."""
+    """Makes a step over a prompt and its answer that requests the logits before each token of the answer."""
     first = image_prefix.shape[1] + len(prompt) - 1
     index = np.arange(first, first + len(answer), dtype=np.int64)[None]
     return Step(image_prefix, [[*prompt, *answer[:-1]]], [0], index)
@@ -39,7 +39,7 @@ def teacher_forced_step(image_prefix: np.ndarray, prompt: Sequence[int], answer:
 def run_decoder(
     session: ort.InferenceSession, cache: KvCache | DeviceKvCache, step: Step, outputs: Sequence[str]
 ) -> list[np.ndarray]:
-    """One run over the first rows of the cache, in place -> the outputs asked for."""
+    """Runs the decoder over the first rows of the cache, in place, and returns the requested outputs."""
     binding = session.io_binding()
     for name, value in step_inputs(step).items():
         binding.bind_cpu_input(name, value)
@@ -52,7 +52,7 @@ def run_decoder(
 
 
 def step_inputs(step: Step) -> dict[str, np.ndarray]:
-    """The decoder's inputs without the KV buffers, padded on the right."""
+    """Returns the decoder's inputs without the KV buffers, padded on the right."""
     rows, prefix = len(step.input_ids), step.image_prefix.shape[1]
     seq = max(len(ids) for ids in step.input_ids)
     starts = np.array(step.starts)

@@ -1,6 +1,6 @@
-"""Real images and prompts, for conversions that mind what the layers will see.
+"""Runs real images and prompts through the stages, for roundings that depend on the layers' inputs.
 
-Memory stays bounded: one session at a time, and of each image only its image positions are kept.
+Memory stays bounded: one session is open at a time, and only the image positions of each image are kept.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ DEFAULT_PROMPTS = ("", "Question: what is in the picture? Answer:", "Question: w
 
 @dataclass(frozen=True)
 class CalibrationRow:
-    """One image with the text that follows it."""
+    """An image with the text that follows it."""
 
     image: Path
     text: str
 
 
 def read_rows(folder: Path) -> list[CalibrationRow]:
-    """The rows of a calibration folder.
+    """Returns the rows of a calibration folder.
 
     `cases.json` lists them as for verify, an `answer` added to the text if there is one. Without it every image
     of the folder is taken with every line of `prompts.txt`, or with a few general prompts.
@@ -49,10 +49,10 @@ def read_rows(folder: Path) -> list[CalibrationRow]:
         ExportError: there are no images, or a file cannot be read.
     """
     if not folder.is_dir():
-        raise ExportError(f"{folder}: no such folder; --calibration names a folder with images")
+        raise ExportError(f"{folder}: no such folder; --calibration must name a folder with images")
     rows = _listed(folder / CASES) if (folder / CASES).is_file() else list(_crossed(folder))
     if not rows:
-        raise ExportError(f"{folder}: holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}) and no {CASES}")
+        raise ExportError(f"{folder}: holds neither images ({', '.join(sorted(IMAGE_SUFFIXES))}) nor {CASES}")
     return rows
 
 
@@ -73,7 +73,7 @@ def _crossed(folder: Path) -> Iterator[CalibrationRow]:
 
 
 def rows_digest(rows: Sequence[CalibrationRow]) -> str:
-    """A hash of all images and texts, in order: the bundle's bytes depend on them."""
+    """Hashes all images and texts, in order: the bundle's bytes depend on them."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(hashlib.sha256(row.image.read_bytes()).digest())
@@ -82,9 +82,9 @@ def rows_digest(rows: Sequence[CalibrationRow]) -> str:
 
 
 def pixel_values(path: Path, image: Json) -> np.ndarray:
-    """An image file -> f32 [1, 3, height, width]; `image` is the manifest's entry.
+    """Reads an image file as f32 [1, 3, height, width]; `image` is the manifest's entry.
 
-    Resized by Pillow: near enough to the reference to calibrate with, not to answer with.
+    Pillow resizes it: close enough to the reference for calibration, not for answers.
     """
     try:
         with Image.open(path) as opened:
@@ -97,7 +97,7 @@ def pixel_values(path: Path, image: Json) -> np.ndarray:
 
 
 class Calibration:
-    """The rows, run through what is written of a bundle so far. `image` is the manifest's entry."""
+    """The rows, run through the stages that are already written. `image` is the manifest's entry."""
 
     def __init__(self, rows: Sequence[CalibrationRow], folder: Path, image: Json, config: Blip2Config) -> None:
         self.rows = rows
@@ -106,12 +106,12 @@ class Calibration:
         self._config = config
 
     def pixel_values(self) -> Iterator[tuple[Path, np.ndarray]]:
-        """Every image once, with its f32 [1, 3, height, width]."""
+        """Yields every image once, with its f32 [1, 3, height, width]."""
         for path in sorted({row.image for row in self.rows}):
             yield path, pixel_values(path, self._image)
 
     def prompts(self) -> Iterator[tuple[np.ndarray, list[int]]]:
-        """The image positions f32 [queries, hidden] and the ids of the text of every row.
+        """Yields the image positions f32 [queries, hidden] and the ids of the text of every row.
 
         Raises:
             ExportError: a row is longer than the model.
@@ -121,12 +121,12 @@ class Calibration:
         for row in self.rows:
             prefix, ids = self._prefixes[row.image], prompt_ids(tokenizer, text.bos_token_id, row.text)
             if len(prefix) + len(ids) > text.max_positions:
-                raise ExportError(f"{row.image}: its text is {len(ids)} tokens long, too long for the model")
+                raise ExportError(f"{row.image}: its text has {len(ids)} tokens, too many for the model; shorten it")
             yield prefix, ids
 
     @cached_property
     def _prefixes(self) -> dict[Path, np.ndarray]:
-        """Of the bundle's own encoder and Q-Former: what its decoder will get."""
+        """The image positions by the bundle's own encoder and Q-Former, as its decoder will get them."""
         vision = open_session(self._folder / "vision_encoder.onnx")
         embeds = {path: vision.run(None, {"pixel_values": pixels})[0] for path, pixels in self.pixel_values()}
         del vision  # only one session at a time

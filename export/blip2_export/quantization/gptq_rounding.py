@@ -1,7 +1,7 @@
-"""Rounds the layers of the decoder by GPTQ, each for the inputs it will get.
+"""Rounds the layers of the decoder by GPTQ, each for its real inputs.
 
-While the decoder is exported, the calibration rows travel through it layer by layer, in the weights as they were
-rounded so far. In memory are one layer and the activations of all rows.
+While the decoder is exported, the calibration rows pass through it layer by layer, with the weights rounded so far.
+Memory holds one layer and the activations of all rows.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class GptqRounding:
         self._inner = np.empty(0, np.float32)
 
     def __call__(self, name: str, weight: np.ndarray, bias: np.ndarray | None, bits: int) -> Grouped:
-        """Rounds one layer for the inputs it gets, and moves the rows through it."""
+        """Rounds one layer for its inputs, and moves the rows through it."""
         layer, _, part = name.removesuffix("_proj").rpartition(".")
         inputs = self._inputs(layer, part)
         grouped = gptq(weight, list(_hessians(inputs)), bits)
@@ -47,13 +47,13 @@ class GptqRounding:
         return grouped
 
     def _inputs(self, layer: str, part: str) -> np.ndarray:
-        """What a layer reads: [tokens, in]."""
+        """Returns the inputs of a layer: [tokens, in]."""
         if part == "qkv":
             return self._norm(f"{layer}_layer_norm")
         return self._norm(f"{layer}.final_layer_norm") if part == "fc1" else self._inner
 
     def _move(self, part: str, outputs: np.ndarray) -> None:
-        """What a layer's outputs become."""
+        """Takes the outputs of a layer to the inputs of the next."""
         if part == "qkv":
             self._inner = self._attention(outputs)
         elif part == "fc1":
@@ -62,7 +62,7 @@ class GptqRounding:
             self._hidden += outputs
 
     def _embedded(self, calibration: Calibration) -> tuple[np.ndarray, list[int]]:
-        """All rows behind one another, [tokens, hidden], and the length of each."""
+        """Returns all rows concatenated, [tokens, hidden], and the length of each."""
         config = self.config
         table = self.checkpoint.tensor(EMBED_TOKENS, (config.vocab_size, config.hidden_size))
         positions = weights.positions(self.checkpoint)
@@ -76,7 +76,7 @@ class GptqRounding:
         return centred / np.sqrt(variance + np.float32(LAYER_NORM_EPS)) * weight + bias
 
     def _attention(self, qkv: np.ndarray) -> np.ndarray:
-        """Causal attention within each row: [tokens, 3 * hidden] -> [tokens, hidden]."""
+        """Computes causal attention within each row: [tokens, 3 * hidden] -> [tokens, hidden]."""
         ends = np.cumsum(self._lengths)
         return np.concatenate([self._attend(row) for row in np.split(qkv, ends[:-1])])
 
@@ -91,7 +91,7 @@ class GptqRounding:
 
 
 def _hessians(inputs: np.ndarray) -> Iterator[np.ndarray]:
-    """The diagonal blocks of inputs.T @ inputs, each of at most HESSIAN_COLUMNS columns."""
+    """Yields the diagonal blocks of inputs.T @ inputs, each of at most HESSIAN_COLUMNS columns."""
     for start in range(0, inputs.shape[1], HESSIAN_COLUMNS):
         part = inputs[:, start : start + HESSIAN_COLUMNS]
         yield part.T @ part

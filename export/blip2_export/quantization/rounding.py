@@ -1,4 +1,4 @@
-"""The roundings of weights in groups that need no data, by the name that `--rounding` takes."""
+"""Rounds weights in groups without data; `ROUNDINGS` has the choices of `--rounding`."""
 
 from __future__ import annotations
 

@@ -31,10 +31,10 @@ ROOTS = {"vision_encoder": vision_encoder.ROOT, "decoder": opt.ROOT}
 
 
 class Smoothed:
-    """A checkpoint whose LayerNorms and the layers behind them are rescaled. Reads as `Checkpoint` does."""
+    """A checkpoint whose LayerNorms and the layers after them are rescaled. A `TensorSource`, like `Checkpoint`."""
 
     def __init__(self, checkpoint: Checkpoint, factors: dict[str, np.ndarray]) -> None:
-        """`factors` are by the name of the LayerNorm, f32 [hidden]."""
+        """Divides LayerNorms by `factors`, f32 [hidden] by name, and multiplies the layers that read them."""
         self.checkpoint = checkpoint
         self.config = checkpoint.config
         readers = _readers(checkpoint.config)
@@ -42,7 +42,7 @@ class Smoothed:
         self._multiplied = {name: factor for norm, factor in factors.items() for name in readers[norm]}
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """A tensor as f32, rescaled if it belongs to a smoothed pair."""
+        """Returns a tensor as f32, rescaled if it belongs to a smoothed pair."""
         values = self.checkpoint.tensor(name, shape)
         if name in self._divided:
             return values / self._divided[name]
@@ -50,7 +50,7 @@ class Smoothed:
 
 
 def smoothed(checkpoint: Checkpoint, stage: str, graph: Path, calibration: Calibration) -> Smoothed:
-    """The checkpoint as a stage should be exported; `graph` is the same stage without smoothing."""
+    """Returns the checkpoint smoothed for one stage; `graph` is the stage without smoothing."""
     readers = _readers(checkpoint.config)
     norms = [norm for norm in readers if norm.startswith(ROOTS[stage])]
     is_vision = stage == "vision_encoder"
@@ -67,7 +67,7 @@ def smoothed(checkpoint: Checkpoint, stage: str, graph: Path, calibration: Calib
 
 
 def _readers(config: Blip2Config) -> dict[str, list[str]]:
-    """LayerNorm -> the weights that read nothing but its output."""
+    """Maps each LayerNorm to the weights that read its output only."""
     readers = {}
     for layer in range(config.vision.num_layers):
         name = f"{vision_encoder.ROOT}.encoder.layers.{layer}"
@@ -83,7 +83,7 @@ def _readers(config: Blip2Config) -> dict[str, list[str]]:
 def _largest_activations(
     graph: Path, norms: list[str], inputs: Iterable[dict[str, np.ndarray]]
 ) -> dict[str, np.ndarray]:
-    """The largest magnitude of each channel behind each LayerNorm, over all inputs: f32 [hidden]."""
+    """Returns the largest magnitude of each channel after each LayerNorm, over all inputs: f32 [hidden]."""
     session = open_session(graph, model=with_outputs(graph, norms))
     largest = {norm: np.zeros(1, np.float32) for norm in norms}
     for feed in inputs:
@@ -97,7 +97,7 @@ def _vision_inputs(calibration: Calibration) -> Iterator[dict[str, np.ndarray]]:
 
 
 def _decoder_inputs(calibration: Calibration, text: TextConfig) -> Iterator[dict[str, np.ndarray]]:
-    """Prefill of one row after the other, without a past."""
+    """Yields the prefill inputs of each row, without a past."""
     empty = np.zeros((1, text.num_heads, 0, text.head_dim), np.float32)
     past = {
         PAST_TEMPLATE.format(layer=layer, kind=kind): empty for layer in range(text.num_layers) for kind in KV_KINDS

@@ -1,6 +1,6 @@
 """Asks a running server about scenes that training has never seen, and counts right answers.
 
-An answer is right when it equals the expected text exactly. Needs no torch: the whole road is tried, as a client would.
+An answer is right when it equals the expected text exactly. Needs no torch: the service is tested as by a client.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ class Thing:
 
     @property
     def place(self) -> str:
-        """Where it is, in words."""
+        """The place in words."""
         return PLACES[self.cell]
 
 
@@ -56,12 +56,12 @@ class Scene:
     things: tuple[Thing, ...]
 
     def image(self) -> Image.Image:
-        """The image for Pillow."""
+        """Returns the image for Pillow."""
         return Image.fromarray(self.pixels)
 
 
 def draw_scene(split: int, index: int) -> Scene:
-    """The scene number `index` of a split."""
+    """Returns the scene number `index` of a split."""
     rng = np.random.default_rng([split, index])
     width, height = CANVASES[rng.choice(len(CANVASES), p=[0.6, 0.2, 0.2])]
     things = _place_things(rng, width, height)

@@ -114,7 +114,7 @@ def _train(model: Blip2ForConditionalGeneration, tokenizer: Tokenizer, options: 
 
 
 def _schedule(options: TrainingOptions) -> Iterator[tuple[int, float]]:
-    """Steps from 1, each with the share of the training that is done."""
+    """Yields steps from 1, each with the finished share of the training."""
     start, step = time.monotonic(), 0
     while True:
         step += 1
@@ -125,14 +125,14 @@ def _schedule(options: TrainingOptions) -> Iterator[tuple[int, float]]:
 
 
 def _one_cycle(done: float) -> float:
-    """Linear warm-up over 4 %, then half a cosine down to zero."""
+    """Returns the factor of the learning rate: linear warm-up over 4 %, then half a cosine down to zero."""
     warm = 0.04
     return done / warm if done < warm else 0.5 * (1 + math.cos(math.pi * (done - warm) / (1 - warm)))
 
 
 @torch.no_grad()
 def check(model: Blip2ForConditionalGeneration, tokenizer: Tokenizer, scenes: int) -> dict[str, tuple[int, int]]:
-    """Whole answers exactly right on unseen scenes, per kind, as (right, asked).
+    """Counts exactly right answers on unseen scenes, per kind, as (right, asked).
 
     One pass is enough: when every token of an answer is the likeliest given the right ones before it, greedy generation
     writes exactly this answer.

@@ -1,7 +1,7 @@
-"""A checkpoint folder of any dimensions with synthetic weights, for tests and measurements without the real ones.
+"""Writes a checkpoint of any dimensions with synthetic weights, for tests and measurements without the real ones.
 
-It is made like a download: config.json, safetensors in shards, preprocessor_config.json and a tokenizer. The
-weights come from `synthetic_weights`, a piece at a time, so memory does not depend on their size.
+It has the files of a download: config.json, safetensors in shards, preprocessor_config.json and a tokenizer. The
+weights come from `weights`, a piece at a time, so memory does not depend on their size.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ SPARE_BYTES = 64 * 1024 * 1024  # of the disk, for everything but the weights
 
 @dataclass(frozen=True)
 class SyntheticOptions:
-    """What the command was asked for. `like` is a config.json, `tokenizer` a folder."""
+    """The options of `make-checkpoint`. `like` is a config.json, `tokenizer` a folder."""
 
     output: Path
     like: Path | None = None
@@ -163,7 +163,7 @@ def _create_shards(folder: Path, shards: dict[str, dict[str, Shape]], stored: St
 
 
 def _check_readable(folder: Path) -> None:
-    """What an export would refuse is refused now, before the long work: the weights are in place, all zero."""
+    """Refuses a checkpoint that `export` would refuse, before the long work: the weights are in place, all zero."""
     checkpoint = Checkpoint(folder)
     checkpoint.require(tensor_shapes(checkpoint.config))
     image_manifest(checkpoint)
@@ -190,7 +190,7 @@ def _fill_shards(
 def _contents(
     pool: ThreadPoolExecutor, tensors: dict[str, Shape], stored: StoredType, weights: SyntheticWeights
 ) -> Iterator[tuple[str, bytes]]:
-    """The data of a file in order, each part with the name of its tensor. A few parts are made in advance."""
+    """Yields the data of a file in order, each part with the name of its tensor. A few parts are made in advance."""
     waiting: deque[tuple[str, Future[bytes]]] = deque()
     for name, shape in tensors.items():
         for piece in weights.pieces(name, shape):

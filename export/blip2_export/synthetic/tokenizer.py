@@ -1,4 +1,4 @@
-"""A byte-level BPE tokenizer for synthetic checkpoints: vocab.json and merges.txt, as OPT has them.
+"""Makes a byte-level BPE tokenizer for synthetic checkpoints: vocab.json and merges.txt, as OPT has them.
 
 The special ids keep their roles: padding, `</s>` in front of every text, the newline that ends an answer, and
 `<image>`. The others are the 256 bytes, by which every text can be encoded, pairs of letters, and pairs of pairs.
@@ -26,7 +26,7 @@ SPACE, NEWLINE = "Ġ", "Ċ"  # as byte-level vocabularies write them
 
 
 def tokenizer_files(config: Blip2Config) -> dict[str, bytes]:
-    """The content of vocab.json and of merges.txt.
+    """Returns the content of vocab.json and of merges.txt.
 
     Raises:
         ExportError: the vocabulary is smaller than the tokens that every tokenizer needs.
@@ -58,7 +58,7 @@ def _indispensable() -> list[str]:
 
 
 def _merges() -> Iterator[tuple[str, str]]:
-    """Pairs of tokens that become one: a letter, or a space, with a letter; then such a pair with two letters."""
+    """Yields pairs of tokens to merge: a letter or a space with a letter, then such a pair with two letters."""
     letters = list(product(ascii_lowercase, repeat=2))
     starts = [*product(SPACE, ascii_lowercase), *letters]
     yield from starts

@@ -50,7 +50,7 @@ OUTLIER_WIDTH = 1024  # below it outliers shrink, or they would be most of a nar
 
 @dataclass(frozen=True)
 class Linear:
-    """What a linear layer takes and gives, as deviations; `outputs` of equal parts that are stacked in one matrix."""
+    """The deviations of a linear layer's input and outputs; several `outputs` are equal parts stacked in one matrix."""
 
     outputs: tuple[float, ...] = (1.0,)
     input: float = 1.0
@@ -77,14 +77,14 @@ class SyntheticWeights:
         }
 
     def pieces(self, name: str, shape: Shape) -> Iterator[Callable[[], np.ndarray]]:
-        """Functions that make the tensor's consecutive parts, f32; they may run in any order and in any thread."""
+        """Returns functions that make the tensor's consecutive parts, f32; they may run in any order and thread."""
         rows, width = shape[0], math.prod(shape[1:])
         step = max(1, PIECE_VALUES // width)
         for first in range(0, rows, step):
             yield partial(self._piece, name, shape, first, min(first + step, rows))
 
     def _piece(self, name: str, shape: Shape, first: int, last: int) -> np.ndarray:
-        """The rows from `first` to `last`."""
+        """Returns the rows from `first` to `last`."""
         key = hashlib.sha256(f"{self._seed} {name} {shape} {first}".encode()).digest()
         random = np.random.Generator(np.random.SFC64(int.from_bytes(key, "little")))
         module, _, kind = name.rpartition(".")
@@ -118,7 +118,7 @@ class SyntheticWeights:
         return Linear()
 
     def _branch(self, root: str, path: str, share: float) -> float:
-        """What attention or MLP of a layer adds to the residual stream, so that it grows evenly."""
+        """Returns the deviation that attention or MLP adds to the residual stream, so that it grows evenly."""
         start = {"vision_model": 1.0, "language_model": self._token}[root] * math.hypot(1.0, POSITION_SHARE)
         layer, layers = int(re.findall(r"\d+", path)[0]), self._layers[root]
         before = start * RESIDUAL_GROWTH[root] ** (layer / layers)
@@ -132,7 +132,7 @@ def _normal(random: np.random.Generator, shape: Shape, deviation: float) -> np.n
 
 
 def _norm_weight(random: np.random.Generator, module: str, size: int) -> np.ndarray:
-    """Positive with a mean square of 1, and a few outliers.
+    """Draws positive weights with a mean square of 1 and a few outliers.
 
     In the last norm the signs are mixed: the last token's embedding, which is part of the state there, then meets
     itself in the output layer with as many negative as positive weights, and is no more likely than any other.
@@ -147,7 +147,7 @@ def _norm_weight(random: np.random.Generator, module: str, size: int) -> np.ndar
 
 
 def _bias(random: np.random.Generator, linear: Linear, size: int) -> np.ndarray:
-    """The keys of a ViT have no bias: their part of the stacked one is zero, as in the published checkpoint."""
+    """Draws a bias. A ViT's keys have none: their part of the stacked bias is zero, as in the published checkpoint."""
     outputs = linear.outputs if len(linear.outputs) == 1 else (linear.outputs[0], 0.0, linear.outputs[2])
     deviations = np.repeat(np.float32(outputs), size // len(outputs))
     return _normal(random, (size,), BIAS_SHARE) * deviations

@@ -1,6 +1,6 @@
-"""Beam search as transformers does it: arithmetic on logits, with the model behind one function.
+"""Implements beam search as in transformers: arithmetic on logits, with the model as one function.
 
-The runtime has its own; this one lets Python verify a bundle. Scores are f32 as in transformers, so equal logits
+The runtime has its own; Python uses this one to verify a bundle. Scores are f32 as in transformers, so equal logits
 give equal answers.
 """
 
@@ -29,7 +29,7 @@ class BeamOptions:
     early_stopping: bool | str = False
 
     def report(self) -> Json:
-        """The entry for parity.json."""
+        """Returns the entry for parity.json."""
         return asdict(self)
 
 
@@ -51,7 +51,7 @@ class _Beam(NamedTuple):
 def beam_search(
     logits: np.ndarray, advance: Advance, options: BeamOptions, max_new_tokens: int, eos_token_id: int
 ) -> list[BeamAnswer]:
-    """The `num_beams` best answers to one prompt, best first.
+    """Returns the `num_beams` best answers to one prompt, best first.
 
     `logits` f32 [1, vocab] are those of the prompt's last position; `advance` appends one token to every row.
     """
@@ -73,7 +73,7 @@ def beam_search(
 
 
 def _extended(beams: Sequence[_Beam], logits: np.ndarray, count: int) -> list[_Beam]:
-    """The `count` best of all beams with all next tokens, best first, lower beams and tokens first on a tie."""
+    """Returns the `count` best of all beams with all next tokens, best first, lower beams and tokens first on a tie."""
     scores = np.array([beam.score for beam in beams], np.float32)[:, None] + _log_softmax(logits)
     flat = scores.reshape(-1)
     best = np.argpartition(-flat, count - 1)[:count]
@@ -85,9 +85,9 @@ def _extended(beams: Sequence[_Beam], logits: np.ndarray, count: int) -> list[_B
 def _is_settled(
     options: BeamOptions, finished: Sequence[BeamAnswer], beams: Sequence[_Beam], length: int, max_new_tokens: int
 ) -> bool:
-    """Whether the best running beam counts as unable to enter the full list of finished answers.
+    """Returns whether the best running beam counts as unable to enter the full list of finished answers.
 
-    Unless told "never", transformers takes its present length for its final one, which is a heuristic.
+    Unless `early_stopping` is "never", transformers takes the present length for the final one, a heuristic.
     """
     if options.early_stopping is True:
         return True
@@ -97,6 +97,6 @@ def _is_settled(
 
 
 def _log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Along the last axis, in f32."""
+    """Returns log-probabilities along the last axis, in f32."""
     shifted = logits - logits.max(-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))

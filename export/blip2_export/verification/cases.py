@@ -1,4 +1,4 @@
-"""The images and prompts that a verification runs."""
+"""Reads or draws the images and prompts of a verification."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Case:
-    """One image, one prompt."""
+    """An image with a prompt."""
 
     name: str
     image: Path
@@ -26,7 +26,7 @@ class Case:
 
 
 def drawn_cases(folder: Path, max_new_tokens: int) -> list[Case]:
-    """Drawn images, written into `folder`, each with every general prompt."""
+    """Draws images into `folder`, and returns each with every general prompt."""
     return [
         Case(f"{image.stem}-{number}", image, text, max_new_tokens)
         for image in save_images(folder)
@@ -35,21 +35,21 @@ def drawn_cases(folder: Path, max_new_tokens: int) -> list[Case]:
 
 
 def read_cases(path: Path, max_new_tokens: int) -> list[Case]:
-    """The cases of a file.
+    """Returns the cases of a file.
 
     Raises:
-        ExportError: the file cannot be read, or an entry lacks something, or an image is missing.
+        ExportError: the file cannot be read, or an entry lacks a field, or an image is missing.
     """
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))["cases"]
     except OSError as error:
-        raise ExportError(f"{path}: {error.strerror}; --cases names a JSON file") from error
+        raise ExportError(f"{path}: {error.strerror}; --cases must name a JSON file") from error
     except (ValueError, KeyError, TypeError) as error:
         raise ExportError(f'{path}: not of the form {{"cases": [{{"image": …, "text": …}}]}}') from error
     cases = [_case(path, number, entry, max_new_tokens) for number, entry in enumerate(entries)]
     names = [case.name for case in cases]
     if not cases or len(set(names)) != len(names):
-        raise ExportError(f"{path}: there must be cases, and their names must differ")
+        raise ExportError(f"{path}: has no cases, or two of one name; list at least one, and name each differently")
     return cases
 
 

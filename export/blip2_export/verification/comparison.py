@@ -1,6 +1,6 @@
-"""Runs the cases through a bundle and gathers how far it is from what the reference said.
+"""Runs the cases through a bundle and measures its distance from the reference.
 
-As on the reference's side, one stage after another is opened, used for all cases and closed.
+Stages are opened one at a time, used for all cases and closed, as for the reference.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class BeamPair:
         return self.answer.token_ids == self.reference.token_ids
 
     def report(self) -> Json:
-        """The entry for parity.json."""
+        """Returns the entry for parity.json."""
         return {
             "case": self.case,
             **self.options.report(),
@@ -63,8 +63,8 @@ class BeamPair:
 class Comparison:
     """The measured differences over all cases.
 
-    `logits` are those of the whole bundle, `decoder_alone` those of its decoder behind the reference's image
-    prefix: what lies between the two is what the stages before the decoder cost. The same goes for `layers`.
+    `logits` are those of the whole bundle, `decoder_alone` those of its decoder after the reference's image
+    prefix: the difference is due to the stages before the decoder. The same goes for `layers`.
     """
 
     stages: dict[str, TensorErrors] = field(default_factory=lambda: {name: TensorErrors() for name in STAGE_OUTPUTS})
@@ -106,14 +106,14 @@ class Comparison:
 
 
 def _agreement(pairs: Sequence[tuple[list[int], list[int]]]) -> float:
-    """The share of the second lists' tokens that the first lists share from the start; 1 if there are none."""
+    """Returns the share of the second lists' tokens that the first lists share from the start; 1 if there are none."""
     if not pairs:
         return 1.0
     return sum(common_prefix(*pair) for pair in pairs) / sum(len(reference) for _, reference in pairs)
 
 
 class Comparer:
-    """Compares one bundle with what the reference said about a workload."""
+    """Compares one bundle with the reference's results on a workload."""
 
     def __init__(self, model: OnnxBlip2, workload: Workload, expected: Expected, phases: Phases) -> None:
         self.model = model
@@ -123,7 +123,7 @@ class Comparer:
         self.result = Comparison()
 
     def run(self) -> Comparison:
-        """Runs every stage; each image is encoded once."""
+        """Runs every stage, and encodes each image once."""
         prefixes, noise_prefix = self._image_stages()
         with self.phases.phase("bundle, decoder against itself"):
             self.result.invariants += decoder_invariants(self.model, noise_prefix)
@@ -143,7 +143,7 @@ class Comparer:
         return self.result
 
     def _image_stages(self) -> tuple[dict[Path, np.ndarray], np.ndarray]:
-        """Compares what becomes of the images. The bundle's image prefix of each, and one made of noise."""
+        """Compares the image stages. Returns the bundle's prefix of each image, and one made of noise."""
         prefixes = {}
         with self.phases.phase("bundle, vision encoder and Q-Former"):
             for path, pixel_values in self.phases.each(list(self.expected.pixel_values.items()), "images"):

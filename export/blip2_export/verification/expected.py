@@ -1,7 +1,7 @@
-"""What the reference says about every case, stage by stage, collected before the bundle is opened.
+"""Collects the reference's results for every case, stage by stage, before the bundle is opened.
 
 All images or cases go through one stage before the next is loaded, so that no more than one stage of the
-reference is ever in memory. What is kept is small: about 4 MB a case, most of it logits.
+reference is ever in memory. The results are small: about 4 MB per case, most of it logits.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class ImageStages(NamedTuple):
-    """What one image becomes, each [1, positions, width]."""
+    """The outputs of the image stages for one image, each [1, positions, width]."""
 
     image_embeds: np.ndarray
     query_output: np.ndarray

@@ -1,7 +1,7 @@
-"""Golden answers: a few cases with their expected token ids, replayed wherever the bundle is served.
+"""Chooses golden answers: a few cases with their expected token ids, replayed wherever the bundle is served.
 
-Chosen are cases on which the bundle agrees with the reference and no decision was close, so that another
-machine's rounding cannot change them; different images and prompts first.
+Only cases qualify on which the bundle agrees with the reference and no decision was close, so that another
+machine's rounding cannot change them. Different images and prompts come first.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Answer:
 
 
 def choose(answers: Sequence[Answer], count: int) -> list[Answer]:
-    """Up to `count` safe answers: least used images and prompts first, then the clearest decisions."""
+    """Returns up to `count` safe answers: least used images and prompts first, then the clearest decisions."""
     left = [answer for answer in answers if answer.equals_reference and answer.margin >= SMALLEST_MARGIN]
     chosen: list[Answer] = []
     while left and len(chosen) < count:
@@ -47,13 +47,13 @@ def choose(answers: Sequence[Answer], count: int) -> list[Answer]:
 
 
 def _uses(chosen: Sequence[Answer], answer: Answer) -> int:
-    """How often the image and the prompt of an answer are used already."""
+    """Returns how often the image and the prompt of an answer are used already."""
     same_image = sum(other.case.image == answer.case.image for other in chosen)
     return same_image + sum(other.case.text == answer.case.text for other in chosen)
 
 
 def golden_files(answers: Sequence[Answer], reference: str) -> dict[str, bytes]:
-    """The files below golden/, by their names in the bundle."""
+    """Returns the files below golden/, by their names in the bundle."""
     images: dict[str, bytes] = {}
     cases = []
     for answer in sorted(answers, key=lambda answer: answer.case.name):
@@ -66,7 +66,7 @@ def golden_files(answers: Sequence[Answer], reference: str) -> dict[str, bytes]:
 
 
 def _image_name(case: Case, taken: dict[str, bytes]) -> str:
-    """The image's own name, unless another image has it."""
+    """Returns the image's own name, unless another image has it."""
     name = case.image.name
     if taken.get(name, content := case.image.read_bytes()) == content:
         return name

@@ -1,4 +1,4 @@
-"""What a server relies on and transformers has no opinion about: one bundle compared with itself.
+"""Compares a bundle with itself: properties that a server relies on and transformers cannot tell.
 
 Rows of unequal length in one batch equal each row alone, a continued prefix equals the whole pass, and memory
 beyond a row's length does not matter (every KV buffer starts as NaN). Shapes come from `contract`.
@@ -40,7 +40,7 @@ class Invariant:
     stages: tuple[str, ...] = ("decoder",)
 
     def report(self) -> Json:
-        """The entry for parity.json."""
+        """Returns the entry for parity.json."""
         return {"name": self.name, "relative_error": self.relative_error, "bit_equal": self.bit_equal}
 
 
@@ -51,20 +51,20 @@ def check_invariants(model: OnnxBlip2) -> list[Invariant]:
 
 
 def noise(model: OnnxBlip2, count: int) -> np.ndarray:
-    """The same numbers every time: f32 [count, 3, height, width]."""
+    """Returns seeded noise: f32 [count, 3, height, width]."""
     image = model.manifest["image"]
     shape = (count, 3, image["height"], image["width"])
     return np.random.default_rng(NOISE_SEED).standard_normal(shape).astype(np.float32)
 
 
 def image_invariants(model: OnnxBlip2) -> list[Invariant]:
-    """The checks of vision encoder and Q-Former."""
+    """Returns the checks of vision encoder and Q-Former."""
     pixel_values = noise(model, max(IMAGE_CHECK_AT))
     return [_image_batch(model, pixel_values[:count]) for count in IMAGE_CHECK_AT if count > 1]
 
 
 def decoder_invariants(model: OnnxBlip2, prefix: np.ndarray) -> list[Invariant]:
-    """The checks of the decoder, behind one image prefix [1, positions, hidden]."""
+    """Returns the checks of the decoder, after one image prefix [1, positions, hidden]."""
     found = [_ragged(model, prefix, shape) for shape in DECODER_CHECK_AT]
     return [*found, _slots(model, prefix), _continuation(model, prefix), _logits_index(model, prefix)]
 
@@ -84,16 +84,16 @@ def _image_batch(model: OnnxBlip2, pixel_values: np.ndarray) -> Invariant:
 
 
 def random_prompt(model: OnnxBlip2, length: int, seed: int) -> list[int]:
-    """The beginning-of-text id and other ids, so that rows of any length can be made."""
+    """Returns the beginning-of-text id and other ids, so that rows of any length can be made."""
     random = np.random.default_rng(seed)
     ids = random.integers(0, model.decoder_info["vocab_size"], length - 1)
     return [model.manifest["tokenizer"]["bos_token_id"], *ids.tolist()]
 
 
 def _run_rows(model: OnnxBlip2, prefix: np.ndarray, prompts: list[list[int]], steps: int) -> np.ndarray:
-    """Prefill, then decoding for `steps` tokens, all rows together -> logits [steps + 1, rows, vocab].
+    """Prefills and decodes `steps` tokens, all rows together -> logits [steps + 1, rows, vocab].
 
-    The rows are fed given tokens and not their own, because a near tie would send them different ways.
+    The rows are fed given tokens, not their own, because a near tie would make them diverge.
     """
     rows, positions = len(prompts), prefix.shape[1]
     lengths = [positions + len(prompt) for prompt in prompts]
@@ -115,7 +115,7 @@ def _ragged(model: OnnxBlip2, prefix: np.ndarray, shape: Ragged) -> Invariant:
 
 
 def _slots(model: OnnxBlip2, prefix: np.ndarray) -> Invariant:
-    """Rows prefilled one by one into slots, then decoded together while rows leave: how a server runs."""
+    """Checks rows that are prefilled one by one into slots and decoded together while rows leave, as in a server."""
     prompts = [random_prompt(model, length, length) for length in SLOT_LENGTHS]
     rows, max_len = len(prompts), prefix.shape[1] + max(SLOT_LENGTHS) + len(prompts)
     shared = model.cache(rows, max_len)
@@ -134,7 +134,7 @@ def _slots(model: OnnxBlip2, prefix: np.ndarray) -> Invariant:
 
 
 def _continuation(model: OnnxBlip2, prefix: np.ndarray) -> Invariant:
-    """Image and beginning-of-text once, the rest of the prompt in a second run."""
+    """Checks a prompt in two runs: image and beginning-of-text first, then the rest."""
     prompt = random_prompt(model, 12, 1)
     length = prefix.shape[1] + len(prompt)
     index = np.arange(prefix.shape[1] + 1, length, dtype=np.int64)[None]
@@ -147,7 +147,7 @@ def _continuation(model: OnnxBlip2, prefix: np.ndarray) -> Invariant:
 
 
 def _logits_index(model: OnnxBlip2, prefix: np.ndarray) -> Invariant:
-    """Asking for several positions gives what asking for each alone gives."""
+    """Checks that several requested positions have the logits of each requested alone."""
     prompt = random_prompt(model, 6, 2)
     length = prefix.shape[1] + len(prompt)
     wanted = [length - 1, 0, prefix.shape[1], length - 1]

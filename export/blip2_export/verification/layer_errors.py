@@ -1,7 +1,7 @@
-"""Where in the network an error arises: the hidden state after every layer, of a bundle and of the reference.
+"""Locates errors in the network: compares the hidden state after every layer with the reference's.
 
-The graphs are run a second time with their residuals as further outputs. That keeps ONNX Runtime from fusing a
-residual with the LayerNorm behind it, and changes nothing else.
+The graphs are run a second time with their residuals as additional outputs. This keeps ONNX Runtime from fusing a
+residual with the LayerNorm after it, and changes nothing else.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class LayerError:
     cosine_distance: float
 
     def report(self) -> Json:
-        """The entry for parity.json."""
+        """Returns the entry for parity.json."""
         return {"relative_rms": self.relative_rms, "cosine_distance": self.cosine_distance}
 
 
 def layer_errors(actual: Sequence[np.ndarray], reference: Sequence[np.ndarray]) -> list[LayerError]:
-    """The errors of hidden states [layers, positions, hidden], over one pair of arrays or several."""
+    """Returns the errors of hidden states [layers, positions, hidden], over one pair of arrays or several."""
     return [
         _error(np.concatenate(found), np.concatenate(expected))
         for found, expected in zip(zip(*actual, strict=True), zip(*reference, strict=True), strict=True)
@@ -63,14 +63,14 @@ def _error(actual: np.ndarray, reference: np.ndarray) -> LayerError:
 
 
 def traced_session(model: OnnxBlip2, stage: str) -> tuple[ort.InferenceSession, list[str]]:
-    """A session of a stage that also gives the hidden state after every layer, and the names of those outputs."""
+    """Opens a stage with the hidden state after every layer as outputs, and returns the session and their names."""
     path = model.graph(stage)
     names = [RESIDUALS[stage].format(layer=layer) for layer in range(model.manifest[stage]["num_layers"])]
     return model.session(stage, with_outputs(path, names)), names
 
 
 def vision_layers(model: OnnxBlip2, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """pixel_values [1, 3, height, width] of some images -> f32 [layers, num_tokens, hidden] of each."""
+    """Returns the states f32 [layers, num_tokens, hidden] of images, pixel_values [1, 3, height, width]."""
     session, names = traced_session(model, "vision_encoder")
     return [_stacked(session.run(names, {"pixel_values": pixel_values})) for pixel_values in images]
 
@@ -78,7 +78,7 @@ def vision_layers(model: OnnxBlip2, images: Sequence[np.ndarray]) -> list[np.nda
 def decoder_layers(
     model: OnnxBlip2, passes: Sequence[tuple[np.ndarray, Sequence[int], Sequence[int]]]
 ) -> list[np.ndarray]:
-    """Image prefix, prompt and answer of some teacher-forced passes -> f32 [layers, positions, hidden] of each."""
+    """Returns the states f32 [layers, positions, hidden] of teacher-forced passes: image prefix, prompt, answer."""
     session, names = traced_session(model, "decoder")
     states = []
     for image_prefix, prompt, answer in passes:
@@ -89,5 +89,5 @@ def decoder_layers(
 
 
 def _stacked(states: Sequence[np.ndarray]) -> np.ndarray:
-    """The residuals of one row, [positions, hidden] each; a graph of a GPU keeps the row as an axis."""
+    """Stacks the residuals of one row, [positions, hidden] each; graphs for GPUs keep the row as an axis."""
     return np.stack([state.astype(np.float32).reshape(-1, state.shape[-1]) for state in states])

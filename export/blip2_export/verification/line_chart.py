@@ -1,4 +1,4 @@
-"""Line charts on a logarithmic scale as inline SVG: no script, no file, no library, the same bytes every time.
+"""Draws line charts on a logarithmic scale as inline SVG: no script, file or library, and the same bytes every time.
 
 Colours come from the page's style sheet (`.s1`, `.s2`, …), so that a chart follows light and dark. Errors span many
 powers of ten, hence the scale; a zero is drawn on the lower edge, an infinite error on the upper one.
@@ -31,7 +31,7 @@ class Series:
 
 @dataclass(frozen=True)
 class _Scale:
-    """Where values lie in the picture: x from 0 to `last`, y from 10^low to 10^high."""
+    """The scale of a chart: x from 0 to `last`, y from 10^low to 10^high."""
 
     last: int
     low: int
@@ -47,7 +47,7 @@ class _Scale:
 
 
 def line_chart(label: str, x_label: str, series: Sequence[Series]) -> str:
-    """The SVG element; `label` says what is shown to those who cannot see it, `x_label` names the horizontal axis."""
+    """Returns the SVG element; `label` describes it to screen readers, `x_label` names the horizontal axis."""
     scale = _scale(series)
     parts = [f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(label)}">']
     parts += _axes(scale, x_label)
@@ -57,7 +57,7 @@ def line_chart(label: str, x_label: str, series: Sequence[Series]) -> str:
 
 
 def legend(series: Sequence[Series]) -> str:
-    """The names beside their colours; nothing for a single line."""
+    """Returns the legend of names and colours, or nothing for a single line."""
     if len(series) < 2:
         return ""
     items = (f'<span class="key s{number}">{escape(line.name)}</span>' for number, line in enumerate(series, 1))
@@ -86,7 +86,7 @@ def _axes(scale: _Scale, x_label: str) -> list[str]:
 
 
 def _marks(scale: _Scale) -> list[float]:
-    """The values named on the vertical axis: powers of ten, with 2 and 5 times them where those are few."""
+    """Returns the values named on the vertical axis: powers of ten, with 2 and 5 times them where those are few."""
     decades = scale.high - scale.low
     steps = (1, 2, 5) if decades <= 2 else (1,)
     exponents = range(scale.low, scale.high, math.ceil(decades / MOST_TICKS))
@@ -94,7 +94,7 @@ def _marks(scale: _Scale) -> list[float]:
 
 
 def _round_step(least: float) -> int:
-    """The smallest of 1, 2, 5, 10, 20, 50, … that is not below `least`."""
+    """Returns the smallest of 1, 2, 5, 10, 20, 50, … that is not below `least`."""
     power = 10 ** max(math.floor(math.log10(max(least, 1))), 0)
     return next(step * power for step in (1, 2, 5, 10) if step * power >= least)
 

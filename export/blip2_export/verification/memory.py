@@ -1,7 +1,7 @@
-"""How much memory is free, how much this process holds, and how to give back what it no longer needs.
+"""Measures free memory and the memory of this process, and returns freed memory to the system.
 
-Counted is anonymous memory: pages of a mapped file are dropped when memory runs short, so they need not fit.
-Everything here reads Linux's files; elsewhere the answer is None.
+Only anonymous memory counts: pages of a mapped file are dropped when memory runs short, so they need not fit.
+The numbers come from Linux's /proc and cgroup files, and are None elsewhere.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_by
 
 
 def available_bytes() -> int | None:
-    """What can still be allocated: free memory and caches, within the container's limit if there is one."""
+    """Returns the bytes that can still be allocated: free memory and caches, within the container's limit."""
     free = _field(Path("/proc/meminfo"), "MemAvailable")
     if free is None:
         return None
@@ -32,18 +32,18 @@ def available_bytes() -> int | None:
 
 
 def anonymous_bytes() -> int | None:
-    """What this process holds now, mapped files not counted."""
+    """Returns the bytes that this process holds now, without mapped files."""
     return _field(Path("/proc/self/status"), "RssAnon")
 
 
 def peak_resident_bytes() -> int:
-    """The most this process ever held, pages of mapped files included."""
+    """Returns the peak resident bytes of this process, including mapped files."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 
 
 def release() -> None:
-    """Gives freed memory back to the system: the C library keeps freed blocks of tens of megabytes."""
+    """Returns freed memory to the system: the C library keeps freed blocks of tens of megabytes."""
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
@@ -51,7 +51,7 @@ def release() -> None:
 
 
 class PeakMemory:
-    """The most anonymous memory held while a block runs, looked at twenty times a second."""
+    """Measures the peak of anonymous memory while a block runs, sampled twenty times a second."""
 
     def __init__(self) -> None:
         self.bytes: int | None = None
@@ -79,7 +79,7 @@ class PeakMemory:
 
 
 def _field(path: Path, name: str) -> int | None:
-    """A line `name:  123 kB` of one of the kernel's tables, in bytes."""
+    """Returns the value of a line `name:  123 kB` in one of the kernel's tables, in bytes."""
     try:
         lines = path.read_text(encoding="ascii").splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""How far two tensors, two sets of logits and two answers are apart. Plain arithmetic on numpy arrays."""
+"""Measures the distance of two tensors, two sets of logits and two answers. Plain arithmetic on numpy arrays."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class TensorErrors:
         return float(np.nan_to_num(np.mean(self._cosines), nan=-1.0)) if self._cosines else 1.0
 
     def report(self) -> Json:
-        """The numbers for parity.json."""
+        """Returns the numbers for parity.json."""
         return {
             "max_abs_error": self.max_abs,
             "mean_abs_error": self._sum_abs / max(self._count, 1),
@@ -61,7 +61,7 @@ class TensorErrors:
 
 @dataclass
 class LogitsAgreement:
-    """How well next-token distributions agree, position by position, on the reference's own tokens.
+    """The agreement of next-token distributions, position by position, on the reference's own tokens.
 
     `divergences` are KL(reference || actual) in nats, one a position.
     """
@@ -87,7 +87,7 @@ class LogitsAgreement:
         return float(np.mean(self.divergences)) if self.divergences else 0.0
 
     def report(self) -> Json:
-        """The numbers for parity.json."""
+        """Returns the numbers for parity.json."""
         return {
             **self.errors.report(),
             "kl_mean": self.kl_mean,
@@ -98,31 +98,31 @@ class LogitsAgreement:
 
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The cosine along the last axis."""
+    """Returns the cosine along the last axis."""
     norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     return (a * b).sum(-1) / np.maximum(norms, 1e-30)
 
 
 def log_softmax(logits: np.ndarray) -> np.ndarray:
-    """Natural logarithms of probabilities, in f64."""
+    """Returns natural logarithms of probabilities, in f64."""
     shifted = logits.astype(np.float64) - logits.max(-1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
 
 
 def kl_divergence(reference: np.ndarray, actual: np.ndarray) -> np.ndarray:
-    """KL(reference || actual) of logits [positions, vocab], in nats."""
+    """Returns KL(reference || actual) of logits [positions, vocab], in nats."""
     expected, found = log_softmax(reference), log_softmax(actual)
     return (np.exp(expected) * (expected - found)).sum(-1)
 
 
 def margin(logits: np.ndarray) -> float:
-    """The smallest gap between the best and the second best logit over all positions."""
+    """Returns the smallest gap between the best and the second best logit over all positions."""
     top = np.partition(logits, -2, axis=-1)
     return float((top[..., -1] - top[..., -2]).min())
 
 
 def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens two answers share from the start."""
+    """Returns how many tokens two answers share from the start."""
     for position, (left, right) in enumerate(zip(a, b, strict=False)):
         if left != right:
             return position
@@ -130,5 +130,5 @@ def common_prefix(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 def _or_infinite(value: float) -> float:
-    """A NaN is the largest possible error, not one that every comparison lets pass."""
+    """Replaces NaN by infinity, because every comparison would let a NaN pass."""
     return float(np.nan_to_num(value, nan=np.inf))

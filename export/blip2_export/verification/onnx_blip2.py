@@ -1,8 +1,7 @@
-"""A bundle run by ONNX Runtime, in the way the Rust runtime runs it: on the CPU, unless a GPU is asked for.
+"""Runs a bundle with ONNX Runtime as the Rust runtime does, on the CPU unless a GPU is requested.
 
-The decoder's KV cache is extended in place (`kv_cache`). Tensor names and dimensions come from the manifest, as they
-do in the server. Sessions open when they are needed and stay until `close`, because at full size not all of them fit
-into memory at once.
+The decoder's KV cache is extended in place (`kv_cache`). Tensor names and dimensions come from the manifest, as in the
+server. Sessions are opened on first use and kept until `close`, because at full size they do not all fit into memory.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ UNWRITTEN_ON_GPU = 1000.0
 
 
 class OnnxBlip2:
-    """A bundle. Its stages take and give the same as those of `reference.Reference`."""
+    """A bundle. Its stages have the same inputs and outputs as those of `reference.Reference`."""
 
     def __init__(self, folder: Path, threads: int = 0, provider: Provider = ON_CPU) -> None:
         self.folder = folder
@@ -45,21 +44,21 @@ class OnnxBlip2:
         self._sessions: dict[str, ort.InferenceSession] = {}
 
     def graph(self, stage: str) -> Path:
-        """The file of a stage's graph."""
+        """Returns the file of a stage's graph."""
         return self.folder / self.manifest[stage]["file"]
 
     def open(self, stage: str) -> ort.InferenceSession:
-        """The session of a stage.
+        """Returns the session of a stage.
 
         Raises:
-            ExportError: ONNX Runtime cannot run the graph where it was asked to.
+            ExportError: ONNX Runtime cannot run the graph on the requested provider.
         """
         if stage not in self._sessions:
             self._sessions[stage] = self.session(stage)
         return self._sessions[stage]
 
     def session(self, stage: str, model: bytes | None = None) -> ort.InferenceSession:
-        """A new session of a stage; with `model`, of that in the place of the stage's graph. Raises as `open`."""
+        """Opens a new session of a stage; `model` replaces the stage's graph. Raises as `open`."""
         graph, provider = self.graph(stage), self.provider.of(stage)
         try:
             wanted = provider.execution_providers(stage, self.manifest)
@@ -75,7 +74,7 @@ class OnnxBlip2:
         release()
 
     def prompt_ids(self, text: str) -> list[int]:
-        """The ids that follow the image prefix."""
+        """Returns the ids that follow the image prefix."""
         return prompt_ids(self.tokenizer, self.manifest["tokenizer"]["bos_token_id"], text)
 
     def image_embeds(self, pixel_values: np.ndarray) -> np.ndarray:
@@ -90,10 +89,10 @@ class OnnxBlip2:
         return query_output, image_prefix
 
     def cache(self, rows: int, max_len: int | None = None, fill: float | None = None) -> KvCache | DeviceKvCache:
-        """A new KV cache. NaN by default: whatever is read before it was written shows at once.
+        """Returns a new KV cache, filled with NaN by default, so that a read before a write shows at once.
 
-        On a GPU a large number does that: its kernels may multiply what they mask by zero, and what a server leaves
-        behind is finite.
+        On a GPU a large number takes its place: its kernels may multiply masked values by zero, and a server leaves
+        only finite values.
         """
         max_len = max_len or self.decoder_info["max_positions"]
         if self.provider.is_gpu:
@@ -102,7 +101,7 @@ class OnnxBlip2:
         return KvCache(self.decoder_info, rows, max_len, np.nan if fill is None else fill)
 
     def no_prefix(self, rows: int) -> np.ndarray:
-        """The image prefix of a decode step: [rows, 0, hidden]."""
+        """Returns the image prefix of a decode step: [rows, 0, hidden]."""
         return np.zeros((rows, 0, self.decoder_info["hidden_size"]), np.float32)
 
     def step(self, cache: KvCache | DeviceKvCache, step: Step) -> np.ndarray:
@@ -124,12 +123,12 @@ class OnnxBlip2:
         return self.step(cache, Step(self.no_prefix(rows), ids, starts, np.zeros((rows, 1), np.int64)))[:, 0]
 
     def teacher_forced(self, image_prefix: np.ndarray, prompt: Sequence[int], answer: Sequence[int]) -> np.ndarray:
-        """The logits before each token of `answer`, in one run: [len(answer), vocab]."""
+        """Returns the logits before each token of `answer`, in one run: [len(answer), vocab]."""
         step = teacher_forced_step(image_prefix, prompt, answer)
         return self.step(self.cache(1, image_prefix.shape[1] + len(step.input_ids[0])), step)[0]
 
     def greedy(self, image_prefix: np.ndarray, prompt: Sequence[int], max_new_tokens: int) -> list[int]:
-        """The greedy answer to a prompt, the end token included if it came."""
+        """Returns the greedy answer to a prompt, the end token included if it came."""
         length = image_prefix.shape[1] + len(prompt)
         cache = self.cache(1, length + max_new_tokens)
         logits = self.prefill(cache, image_prefix, [prompt])
@@ -143,7 +142,7 @@ class OnnxBlip2:
     def beams(
         self, image_prefix: np.ndarray, prompt: Sequence[int], options: BeamOptions, max_new_tokens: int
     ) -> list[BeamAnswer]:
-        """The answers of beam search, best first. Beams are rows of one cache."""
+        """Returns the answers of beam search, best first. Beams are rows of one cache."""
         length = image_prefix.shape[1] + len(prompt)
         cache = self.cache(options.num_beams, length + max_new_tokens)
         logits = self.prefill(cache, image_prefix, [prompt])
@@ -158,7 +157,7 @@ class OnnxBlip2:
 
 
 def cannot_open(graph: Path, provider: Provider, error: Exception) -> ExportError:
-    """One line for whatever ONNX Runtime says about a graph."""
+    """Returns ONNX Runtime's error about a graph as one line."""
     reason = str(error).splitlines()[0]
     where = "with " + provider.name if provider.is_gpu else "on the CPU, where bundles are verified"
     return ExportError(f"{graph}: ONNX Runtime cannot run this graph {where} ({reason})")

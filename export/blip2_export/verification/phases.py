@@ -1,4 +1,4 @@
-"""The phases of a verification: what each cost in seconds and memory, and how long it will still take."""
+"""Times the phases of a verification, measures their memory, and estimates the time left."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Phase:
-    """What one phase took. The memory is anonymous memory of the whole process; None where it cannot be read."""
+    """The cost of one phase. The memory is anonymous memory of the whole process; None where it cannot be read."""
 
     name: str
     seconds: float
     peak_anonymous_bytes: int | None
 
     def report(self) -> Json:
-        """The entry for parity.json."""
+        """Returns the entry for parity.json."""
         return {
             "name": self.name,
             "seconds": round(self.seconds, 1),
@@ -35,7 +35,7 @@ class Phase:
 
 
 class Phases:
-    """Runs phases one after another and tells a waiting person about them through `say`."""
+    """Runs phases one after another and reports them through `say`."""
 
     def __init__(self, say: Callable[[str], None] = progress, clock: Callable[[], float] = time.monotonic) -> None:
         self.done: list[Phase] = []
@@ -45,7 +45,7 @@ class Phases:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Measures what happens inside."""
+        """Measures the block."""
         self._name, start = name, self._clock()
         self._say(name)
         with PeakMemory() as peak:
@@ -53,7 +53,7 @@ class Phases:
         self.done.append(Phase(name, self._clock() - start, peak.bytes))
 
     def each(self, items: Sequence[T], what: str) -> Iterator[T]:
-        """The items, with a line now and then about how many are done and how long the rest will take."""
+        """Yields the items, and reports at intervals how many are done and how long the rest will take."""
         start = shown = self._clock()
         for number, item in enumerate(items):
             now = self._clock()

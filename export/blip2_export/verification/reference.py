@@ -1,7 +1,7 @@
-"""The reference: transformers in f32, one row at a time, with the torchvision image processor. On the CPU by default.
+"""Runs the reference: transformers in f32, one row at a time, with the torchvision image processor, on CPU or GPU.
 
-A stage's modules are made without memory, get their weights tensor by tensor, and go when another stage is asked
-for: so the whole never is in memory. The result is that of `Blip2ForConditionalGeneration`, to the last bit.
+A stage's modules are created without memory, loaded tensor by tensor, and freed when another stage is requested, so
+the whole model is never in memory. The result equals that of `Blip2ForConditionalGeneration` to the last bit.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Reference:
 
     def __init__(self, folder: Path, device: str = "cpu") -> None:
         if device != "cpu" and not torch.cuda.is_available():
-            raise ExportError(f"--reference-device {device}: torch finds no GPU")
+            raise ExportError(f"--reference-device {device}: torch finds no GPU; use cpu, or install a driver")
         torch.backends.cudnn.allow_tf32 = False  # its default for convolutions; products are f32 by default
         self.device = device
         self.checkpoint = Checkpoint(folder)
@@ -70,7 +70,7 @@ class Reference:
         self._stage: tuple[str, Any] = ("", None)
 
     def pixel_values(self, path: Path) -> np.ndarray:
-        """An image file -> f32 [1, 3, height, width].
+        """Reads an image file as f32 [1, 3, height, width].
 
         Only the array of the converted image goes on: Pillow leaves a note about transparency on some, and
         the processor would put those on a white ground.
@@ -84,7 +84,7 @@ class Reference:
 
     @property
     def description(self) -> str:
-        """For certificates and golden answers."""
+        """The description in certificates and golden answers."""
         return f"transformers {transformers.__version__}, fp32, {self.device}"
 
     def close(self) -> None:
@@ -110,13 +110,13 @@ class Reference:
         return output.cpu().numpy(), stage.language_projection(output).cpu().numpy()
 
     def greedy(self, image_prefix: np.ndarray, prompt: Sequence[int], max_new_tokens: int) -> list[int]:
-        """The new tokens of `generate`, the end token included if it came."""
+        """Returns the new tokens of `generate`, the end token included if it came."""
         return self._generate(image_prefix, prompt, num_beams=1, max_new_tokens=max_new_tokens)[0].token_ids
 
     def beams(
         self, image_prefix: np.ndarray, prompt: Sequence[int], options: BeamOptions, max_new_tokens: int
     ) -> list[BeamAnswer]:
-        """All answers of `generate` with beams, best first."""
+        """Returns all answers of `generate` with beams, best first."""
         return self._generate(
             image_prefix,
             prompt,
@@ -127,18 +127,18 @@ class Reference:
 
     @torch.no_grad()
     def teacher_forced(self, image_prefix: np.ndarray, prompt: Sequence[int], answer: Sequence[int]) -> np.ndarray:
-        """The logits before each token of `answer`, in one pass: f32 [len(answer), vocab]."""
+        """Returns the logits before each token of `answer`, in one pass: f32 [len(answer), vocab]."""
         inputs = self._inputs(image_prefix, [*prompt, *answer[:-1]])
         del inputs["input_ids"]
         return self._load("decoder")(**inputs).logits[0, -len(answer) :].cpu().numpy()
 
     def vision_layers(self, pixel_values: np.ndarray) -> np.ndarray:
-        """The hidden state after every layer: f32 [layers, num_tokens, hidden]."""
+        """Returns the hidden state after every layer: f32 [layers, num_tokens, hidden]."""
         layers = self._load("vision_encoder").encoder.layers
         return _layer_states(layers, lambda: self.image_embeds(pixel_values))
 
     def decoder_layers(self, image_prefix: np.ndarray, prompt: Sequence[int], answer: Sequence[int]) -> np.ndarray:
-        """The hidden state after every layer of a teacher-forced pass: f32 [layers, positions, hidden]."""
+        """Returns the hidden state after every layer of a teacher-forced pass: f32 [layers, positions, hidden]."""
         layers = self._load("decoder").model.decoder.layers
         return _layer_states(layers, lambda: self.teacher_forced(image_prefix, prompt, answer))
 
@@ -157,7 +157,7 @@ class Reference:
         ]
 
     def _inputs(self, image_prefix: np.ndarray, ids: Sequence[int]) -> dict[str, torch.Tensor]:
-        """What `Blip2ForConditionalGeneration` passes to its decoder; the image stands before the text."""
+        """Returns the inputs that `Blip2ForConditionalGeneration` passes to its decoder, the image before the text."""
         prefix = self._tensor(image_prefix)
         text = torch.tensor([list(ids)], device=self.device)
         embeds = torch.cat([prefix, self._load("decoder").get_input_embeddings()(text)], dim=1)
@@ -169,7 +169,7 @@ class Reference:
         return torch.from_numpy(values).to(self.device)
 
     def _load(self, stage: str) -> Any:  # noqa: ANN401  the modules of transformers have no common type
-        """The modules of a stage with their weights, after those of any other stage were freed."""
+        """Loads the modules of a stage with their weights, after freeing those of any other stage."""
         if self._stage[0] != stage:
             self.close()
             self._stage = (stage, self._materialise(stage))
@@ -200,7 +200,7 @@ class Reference:
 
 
 def _layer_states(layers: nn.ModuleList, run: Callable[[], object]) -> np.ndarray:
-    """What each layer returns during `run`, for its only row: [layers, positions, hidden]."""
+    """Returns the output of each layer during `run`, for its only row: [layers, positions, hidden]."""
     states: list[np.ndarray] = []
     hooks = [layer.register_forward_hook(lambda _m, _i, out: states.append(out[0].cpu().numpy())) for layer in layers]
     try:
@@ -212,5 +212,5 @@ def _layer_states(layers: nn.ModuleList, run: Callable[[], object]) -> np.ndarra
 
 
 def _until(tokens: list[int], end: int) -> list[int]:
-    """The tokens up to the first `end`; behind it there is padding."""
+    """Returns the tokens up to the first `end`, after which there is padding."""
     return tokens[: tokens.index(end) + 1] if end in tokens else tokens

@@ -1,7 +1,7 @@
-"""The certificate for people: a table for the terminal, and `parity.html`, which also shows where errors arise.
+"""Renders the certificate: a table for the terminal, and `parity.html`, which also shows where errors arise.
 
 The page stands alone (style and charts inside, no script) and holds no times, so that equal results give equal
-bytes. Everything on it is also in parity.json, but for the divergence of every single position.
+bytes. All its numbers are also in parity.json, except the divergence of every single position.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ circle { stroke: var(--ground); } circle.s1 { fill: var(--s1); } circle.s2 { fil
 
 
 def table(certificate: Json) -> str:
-    """The certificate on a terminal."""
+    """Returns the certificate as a table for the terminal."""
     lines = [f"{'':<16}{''.join(f'{title:>12}' for title in ERROR_COLUMNS.values())}{'cosine':>12}"]
     for name, row in _error_rows(certificate).items():
         errors = "".join(f"{row[key]:>12.2e}" for key in ERROR_COLUMNS)
@@ -75,7 +75,7 @@ def table(certificate: Json) -> str:
 
 
 def _error_rows(certificate: Json) -> dict[str, Json]:
-    """The rows that have an error in each column."""
+    """Returns the rows that have an error in each column."""
     return {**certificate["stages"], **{name: certificate[name] for name in ("logits", "decoder_alone")}}
 
 
@@ -91,7 +91,7 @@ def _found(invariant: Json) -> str:
 
 
 def page(certificate: Json, comparison: Comparison) -> bytes:
-    """The certificate as a page, UTF-8."""
+    """Returns the certificate as a page, UTF-8."""
     title = f"Parity of {certificate['bundle']}"
     body = [
         f"<h1>{escape(title)}</h1>",

@@ -1,6 +1,6 @@
-"""Drawn images and general prompts, for a verification that needs no files from anywhere.
+"""Draws images and has general prompts, for a verification without input files.
 
-The same numbers give the same pixels. Formats are wide, tall and square, so that the resize is exercised too.
+The same seeds give the same pixels. Images are wide, tall and square, so that the resize is exercised too.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SHAPES = ("circle", "square", "triangle", "star")
 
 
 def draw_image(seed: int) -> Image.Image:
-    """A few coloured shapes on a shaded ground."""
+    """Draws a few coloured shapes on a shaded ground."""
     random = np.random.default_rng(seed)
     width, height = SIZES[seed % len(SIZES)]
     image = Image.fromarray(_ground(random, width, height))
@@ -47,7 +47,7 @@ def save_images(folder: Path, count: int = len(SIZES)) -> list[Path]:
 
 
 def _ground(random: np.random.Generator, width: int, height: int) -> np.ndarray:
-    """A gradient between two colours, u8 [height, width, 3]."""
+    """Returns a gradient between two colours, u8 [height, width, 3]."""
     first, second = random.integers(60, 200, (2, 3))
     share = np.linspace(0, 1, width)[None, :, None] * np.linspace(0.5, 1, height)[:, None, None]
     return (first + (second - first) * share).astype(np.uint8)
@@ -64,7 +64,7 @@ def _draw_shape(draw: ImageDraw.ImageDraw, shape: str, centre: tuple[int, int], 
 
 
 def _polygon(x: int, y: int, radius: int, *, star: bool) -> list[tuple[int, int]]:
-    """A triangle, or a star with five points."""
+    """Returns a triangle, or a star with five points."""
     corners = 10 if star else 3
     radii = [radius * 0.4 if star and corner % 2 else radius for corner in range(corners)]
     angles = [2 * math.pi * corner / corners - math.pi / 2 for corner in range(corners)]

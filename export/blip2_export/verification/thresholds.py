@@ -1,4 +1,4 @@
-"""What a bundle must reach to pass, by precision, and the list of what it misses.
+"""Holds a bundle to the limits of its precision.
 
 Stages may differ in precision. An output is held to the limits of the worst precision on its way: `image_prefix`
 to that of vision encoder and Q-Former, `logits` to that of all stages, `decoder_alone` to the decoder's.
@@ -115,7 +115,7 @@ PASSED = {
 
 
 def worst_precision(precision: Json, stages: Sequence[str] = STAGES) -> str:
-    """The worst of some stages' precisions; `precision` is the manifest's."""
+    """Returns the worst of some stages' precisions; `precision` is the manifest's."""
     return max((precision[stage] for stage in stages), key=list(THRESHOLDS).index)
 
 
@@ -136,13 +136,13 @@ class Check:
         return self.value <= self.limit if self.is_upper else self.value >= self.limit
 
     def sentence(self) -> str:
-        """What is wrong, if it is not passed."""
+        """Returns the sentence about a missed limit."""
         value = f"{self.value:.1e}" if self.is_upper else f"{self.value:.6f}"
         sign = ">" if self.is_upper else "<"
         return f"{self.subject}: {self.measure} {value} {sign} {self.limit:g} ({self.precision})"
 
     def report(self) -> Json:
-        """The entry for parity.json."""
+        """Returns the entry for parity.json."""
         return {
             "subject": self.subject,
             "measure": self.measure,
@@ -154,7 +154,7 @@ class Check:
 
 
 def checks(precision: Json, comparison: Comparison, *, on_gpu: bool = False) -> list[Check]:
-    """Everything measured that has a limit; `precision` is the manifest's.
+    """Returns every measure that has a limit; `precision` is the manifest's.
 
     A GPU promises no equal bits: another number of rows may get another kernel, with another order of summation.
     """
@@ -196,7 +196,7 @@ def _logits_checks(name: str, logits: LogitsAgreement, worst: str, limits: Thres
 
 
 def _invariant_check(invariant: Invariant, worst: str, limits: Thresholds) -> Check | None:
-    """Equality to the last bit where it is promised, nearness elsewhere."""
+    """Checks equality to the last bit where it is promised, closeness elsewhere."""
     if limits.server_path_bit_equal and invariant.is_server_path:
         return _upper(invariant.name, "bits differ, relative error", _unless_equal(invariant), 0.0, worst)
     limit = limits.invariant_relative_error
@@ -204,5 +204,5 @@ def _invariant_check(invariant: Invariant, worst: str, limits: Thresholds) -> Ch
 
 
 def _unless_equal(invariant: Invariant) -> float:
-    """0 for bit-equal values, and never 0 for others, whose relative error may round to it."""
+    """Returns the error: 0 for bit-equal values only, since other relative errors may round to 0."""
     return 0.0 if invariant.bit_equal else max(invariant.relative_error, 1e-30)

@@ -1,4 +1,4 @@
-"""The verify command: proves a bundle against transformers, writes the certificate, its page and golden answers."""
+"""Verifies a bundle against transformers, and writes the certificate, its page and golden answers."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ WORKING_BYTES = 1_500_000_000
 
 @dataclass(frozen=True)
 class Where:
-    """What the bundle is run by, and the torch device of the reference."""
+    """The provider that runs the bundle, and the torch device of the reference."""
 
     provider: Provider = ON_CPU
     reference_device: str = "cpu"
@@ -86,7 +86,7 @@ def verify(
 
 
 def _check_memory(model: OnnxBlip2, reference: Reference) -> None:
-    """Refuses a run that would end in the middle, when the largest stage does not fit."""
+    """Refuses a run whose largest stage does not fit into memory."""
     available = available_bytes()
     stage, needed = max(_stage_bytes(model, reference).items(), key=lambda entry: entry[1])
     needed += WORKING_BYTES
@@ -99,7 +99,7 @@ def _check_memory(model: OnnxBlip2, reference: Reference) -> None:
 
 
 def _stage_bytes(model: OnnxBlip2, reference: Reference) -> dict[str, int]:
-    """What each stage of each side holds while it runs: no two of them are in memory at once."""
+    """Returns the memory of each stage of each side; no two of them are in memory at once."""
     needed = dict.fromkeys((f"{side}, {stage}" for side in ("the reference", "the bundle") for stage in STAGES), 0)
     for name, shape in tensor_shapes(reference.checkpoint.config).items():
         needed[f"the reference, {stage_of(name)}"] += 4 * math.prod(shape)
@@ -112,15 +112,15 @@ def _stage_bytes(model: OnnxBlip2, reference: Reference) -> dict[str, int]:
 
 
 def _check_sources(checkpoint: Path, manifest: Json, entry: Callable[[Path], Json]) -> None:
-    """Compares what `entry` tells of each file that the bundle was exported from."""
+    """Compares `entry` of each file that the bundle was exported from with the manifest."""
     for name, expected in manifest["checkpoint"]["files"].items():
         path = checkpoint / name
         if not path.is_file() or not entry(path).items() <= expected.items():
-            raise ExportError(f"{path}: is not the file this bundle was exported from; name its own checkpoint")
+            raise ExportError(f"{path}: not the file this bundle was exported from; name its own checkpoint")
 
 
 def _size(path: Path) -> Json:
-    """What can be told at once, before gigabytes are hashed."""
+    """Returns the size of a file, to compare before gigabytes are hashed."""
     return {"bytes": path.stat().st_size}
 
 
@@ -191,7 +191,7 @@ def _beam(comparison: Comparison) -> Json:
 
 
 def _cost(phases: Phases) -> Json:
-    """What the verification itself cost. Resident memory counts the pages of mapped files, which need not fit."""
+    """Returns the cost of the verification. Resident memory counts pages of mapped files, which need not fit."""
     peaks = [phase.peak_anonymous_bytes for phase in phases.done if phase.peak_anonymous_bytes is not None]
     return {
         "seconds": round(sum(phase.seconds for phase in phases.done), 1),

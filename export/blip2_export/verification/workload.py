@@ -1,4 +1,4 @@
-"""What a verification runs on both sides: the cases with their prompts, and which of them also by beam search."""
+"""The workload of both sides: the cases with their prompts, and which of them also run beam search."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BEAM_COMBINATIONS = ((1.0, False), (-1.0, False), (0.0, True))
 
 @dataclass(frozen=True)
 class BeamPlan:
-    """How much beam search there is: the first `cases` cases with `num_beams` beams each, 0 for none."""
+    """The extent of beam search: the first `cases` cases with `num_beams` beams each, 0 for none."""
 
     num_beams: int = 5
     cases: int = 4
@@ -45,7 +45,7 @@ class Workload:
 
     @classmethod
     def of(cls, model: OnnxBlip2, cases: Sequence[Case], beams: BeamPlan) -> Workload:
-        """The workload for a bundle, whose tokenizer serves both sides.
+        """Returns the workload for a bundle, whose tokenizer serves both sides.
 
         Raises:
             ExportError: a case is longer than the model's positions.
@@ -68,12 +68,12 @@ class Workload:
 
     @property
     def searched(self) -> list[tuple[int, BeamOptions]]:
-        """Which cases are also answered by beam search, and how."""
+        """The cases that beam search answers too, each with its options."""
         return [
             (case, options) for case in range(len(self.cases))[: self.beams.cases] for options in self.beams.options
         ]
 
     @property
     def traced(self) -> list[int]:
-        """The cases whose every layer is compared: the first and the last, since more would say no more."""
+        """The cases whose every layer is compared: the first and the last, since more add nothing."""
         return sorted({0, len(self.cases) - 1})

@@ -90,7 +90,7 @@ def test_an_id_becomes_a_checked_bundle_that_names_its_revision(fake_hub: FakeHu
     check_files(bundle, manifest)
     assert (manifest["checkpoint"]["id"], manifest["checkpoint"]["revision"]) == (ID, COMMIT)
     assert "downloading blip2-tiny" in done.stderr
-    assert "all with the hash that the manifest says" in done.stdout
+    assert "all hashes match the manifest" in done.stdout
     assert f"docker run --rm -p 5001:5001 -v {bundle}:/model:ro blip2\n" in done.stdout
     assert "make run MODEL=onnx/blip2-tiny-int8\n" in done.stdout
     assert not any("telemetry" in line for line in fake_hub.asked)
@@ -114,7 +114,7 @@ def test_a_connection_that_breaks_for_good_is_one_line_and_the_next_run_goes_on(
     fake_hub: FakeHub, tmp_path: Path
 ) -> None:
     fake_hub.breaks, fake_hub.break_after, fake_hub.is_reset = 1_000, 0, True
-    assert "run the same command again, which goes on where it stopped" in refusal(make_model(fake_hub, tmp_path))
+    assert "run the same command again, which resumes the download" in refusal(make_model(fake_hub, tmp_path))
     fake_hub.breaks = 0
     assert make_model(fake_hub, tmp_path).returncode == 0
 
@@ -170,7 +170,7 @@ def test_without_a_network_one_line_says_so(fake_hub: FakeHub, tmp_path: Path) -
     line = refusal(make_model(fake_hub, tmp_path, HF_ENDPOINT="http://127.0.0.1:9"))
     assert f"{ID}: no such folder, and the hub at http://127.0.0.1:9 cannot be reached (ConnectError: " in line
     line = refusal(make_model(fake_hub, tmp_path, HF_HUB_OFFLINE="1"))
-    assert "HF_HUB_OFFLINE forbids to ask the hub; unset it, or name a folder" in line
+    assert "HF_HUB_OFFLINE forbids asking the hub; unset it, or name a folder" in line
 
 
 def test_an_unknown_id_is_one_line(fake_hub: FakeHub, tmp_path: Path) -> None:
@@ -179,7 +179,7 @@ def test_an_unknown_id_is_one_line(fake_hub: FakeHub, tmp_path: Path) -> None:
         "nobody/nothing: no such folder, and the hub shows no such model (401); correct the id, or set HF_TOKEN" in line
     )
     line = refusal(make_model(fake_hub, tmp_path, checkpoint="nobody/nothing", HF_TOKEN="hf_x"))
-    assert "see that the token in HF_TOKEN may read it" in line
+    assert "check that the token in HF_TOKEN may read it" in line
     line = refusal(make_model(fake_hub, tmp_path, checkpoint="nobody/no--thing"))
     assert "ids look like owner/name" in line
 
@@ -187,7 +187,9 @@ def test_an_unknown_id_is_one_line(fake_hub: FakeHub, tmp_path: Path) -> None:
 def test_an_unknown_revision_is_one_line(fake_hub: FakeHub, tmp_path: Path) -> None:
     for revision in ("v9", "f" * 40):
         line = refusal(make_model(fake_hub, tmp_path, "--revision", revision))
-        assert f"the repository has no revision {revision}; --revision is a branch, a tag or a full commit id" in line
+        assert (
+            f"the repository has no revision {revision}; --revision must be a branch, a tag or a full commit id" in line
+        )
     assert make_model(fake_hub, tmp_path, "--revision", COMMIT).returncode == 0
 
 
@@ -222,8 +224,8 @@ def test_a_repository_without_safetensors_is_refused_before_anything_is_download
 def test_a_full_disk_is_told_before_and_under_way(fake_hub: FakeHub, tmp_path: Path) -> None:
     usage = "import shutil, types; shutil.disk_usage = lambda _: types.SimpleNamespace(free={})"
     line = refusal(make_model(fake_hub, tmp_path, before=usage.format(1_000_000)))
-    assert "MB are to be downloaded, and 1.0 MB are free on the disk of" in line
-    assert line.endswith("make room, or choose another folder by HF_HOME")
+    assert "MB, and 1.0 MB are free on the disk of" in line
+    assert line.endswith("make room, or choose another folder with HF_HOME")
     assert not any(line.startswith("GET") and "/resolve/" in line for line in fake_hub.asked)
     full = f"""
 import huggingface_hub.file_download as download
@@ -231,13 +233,13 @@ def get(*_, **__): raise OSError({errno.ENOSPC}, "No space left on device")
 download.http_get = get
 """
     line = refusal(make_model(fake_hub, tmp_path, before=full))
-    assert "hub is full; make room, or choose another folder by HF_HOME" in line
+    assert "hub is full; make room, or choose another folder with HF_HOME" in line
 
 
 def test_damaged_weights_are_removed_and_come_again(fake_hub: FakeHub, tmp_path: Path) -> None:
     fake_hub.flip = True
     line = refusal(make_model(fake_hub, tmp_path))
-    assert "model.safetensors came damaged, and was removed; run the same command again" in line
+    assert "model.safetensors arrived damaged and was removed; run the same command again" in line
     assert not (tmp_path / "onnx").exists()
     fake_hub.flip = False
     assert make_model(fake_hub, tmp_path).returncode == 0

@@ -39,7 +39,10 @@ def test_a_server_that_stays_busy_ends_the_run_and_the_next_one_goes_on(
     server.faults = {prompt(5): [Reply(503, "loading")] * 4}
     assert main([*vqa, "--concurrency", "1"]) == 2
     error = capsys.readouterr().err
-    assert f"question 105: {server.url}/score answered 503: loading; given up, run the same command again" in error
+    assert (
+        f"question 105: {server.url}/score answered 503: loading; gave up, run the same command again to resume"
+        in error
+    )
     assert len(lines(tmp_path)) == 1 + 5
     assert main(vqa) == 0
     assert server.asked[prompt(0)] == 1

@@ -23,7 +23,7 @@ def test_missing_images_are_named_before_anything_is_asked(
     missing = tmp_path / "images" / "COCO_val2014_000000000002.jpg"
     missing.unlink()
     assert main(vqa) == 2
-    assert f"question 106: {missing} not found (and 2 more); --images names" in capsys.readouterr().err
+    assert f"question 106: {missing} not found (and 2 more); --images must name" in capsys.readouterr().err
     assert not server.asked
     assert main([*vqa, "--limit", "6"]) == 0, "images that are not needed may be missing"
 
@@ -96,7 +96,7 @@ def test_files_that_are_not_json_are_refused_in_one_line(
     assert main(vqa) == 2
     error = capsys.readouterr().err
     assert error.startswith(f"blip2_export evaluate: {path}: ") or f"{path}: " in error
-    assert "--questions names" in error
+    assert "--questions must name" in error
     assert error.count("\n") == 1
 
 

@@ -25,7 +25,7 @@ def test_presets_are_the_published_settings_and_can_be_changed() -> None:
     [
         (["--template", "Question"], "--template 'Question' has no place {} for the question"),
         (["--image-name", "{:012}{}.jpg"], "--image-name '{:012}{}.jpg' does not fit image_id 0"),
-        (["--output", "/nowhere/at/all"], "/nowhere/at/all: No such file or directory; --output names"),
+        (["--output", "/nowhere/at/all"], "/nowhere/at/all: No such file or directory; --output must name"),
     ],
 )
 def test_arguments_that_cannot_be_used_are_named(

@@ -1,4 +1,4 @@
-"""Providers: what ONNX Runtime is asked for, and that it never falls back in silence."""
+"""Providers: the requests to ONNX Runtime, and no silent fallback."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_a_session_elsewhere_than_asked_is_refused(fp32_bundle: Path) -> None:
     graph = fp32_bundle / "qformer.onnx"
     session = open_session(graph, threads=1)
     check_session(session, graph, Provider("cpu"))
-    with pytest.raises(ExportError, match=f"asked for {CUDA}, but ONNX Runtime opened it on {CPU}"):
+    with pytest.raises(ExportError, match=f"requested {CUDA}, but ONNX Runtime opened it on {CPU}"):
         check_session(session, graph, Provider("cuda"))
 
 
@@ -105,7 +105,7 @@ def test_a_session_elsewhere_than_asked_is_refused(fp32_bundle: Path) -> None:
 @pytest.mark.filterwarnings("ignore:Specified provider")
 def test_without_a_gpu_no_session_opens_for_one(gpu_bundle: Path) -> None:
     """Whether this is the package for the CPU or the one for GPUs without a driver."""
-    with pytest.raises(ExportError, match=r"qformer\.onnx: (ONNX Runtime cannot run this graph with cuda|asked for)"):
+    with pytest.raises(ExportError, match=r"qformer\.onnx: (ONNX Runtime cannot run this graph with cuda|requested)"):
         OnnxBlip2(gpu_bundle, threads=1, provider=Provider("cuda")).open("qformer")
 
 

@@ -317,7 +317,7 @@ def test_a_cases_file_is_read_relative_to_itself(tmp_path: Path) -> None:
     [
         ("[]", "not of the form"),
         ("{", "not of the form"),
-        ('{"cases": []}', "there must be cases"),
+        ('{"cases": []}', "has no cases, or two of one name"),
         ('{"cases": [{"image": "cat.png"}]}', "case 0 has no text"),
         ('{"cases": [{"image": "dog.png", "text": ""}]}', "dog.png: file not found"),
     ],

@@ -67,7 +67,9 @@ def test_weights_beside_the_graph_are_found(fp32_bundle: Path, fp32_model: OnnxB
 
 def test_a_graph_without_the_tensors_is_refused(fp32_bundle: Path) -> None:
     name = RESIDUALS["decoder"].format(layer=7)
-    with pytest.raises(ExportError, match=f"decoder.onnx: has no tensor {name}; export the bundle with this version"):
+    with pytest.raises(
+        ExportError, match=f"decoder.onnx: has no tensor {name}; export the bundle again with this version"
+    ):
         with_outputs(fp32_bundle / "decoder.onnx", [name])
 
 

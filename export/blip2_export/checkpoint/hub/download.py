@@ -1,8 +1,8 @@
 """Downloads a checkpoint into the cache of the hub's client.
 
-The client does it, but for the bytes of the weights: when a download of 10 GB ends early, the client throws away what
-has come. Here a file of weights is kept until it is whole, goes on where it stopped, in this run or a later one, and is
-compared with the hub's sha256 before it gets the name under which the client finds it.
+The client downloads everything except the bytes of the weights: when a download of 10 GB breaks off, it discards the
+part that has arrived. Here a partial weight file is kept and resumed, in this run or a later one, and compared with the
+hub's sha256 before it is renamed to the file that the client looks for.
 """
 
 from __future__ import annotations
@@ -45,23 +45,23 @@ SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Source:
-    """What is downloaded."""
+    """The repository and revision to download."""
 
     id: str
     revision: str | None
 
     @property
     def blobs(self) -> Path:
-        """Where the client keeps the files of this repository, each under its hash."""
+        """The folder in which the client keeps the files of this repository, each under its hash."""
         return Path(HF_HUB_CACHE) / f"models--{self.id.replace('/', '--')}" / "blobs"
 
 
 def download(source: Source) -> Path:
-    """The folder with the files of a checkpoint. What is in the cache is not downloaded again, nor needs the hub.
+    """Returns the folder of a checkpoint. Cached files are not downloaded again, and need no connection to the hub.
 
     Raises:
-        ExportError: the repository holds no weights, the disk is too small, or a file came damaged.
-        Exception: what the client raises; `hub.errors` explains it.
+        ExportError: the repository holds no weights, the disk is too small, or a file arrived damaged.
+        Exception: any error of the client; `hub.errors` explains them.
     """
     try:
         files = snapshot_download(source.id, revision=source.revision, allow_patterns=WANTED, dry_run=True)
@@ -85,14 +85,14 @@ def download(source: Source) -> Path:
 
 
 def _by_the_client(source: Source) -> Path:
-    """Everything that is not there yet; nothing of it is large."""
+    """Lets the client download the remaining files, which are small, and returns the folder."""
     with disable_progress_bars():
         return Path(snapshot_download(source.id, revision=source.revision, allow_patterns=WANTED))
 
 
 @dataclass(frozen=True)
 class Part:
-    """A file of weights: where it is, what has come of it, and where the client looks for it when it is whole."""
+    """A weight file: its URL, its size, and the path at which the client looks for the complete file."""
 
     name: str
     url: str
@@ -101,12 +101,12 @@ class Part:
 
     @property
     def partial(self) -> Path:
-        """What has come so far. The ending lets `hf cache prune` remove what is never finished."""
+        """The partial download. Its suffix lets `hf cache prune` remove downloads that are never finished."""
         return self.blob.with_name(f"{self.blob.name}.blip2.incomplete")
 
 
 def _weights(source: Source, missing: Sequence[DryRunFileInfo]) -> list[Part]:
-    """Those that are large; the client may have a file that is small enough for git."""
+    """Selects the large weight files; a file small enough for git is left to the client."""
     found = []
     for file in missing:
         if not file.filename.endswith(WEIGHTS):
@@ -128,12 +128,12 @@ def _fetch(part: Part, watch: DownloadProgress) -> None:
         _receive(part, stream, watch)
         if file_entry(part.partial)["sha256"] != part.blob.name:
             part.partial.unlink()
-            raise ExportError(f"{part.name} came damaged, and was removed; run the same command again")
+            raise ExportError(f"{part.name} arrived damaged and was removed; run the same command again")
         part.partial.replace(part.blob)
 
 
 def _receive(part: Part, stream: IO[bytes], watch: DownloadProgress) -> None:
-    """The bytes that are missing."""
+    """Downloads the missing bytes, and retries when the connection breaks."""
     waits = list(PATIENCE)
     while True:
         before, have = watch.done, stream.seek(0, os.SEEK_END)
@@ -160,7 +160,7 @@ def _receive(part: Part, stream: IO[bytes], watch: DownloadProgress) -> None:
 
 @contextmanager
 def _alone(part: Part) -> Iterator[IO[bytes]]:
-    """What has come so far, for this process alone: two that write into one file would make a third thing of it."""
+    """Yields the partial download, locked: two processes that wrote into one file would corrupt it."""
     part.partial.parent.mkdir(parents=True, exist_ok=True)
     with os.fdopen(os.open(part.partial, os.O_RDWR | os.O_CREAT, 0o666), "r+b") as stream:
         try:
@@ -174,7 +174,7 @@ def _alone(part: Part) -> Iterator[IO[bytes]]:
 
 def _check_names(source: Source, names: Sequence[str]) -> None:
     if "config.json" not in names:
-        raise ExportError(f"{source.id}: the repository has no config.json, so it holds no checkpoint of transformers")
+        raise ExportError(f"{source.id}: the repository has no config.json, so it holds no checkpoint; correct the id")
     if not any(name.endswith(WEIGHTS) for name in names):
         raise ExportError(
             f"{source.id}: the repository has no weights as safetensors; choose a --revision that has them, or convert "
@@ -183,12 +183,12 @@ def _check_names(source: Source, names: Sequence[str]) -> None:
 
 
 def _check_disk(source: Source, needed: int) -> None:
-    """Before gigabytes are on their way."""
+    """Refuses a download that does not fit on the disk, before it begins."""
     cache = Path(HF_HUB_CACHE)
     exists = next(folder for folder in (cache, *cache.absolute().parents) if folder.exists())
     free = shutil.disk_usage(exists).free
     if free < needed:
         raise ExportError(
-            f"{source.id}: {size(needed)} are to be downloaded, and {size(free)} are free on the disk of {cache}; "
-            "make room, or choose another folder by HF_HOME"
+            f"{source.id}: the download takes {size(needed)}, and {size(free)} are free on the disk of {cache}; "
+            "make room, or choose another folder with HF_HOME"
         )

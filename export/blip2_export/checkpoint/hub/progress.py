@@ -1,4 +1,4 @@
-"""Progress of a download: bytes, rate and time left, fed by the hub's client through the bars that it would draw."""
+"""Shows the progress of a download: bytes, rate and time left, counted through the hub client's progress bars."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ RATE_SECONDS = 30.0  # the rate is that of so long: connections speed up and slo
 
 
 class DownloadProgress(ByteProgress):
-    """A line as the export has, with the rate."""
+    """The progress line of `export`, with the download rate."""
 
     def __init__(self, total: int, stream: TextIO | None = None, clock: Callable[[], float] | None = None) -> None:
         super().__init__(total, stream, **({"clock": clock} if clock else {}))
         self._seen: deque[tuple[float, int]] = deque()
 
     def begin(self, stage: str, there: int) -> None:
-        """Begins, with so many bytes on the disk, which have no part in the rate."""
+        """Begins a download. Bytes that are already on the disk do not count towards the rate."""
         self.done = there
         self._seen = deque([(self._clock(), there)])
         self.stage(stage)
 
     def bar(self) -> type:
-        """A class for `tqdm_class`, whose objects draw nothing and count for this one."""
+        """Returns a class for `tqdm_class` that draws nothing and adds to this progress."""
         watch = self
 
         class Bar(tqdm):

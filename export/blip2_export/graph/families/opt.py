@@ -104,7 +104,7 @@ class Decoder:
         )[0]
 
     def _logits(self, hidden: str, rows: str) -> str:
-        """Only the positions asked for go through the last norm and the output layer."""
+        """Computes logits at the requested positions only: they alone pass the last norm and the output layer."""
         build, config, name = self.builder, self.config, "language_model.lm_head"
         if not build.on_gpu:
             shape = build.op("Concat", [rows, build.ints(config.hidden_size)], f"{name}/HiddenShape", axis=0)

@@ -1,7 +1,7 @@
 """Q-Former: image_embeds -> query_output [batch, queries, hidden], image_prefix [batch, queries, width].
 
 Post-norm layers as in BERT: self-attention, cross-attention to the image in some layers, feed-forward; then
-the projection to the decoder's width. Whatever precedes the first cross-attention is the same for every
+the projection to the decoder's width. All that precedes the first cross-attention is the same for every
 image and is computed here, in f64, instead of in the graph.
 """
 
@@ -52,7 +52,7 @@ class QFormer:
         self.builder.reshape(prefix, [-1, self.config.num_query_tokens, out], "image_prefix")
 
     def _folded_start(self, name: str) -> str:
-        """The state before the first cross-attention, once per image: [batch * queries, hidden]."""
+        """Returns the state before the first cross-attention, once per image: [batch * queries, hidden]."""
         build, config = self.builder, self.config
         folded = build.constant(f"{name}.attention/Folded", self._fold(f"{name}.attention").astype(np.float32))
         expanded = build.once_per_row(folded, "image_embeds", name)

@@ -57,7 +57,7 @@ class VisionEncoder:
         return build.tokens(placed, width, f"{name}/Flat")
 
     def _class_tokens(self, patches: str) -> str:
-        """The class token once per image: [batch, 1, hidden]."""
+        """Returns the class token once per image: [batch, 1, hidden]."""
         build, name, width = self.builder, f"{ROOT}.embeddings.class_embedding", self.config.hidden_size
         token = build.floats(name, self.checkpoint.tensor(name, (1, 1, width)))
         return build.once_per_row(token, patches, name)

@@ -30,7 +30,7 @@ class LinearWeights(NamedTuple):
 
 
 def norm(checkpoint: TensorSource, name: str, size: int) -> NormWeights:
-    """The weights of a LayerNorm."""
+    """Returns the weights of a LayerNorm."""
     return NormWeights(checkpoint.tensor(f"{name}.weight", (size,)), checkpoint.tensor(f"{name}.bias", (size,)))
 
 
