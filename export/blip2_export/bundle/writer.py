@@ -65,7 +65,7 @@ def export(options: ExportOptions) -> Json:
     """Writes the bundle and returns its manifest.
 
     Raises:
-        ExportError: the checkpoint cannot be exported, or the output folder may not be written.
+        ExportError: the checkpoint cannot be exported, or the output folder must not be replaced.
     """
     precision = stage_precisions(
         options.target, options.precision, options.vision_encoder_precision, options.decoder_precision

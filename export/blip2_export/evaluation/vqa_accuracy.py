@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ENOUGH_ANNOTATORS = 3
-"""An answer that so many annotators gave is entirely right."""
+"""An answer of this many annotators is entirely right."""
 
 _NUMBERS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5"}
 _NUMBERS |= {"six": "6", "seven": "7", "eight": "8", "nine": "9", "ten": "10"}
 _ARTICLES = frozenset(("a", "an", "the"))
 
-# Ending -> what it stands behind. Without an apostrophe, those left out are other words: we're, she'll, it's, let's.
+# Ending -> the words before it. Without an apostrophe, the ones left out are other words: we're, she'll, it's, let's.
 _ENDINGS = {
     "n't": "ai are ca could did does do had has have is might must need ought sha should was were wo would",
     "'ve": "could i might must should they we what where who would you",

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
-# What Salesforce/blip2-opt-2.7b publishes since late 2024. What is absent has the defaults of transformers.
+# The configuration of Salesforce/blip2-opt-2.7b since late 2024. Absent keys have the defaults of transformers.
 BLIP2_OPT_2_7B: Json = {
     "architectures": ["Blip2ForConditionalGeneration"],
     "image_text_hidden_size": 256,
@@ -96,7 +96,7 @@ def make_checkpoint(options: SyntheticOptions) -> None:
     """Writes the checkpoint. The same options but for `shard_bytes` give the same tensors.
 
     Raises:
-        ExportError: the configuration or the tokenizer is unsuitable, or the output folder may not be written.
+        ExportError: the configuration or the tokenizer is unsuitable, or the output folder must not be replaced.
     """
     if options.dtype not in STORED_TYPES:
         raise ExportError(f"--dtype {options.dtype}: must be one of {', '.join(STORED_TYPES)}")

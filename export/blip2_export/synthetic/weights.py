@@ -5,7 +5,7 @@ new version of numpy may draw other numbers. The scales follow from the dimensio
 
 - the residual stream of ViT and OPT grows by the same factor in every layer, to a few times what it began with;
 - attention looks at a handful of positions, and is not so large that all positions end up alike;
-- what images and prompts have in common does not take over: the rows of a layer behind an activation function
+- what images and prompts have in common does not take over: the rows of a layer after an activation function
   sum to zero, since the mean of the activations would add one and the same vector everywhere;
 - a few channels of every LayerNorm are many times larger than the rest, as in trained models, and the outputs of
   every linear layer differ in scale: quantisation has to face both;

@@ -61,7 +61,7 @@ def beam_search(
     for length in range(1, max_new_tokens + 1):
         candidates = _extended(beams, logits, 2 * count)
         ended = [beam.token_ids[-1] == eos_token_id or length == max_new_tokens for beam in candidates]
-        # An ended candidate beyond the first `count` is lost: it neither finishes nor goes on.
+        # An ended candidate beyond the first `count` is lost: it neither finishes nor continues.
         for beam in (beam for beam, has_ended in zip(candidates[:count], ended, strict=False) if has_ended):
             finished.append(BeamAnswer(beam.token_ids, float(beam.score / length**options.length_penalty)))
         finished = sorted(finished, key=lambda answer: -answer.score)[:count]

@@ -72,7 +72,7 @@ class Reference:
     def pixel_values(self, path: Path) -> np.ndarray:
         """Reads an image file as f32 [1, 3, height, width].
 
-        Only the array of the converted image goes on: Pillow leaves a note about transparency on some, and
+        Only the array of the converted image is passed on: Pillow leaves a note about transparency on some, and
         the processor would put those on a white ground.
         """
         try:
