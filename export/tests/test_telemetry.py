@@ -31,7 +31,7 @@ MARGIN_S = 3.0
 
 RUN = "session = {session}; print('running', flush=True); import time; time.sleep(600)"
 SESSION = "onnxruntime.InferenceSession({graph!r}, providers=['CPUExecutionProvider'])"
-EXPORTER = "from blip2_export.onnx_blip2 import OnnxBlip2; " + RUN.format(
+EXPORTER = "from blip2_export.verification.onnx_blip2 import OnnxBlip2; " + RUN.format(
     session="OnnxBlip2(Path({bundle!r}), threads=1)"
 )
 BENCHES = "import compare.rates, onnxruntime; " + RUN.format(session=SESSION)
