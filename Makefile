@@ -36,7 +36,7 @@ FEATURES := $(if $(shell command -v nasm),--features jpeg-simd)
 # exporter has changed.
 SHARED := ../shared/data
 GOLDEN := $(SHARED)/golden
-EXPORTER := $(wildcard export/blip2_export/*.py export/blip2_export/*/*.py)
+EXPORTER := $(wildcard export/blip2_export/*.py export/blip2_export/*/*.py export/blip2_export/*/*/*.py)
 
 # Python beside the exporter's, seen from export/.
 LINTED := ../tests/clients ../tests/docker ../tests/deploy ../deploy ../benches
