@@ -1,5 +1,6 @@
 //! What comes back for a job: sequences with their text, or candidates with their likelihood, and where the time went.
 
+use std::slice;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -7,8 +8,8 @@ use utoipa::ToSchema;
 
 use super::EngineError;
 use super::traits::QueryOutput;
-use crate::generation::{Alternative, CandidateLikelihood, Sequence, StopReason};
-use crate::text::Tokenizer;
+use crate::generation::{Alternative, CandidateLikelihood, DecidedToken, Sequence, StopReason};
+use crate::text::{Tokenizer, VisiblePiece, VisibleText};
 
 /// The answers to a row of input: one, unless more sequences were asked for.
 #[derive(Debug, Clone)]
@@ -100,6 +101,12 @@ pub struct Timings {
 }
 
 impl Answer {
+    /// Returns all sequences, best first, also when only one was asked for.
+    #[must_use]
+    pub fn all(&self) -> &[AnswerSequence] {
+        if self.sequences.is_empty() { slice::from_ref(&self.best) } else { &self.sequences }
+    }
+
     pub(super) fn new(
         sequences: Vec<Sequence>,
         tokenizer: &Tokenizer,
@@ -118,6 +125,18 @@ impl Answer {
 }
 
 impl AnswerSequence {
+    /// Returns the part that a client sees when the answer is cut before the first of `stops`.
+    #[must_use]
+    pub fn visible(&self, tokenizer: &Tokenizer, stops: &[Vec<u8>]) -> VisiblePiece {
+        let tokens = self.token_ids.iter().zip(&self.logprobs).enumerate();
+        let decided = tokens.map(|(index, (token_id, logprob))| DecidedToken {
+            token_id: *token_id,
+            logprob: *logprob,
+            top_logprobs: self.top_logprobs.get(index).cloned().unwrap_or_default(),
+        });
+        VisibleText::new(stops.to_vec()).whole(tokenizer, decided)
+    }
+
     fn new(sequence: Sequence, tokenizer: &Tokenizer) -> Result<Self, EngineError> {
         let text = tokenizer.decode(&sequence.token_ids).map_err(EngineError::Detokenize)?;
         let (mean_probability, min_probability) = (sequence.mean_probability(), sequence.min_probability());

@@ -24,13 +24,6 @@ mod slots;
 mod status;
 mod traits;
 
-#[cfg(test)]
-mod engine_tests;
-#[cfg(test)]
-mod fake_model;
-#[cfg(test)]
-mod scheduler_tests;
-
 use std::num::NonZeroUsize;
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -271,14 +264,15 @@ impl Engine {
         self.answer_to(job, permit, None)
     }
 
-    /// Hands a job to the workers, and gives out its tokens as they are decided.
+    /// Hands a job to the workers, and returns its text piece by piece as its tokens are decided. The text is cut before
+    /// the first of `stops`; generation goes on until the job's own parameters end it.
     ///
     /// # Errors
     /// [`EngineError::Stopped`] when a worker has ended.
-    pub fn stream(&self, job: PreparedJob, permit: &Permit) -> Result<AnswerStream, EngineError> {
+    pub fn stream(&self, job: PreparedJob, permit: &Permit, stops: Vec<Vec<u8>>) -> Result<AnswerStream, EngineError> {
         let (send, tokens) = unbounded_channel(); // max_new_tokens is its bound
         let pending = self.answer_to(job, permit, Some(send))?;
-        Ok(AnswerStream::new(tokens, pending, Arc::clone(&self.shared.tokenizer)))
+        Ok(AnswerStream::new(tokens, pending, Arc::clone(&self.shared.tokenizer), stops))
     }
 
     /// Ranks given answers by their likelihood behind image and prompt.
@@ -483,3 +477,6 @@ fn guarded(worker: impl FnOnce()) {
     let _guard = AbortOnPanic;
     worker();
 }
+
+#[cfg(test)]
+mod tests;

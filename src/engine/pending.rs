@@ -10,7 +10,7 @@ use super::EngineError;
 use super::answer::Answer;
 use super::job::Finished;
 use crate::generation::DecidedToken;
-use crate::text::{TextStream, Tokenizer};
+use crate::text::{Tokenizer, VisiblePiece, VisibleText};
 
 type Reply = oneshot::Receiver<Result<Finished, EngineError>>;
 
@@ -50,20 +50,16 @@ impl<T> Pending<T> {
     }
 }
 
-/// What a streamed answer gives.
+/// An event of a streamed answer.
 #[derive(Debug)]
 pub enum StreamEvent {
-    /// A token was decided.
-    Token {
-        /// The text that it makes certain, of complete characters; often empty.
-        text: String,
-        /// The token.
-        token: DecidedToken,
-    },
-    /// The answer is complete. The pieces together are the text of its best sequence.
+    /// A token was decided. The piece that has become visible by it is often empty.
+    Piece(VisiblePiece),
+    /// The answer is complete.
     End {
-        /// The last piece, often empty. The whole answer if its tokens are decided only at the end, as by beam search.
-        text: String,
+        /// The last piece of each sequence, in the order of [`Answer::all`]. It is the whole sequence if tokens are
+        /// decided only at the end, as by beam search.
+        rest: Vec<VisiblePiece>,
         /// The answer.
         answer: Box<Answer>,
     },
@@ -72,11 +68,13 @@ pub enum StreamEvent {
 /// An answer that comes token by token.
 pub struct AnswerStream {
     tokens: mpsc::UnboundedReceiver<DecidedToken>,
+    /// `None` after the end.
     pending: Option<Pending<Answer>>,
     deadline: Instant,
     tokenizer: Arc<Tokenizer>,
-    text: TextStream,
-    is_empty: bool,
+    stops: Vec<Vec<u8>>,
+    /// `None` before the first token.
+    text: Option<VisibleText>,
 }
 
 impl AnswerStream {
@@ -84,12 +82,13 @@ impl AnswerStream {
         tokens: mpsc::UnboundedReceiver<DecidedToken>,
         pending: Pending<Answer>,
         tokenizer: Arc<Tokenizer>,
+        stops: Vec<Vec<u8>>,
     ) -> Self {
         let deadline = pending.deadline;
-        Self { tokens, pending: Some(pending), deadline, tokenizer, text: TextStream::default(), is_empty: true }
+        Self { tokens, pending: Some(pending), deadline, tokenizer, stops, text: None }
     }
 
-    /// The next event; `None` after the end or an error.
+    /// Returns the next event; `None` after the end or an error.
     ///
     /// # Errors
     /// [`EngineError`], once.
@@ -97,10 +96,10 @@ impl AnswerStream {
         self.pending.as_ref()?;
         match timeout_at(self.deadline.into(), self.tokens.recv()).await {
             Ok(Some(token)) => {
-                self.is_empty = false;
-                Some(Ok(StreamEvent::Token { text: self.text.push(&self.tokenizer, token.token_id), token }))
+                let text = self.text.get_or_insert_with(|| VisibleText::new(self.stops.clone()));
+                Some(Ok(StreamEvent::Piece(text.push(&self.tokenizer, token))))
             }
-            // The worker is done with the job, so its reply is there.
+            // The worker has dropped the job, so its reply is there.
             Ok(None) => {
                 let answer = self.pending.take()?.answer().await;
                 Some(answer.map(|answer| self.end(answer)))
@@ -113,7 +112,10 @@ impl AnswerStream {
     }
 
     fn end(&mut self, answer: Answer) -> StreamEvent {
-        let text = if self.is_empty { answer.best.text.clone() } else { self.text.finish() };
-        StreamEvent::End { text, answer: Box::new(answer) }
+        let rest = match &mut self.text {
+            Some(text) => vec![text.finish()],
+            None => answer.all().iter().map(|sequence| sequence.visible(&self.tokenizer, &self.stops)).collect(),
+        };
+        StreamEvent::End { rest, answer: Box::new(answer) }
     }
 }

@@ -16,6 +16,8 @@ mod stopping;
 mod task;
 
 #[cfg(test)]
+mod beam_search_tests;
+#[cfg(test)]
 mod sampling_tests;
 
 pub use self::draft::{Alternative, DecidedToken, Sequence};

@@ -61,7 +61,12 @@ fn params(value: &Value) -> GenerationParams {
 }
 
 /// Runs a task to its end on the model `logits`.
-fn run(mut task: Task, prompt: &[u32]) -> Vec<Sequence> {
+fn run(task: Task, prompt: &[u32]) -> Vec<Sequence> {
+    run_on(logits, task, prompt)
+}
+
+/// Runs a task to its end on a model, which is a function of the ids of a row.
+pub(super) fn run_on(logits: impl Fn(&[u32]) -> Vec<f32>, mut task: Task, prompt: &[u32]) -> Vec<Sequence> {
     let mut rows = vec![prompt.to_vec()];
     loop {
         let all: Vec<Vec<f32>> = rows.iter().map(|ids| logits(ids)).collect();

@@ -72,29 +72,35 @@ impl<'a> Ifd<'a> {
         Some(ifd)
     }
 
-    /// The value of a tag that holds one unsigned number; of several entries the last, as in Pillow.
+    /// The value of a tag that holds one unsigned number.
     pub(super) fn number(&self, tag: u16) -> Option<u64> {
         self.numbers(tag).filter(|values| values.len() == 1).map(|values| values[0])
     }
 
-    /// The values of a tag of unsigned numbers, 64 at most.
+    /// The values of a tag of unsigned numbers, 64 at most. Of several entries the first that can be read counts, as in
+    /// Pillow 13.
     pub(super) fn numbers(&self, tag: u16) -> Option<Vec<u64>> {
         let (entries, _) = self.entries.as_chunks::<12>();
-        let entry = entries.iter().rev().find(|entry| self.unsigned(&entry[..2]) == u64::from(tag))?;
+        let mut of_tag = entries.iter().filter(|entry| self.unsigned(&entry[..2]) == u64::from(tag));
+        of_tag.find_map(|entry| self.values(entry))
+    }
+
+    fn values(&self, entry: &[u8; 12]) -> Option<Vec<u64>> {
         let size = match self.unsigned(&entry[2..4]) {
             1 => 1,
             3 => 2,
             4 => 4,
             _ => return None,
         };
-        let count = usize::try_from(self.unsigned(&entry[4..8])).ok()?.min(64);
-        let values = if count * size <= 4 {
-            &entry[8..8 + count * size]
+        let len = usize::try_from(self.unsigned(&entry[4..8])).ok()?.checked_mul(size)?;
+        let bytes = if len <= 4 {
+            &entry[8..8 + len]
         } else {
             let at = usize::try_from(self.unsigned(&entry[8..12])).ok()?;
-            self.data.get(at..at.checked_add(count * size)?)?
+            self.data.get(at..at.checked_add(len)?)?
         };
-        Some(values.chunks_exact(size).map(|value| self.unsigned(value)).collect())
+        let values: Vec<u64> = bytes.chunks_exact(size).take(64).map(|value| self.unsigned(value)).collect();
+        (!values.is_empty()).then_some(values)
     }
 
     fn unsigned(&self, bytes: &[u8]) -> u64 {
@@ -116,15 +122,50 @@ mod tests {
         assert_eq!(Orientation::from_metadata(Some(BIG), None).number(), 8);
     }
 
+    /// An EXIF block whose directory holds one orientation entry for each number.
+    fn exif(orientations: &[u8]) -> Vec<u8> {
+        let mut block = b"II*\0\x08\0\0\0".to_vec();
+        block.extend_from_slice(&(orientations.len() as u16).to_le_bytes());
+        for orientation in orientations {
+            block.extend_from_slice(b"\x12\x01\x03\0\x01\0\0\0");
+            block.extend_from_slice(&[*orientation, 0, 0, 0]);
+        }
+        block
+    }
+
+    /// As `Image.Exif` of Pillow 13 reads these blocks.
     #[test]
-    fn every_truncation_and_every_flipped_byte_is_survived() {
+    fn first_of_several_equal_tags_counts() {
+        for (orientations, expected) in [(vec![6], 6), (vec![3, 6], 3), (vec![6, 3], 6), (vec![8, 3, 6], 8)] {
+            assert_eq!(
+                Orientation::from_metadata(Some(&exif(&orientations)), None).number(),
+                expected,
+                "{orientations:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn equal_tags_that_cannot_be_read_are_skipped() {
+        for (place, byte) in [(12, 0xEE), (14, 0), (17, 0xFF)] {
+            let mut block = exif(&[3, 6]);
+            block[place] = byte; // an unknown type, no value, far more values than there are bytes
+            assert_eq!(Orientation::from_metadata(Some(&block), None).number(), 6, "byte {place}");
+        }
+    }
+
+    #[test]
+    fn truncated_and_flipped_blocks_give_an_orientation_of_the_standard() {
+        let standard = 1..=8;
         for length in 0..LITTLE.len() {
-            Orientation::from_metadata(Some(&LITTLE[..length]), None);
+            let number = Orientation::from_metadata(Some(&LITTLE[..length]), None).number();
+            assert!(standard.contains(&number), "{number} from {length} bytes");
         }
         for at in 0..BIG.len() {
             let mut bytes = BIG.to_vec();
             bytes[at] ^= 0xFF;
-            Orientation::from_metadata(Some(&bytes), None);
+            let number = Orientation::from_metadata(Some(&bytes), None).number();
+            assert!(standard.contains(&number), "{number} with byte {at} flipped");
         }
     }
 

@@ -227,22 +227,24 @@ fn a_streamed_answer_is_the_same_answer_in_pieces() {
     let engine = engine(&open(BUNDLES[0]), 2);
     let job = job(&engine, "", &json!({"max_new_tokens": 20}));
     let whole = submit(&engine, &job).wait().unwrap().best;
-    let mut stream = engine.stream(engine.prepare(&job).unwrap(), &engine.reserve(1).unwrap()).unwrap();
+    let mut stream = engine.stream(engine.prepare(&job).unwrap(), &engine.reserve(1).unwrap(), Vec::new()).unwrap();
     actix_web::rt::System::new().block_on(async {
         let (mut pieces, mut token_ids) = (Vec::new(), Vec::new());
         while let Some(event) = stream.next().await {
             match event.unwrap() {
-                StreamEvent::Token { text, token } => {
-                    pieces.push(text);
-                    token_ids.push(token.token_id);
+                StreamEvent::Piece(piece) => {
+                    token_ids.extend(piece.tokens.iter().map(|token| token.token_id));
+                    pieces.push(piece.text);
                 }
-                StreamEvent::End { text, answer } => {
-                    pieces.push(text);
+                StreamEvent::End { rest, answer } => {
+                    pieces.extend(rest.into_iter().map(|piece| piece.text));
                     assert_eq!(answer.best, whole);
                 }
             }
         }
-        assert_eq!((pieces.concat(), token_ids), (whole.text.clone(), whole.token_ids.clone()));
+        assert_eq!(pieces.concat(), whole.text);
+        let (end_token, visible) = whole.token_ids.split_last().unwrap();
+        assert_eq!((*end_token, &*token_ids), (engine.tokenizer().special_ids().eos_token_id, visible));
         assert!(pieces.iter().filter(|piece| !piece.is_empty()).count() > 3, "{pieces:?}");
     });
 }

@@ -104,17 +104,18 @@ impl Client<'_> {
                 drop(pending);
             }
             2 => {
-                let mut stream = self.engine.stream(job, &permit).unwrap();
+                let mut stream = self.engine.stream(job, &permit, Vec::new()).unwrap();
                 for _ in 0..self.random.below(3) {
                     block_on(stream.next());
                 }
             }
             3 => {
-                let mut stream = self.engine.stream(job, &permit).unwrap();
+                let mut stream = self.engine.stream(job, &permit, Vec::new()).unwrap();
                 let mut all = String::new();
                 while let Some(event) = block_on(stream.next()) {
                     match event.unwrap() {
-                        StreamEvent::Token { text, .. } | StreamEvent::End { text, .. } => all.push_str(&text),
+                        StreamEvent::Piece(piece) => all.push_str(&piece.text),
+                        StreamEvent::End { rest, .. } => all.push_str(&rest[0].text),
                     }
                 }
                 assert!(!is_echo || all == text, "{all:?} for {text:?}");

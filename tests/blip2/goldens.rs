@@ -1,8 +1,9 @@
 //! The reference's goldens: the real engine, asked over HTTP, answers as transformers does. Greedy search, beams and logits
 //! processors on a small seeded model, every row alone, all in company, and without caches.
 //!
-//! `make goldens` makes that model's bundle, names it in `BLIP2_REFERENCE_BUNDLE` and runs these tests. They need a process
-//! without other tests, because there is one ONNX Runtime environment a process.
+//! Elsewhere these tests count as ignored: `make goldens` makes that model's bundle, names it in
+//! `BLIP2_REFERENCE_BUNDLE` and runs them. They need a process without other tests, because there is one ONNX Runtime
+//! environment a process.
 
 use std::io::Cursor;
 use std::sync::LazyLock;
@@ -112,8 +113,9 @@ impl Row {
 }
 
 #[test]
+#[ignore = "needs ../shared/data; run `make goldens`"]
 fn every_golden_row_alone_is_answered_as_by_the_reference() {
-    let Some(cases) = cases() else { return };
+    let cases = cases();
     let (mut faults, mut logprobs, mut scores) = (Vec::new(), Vec::new(), Vec::new());
     for (case, answers) in cases.iter().zip(&*ALONE) {
         assert_eq!(case.expected.len(), answers.len(), "{}", case.name);
@@ -142,8 +144,9 @@ fn every_golden_row_alone_is_answered_as_by_the_reference() {
 
 /// Greedy rows and beams, with and without processors. All orders but the first find the images known.
 #[test]
+#[ignore = "needs ../shared/data; run `make goldens`"]
 fn goldens_in_company_are_answered_as_alone_to_the_bit() {
-    let Some(cases) = cases() else { return };
+    let cases = cases();
     let app = start(&cases, CACHE_BYTES);
     for seed in 0..3 {
         assert_answered_as_alone(&app, &cases, seed);
@@ -151,8 +154,9 @@ fn goldens_in_company_are_answered_as_alone_to_the_bit() {
 }
 
 #[test]
+#[ignore = "needs ../shared/data; run `make goldens`"]
 fn goldens_are_answered_without_caches_as_with_them_to_the_bit() {
-    let Some(cases) = cases() else { return };
+    let cases = cases();
     let app = start(&cases, 0);
     for seed in 3..6 {
         assert_answered_as_alone(&app, &cases, seed);
@@ -173,7 +177,7 @@ fn assert_answered_as_alone(app: &TestApp, cases: &[Case], seed: u64) {
 
 /// What the service answers to every row, one at a time: the rows of each case.
 static ALONE: LazyLock<Vec<Vec<Value>>> = LazyLock::new(|| {
-    let cases = cases().unwrap();
+    let cases = cases();
     let app = start(&cases, CACHE_BYTES);
     let alone = |case: &Case| case.rows.chunks(1).flat_map(|row| answers(&app, &case.request(row))).collect();
     cases.iter().map(alone).collect()
@@ -199,18 +203,14 @@ fn largest(differences: &[(f64, &String)]) -> String {
     format!("{difference:.1e} ({case})")
 }
 
-/// The cases, unless there is nothing to compare them with.
-fn cases() -> Option<Vec<Case>> {
-    let path = repository(CASES);
-    if env::var_os(BUNDLE).is_none_or(|bundle| bundle.is_empty()) {
-        eprintln!("goldens: not run, because {BUNDLE} names no bundle; `make goldens` makes one");
-        return None;
-    }
-    if !path.exists() {
-        eprintln!("goldens: not run, because {} is missing", path.display());
-        return None;
-    }
-    Some(serde_json::from_slice::<Goldens>(&fs::read(path).unwrap()).unwrap().cases)
+/// The cases of the reference.
+fn cases() -> Vec<Case> {
+    assert!(
+        env::var_os(BUNDLE).is_some_and(|bundle| !bundle.is_empty()),
+        "{BUNDLE} names no bundle; run `make goldens`"
+    );
+    let file = fs::read(repository(CASES)).unwrap_or_else(|error| panic!("{CASES}: {error}"));
+    serde_json::from_slice::<Goldens>(&file).unwrap().cases
 }
 
 /// A service over the seeded model.

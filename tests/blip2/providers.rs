@@ -1,7 +1,7 @@
 //! A bundle for a GPU, through the whole service: on the GPU, or on the CPU, whose kernels can do f16 too.
 //!
-//! Run by `make test-gpu-bundles` and `make gpu-check`, which say by BLIP2_TEST_BUNDLE where the bundle is, and by
-//! BLIP2_TEST_PROVIDER what to run it on. It is the tiny model of the repository, so its answers are known: those of the
+//! Elsewhere these tests count as ignored: `make test-gpu-bundles` and `make gpu-check` run them, and say by
+//! BLIP2_TEST_BUNDLE where the bundle is, and by BLIP2_TEST_PROVIDER what to run it on. It is the tiny model of the repository, so its answers are known: those of the
 //! committed bundle.
 
 use std::env;
@@ -90,14 +90,12 @@ impl Service {
     }
 }
 
-/// The service to test and the one to compare it with, if there is something to test.
-fn services(test: &str) -> Option<(Service, Service)> {
-    let Some(bundle) = env::var(BUNDLE).ok().filter(|bundle| !bundle.is_empty()) else {
-        eprintln!("{test}: not run, because {BUNDLE} names no bundle; `make test-gpu-bundles` makes some");
-        return None;
-    };
+/// The service to test and the one to compare it with.
+fn services() -> (Service, Service) {
+    let bundle = env::var(BUNDLE).ok().filter(|bundle| !bundle.is_empty());
+    let bundle = bundle.unwrap_or_else(|| panic!("{BUNDLE} names no bundle; run `make test-gpu-bundles`"));
     let provider = env::var(PROVIDER).unwrap_or_else(|_| "cpu".to_owned());
-    Some((Service::start(&bundle, &provider), Service::start("onnx/blip2-shapes", "cpu")))
+    (Service::start(&bundle, &provider), Service::start("onnx/blip2-shapes", "cpu"))
 }
 
 const SCENE: &str = "scene.png";
@@ -110,8 +108,9 @@ const QUESTIONS: [&str; 5] = [
 ];
 
 #[test]
+#[ignore = "needs a bundle for a GPU; run `make test-gpu-bundles`"]
 fn answers_are_those_of_the_committed_bundle_alone_and_together() {
-    let Some((tested, reference)) = services("providers") else { return };
+    let (tested, reference) = services();
     let (rows, params): (Vec<_>, _) = (QUESTIONS.map(|text| (SCENE, text)).into(), json!({"max_new_tokens": 12}));
     let expected = reference.texts(&rows, &params);
     let alone: Vec<_> = rows.iter().flat_map(|row| tested.texts(&[*row], &params)).collect();
@@ -125,8 +124,9 @@ fn answers_are_those_of_the_committed_bundle_alone_and_together() {
 }
 
 #[test]
+#[ignore = "needs a bundle for a GPU; run `make test-gpu-bundles`"]
 fn beams_and_likelihoods_are_those_of_the_committed_bundle() {
-    let Some((tested, reference)) = services("providers") else { return };
+    let (tested, reference) = services();
     let rows = [(SCENE, QUESTIONS[0]), (SCENE, QUESTIONS[1])];
     for params in [json!({"num_beams": 3, "max_new_tokens": 8}), json!({"num_beams": 6, "max_new_tokens": 8})] {
         assert_eq!(tested.texts(&rows, &params), reference.texts(&rows, &params), "{params}");

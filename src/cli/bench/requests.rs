@@ -133,7 +133,7 @@ async fn ask(engine: Engine, (file, text): Question, params: GenerationParams) -
         preparing.prepare(&ScoreJob { image, text: text.to_owned(), params, deadline: None })
     };
     let job = spawn_blocking(prepare).await.map_err(|_| EngineError::Stopped)??;
-    let mut stream = engine.stream(job, &permit)?;
+    let mut stream = engine.stream(job, &permit, Vec::new())?;
     let mut first_token = None;
     while let Some(event) = stream.next().await {
         first_token.get_or_insert_with(|| started.elapsed());

@@ -3,13 +3,12 @@
 use actix_web::{HttpRequest, HttpResponse, web};
 
 use super::chat_request::ChatRequest;
-use super::chat_response::{ChatCompletion, Chunk, Head};
+use super::chat_response::{ChatCompletion, Chunk, Head, Visible};
 use super::conversation::Conversation;
 use super::error::{ErrorBody, OpenAiError};
 use super::models::names;
 use super::schema::ChatCompletionRequest;
 use super::streaming;
-use super::visible_text::VisibleText;
 use crate::engine::{PreparedJob, ScoreJob};
 use crate::generation::GenerationParams;
 use crate::scoring::{Admitted, Scorer};
@@ -90,12 +89,6 @@ async fn prepare(
 async fn whole(prepared: Prepared) -> Result<HttpResponse, OpenAiError> {
     let Prepared { head, job, admitted, prompt_tokens, stops, with_logprobs } = prepared;
     let answer = admitted.answers(vec![job]).await.map_err(HttpError::from)?.remove(0);
-    let visible = || VisibleText::new(stops.clone(), with_logprobs);
-    Ok(HttpResponse::Ok().json(ChatCompletion::new(
-        head,
-        answer,
-        prompt_tokens,
-        visible,
-        admitted.engine().tokenizer(),
-    )))
+    let visible = Visible { tokenizer: admitted.engine().tokenizer(), stops: &stops, with_logprobs };
+    Ok(HttpResponse::Ok().json(ChatCompletion::new(head, answer, prompt_tokens, &visible)))
 }

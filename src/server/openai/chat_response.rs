@@ -7,11 +7,10 @@ use sha2::{Digest as _, Sha256};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use super::visible_text::{Piece, VisibleText};
 use crate::engine::{Answer, AnswerSequence};
 use crate::generation::{Alternative, DecidedToken, StopReason};
 use crate::server::ServedModel;
-use crate::text::Tokenizer;
+use crate::text::{Tokenizer, VisiblePiece};
 
 /// What every object of an answer begins with.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -191,34 +190,38 @@ impl Head {
     }
 }
 
+/// Where an answer is cut, and whether its tokens are reported.
+pub(super) struct Visible<'a> {
+    pub(super) tokenizer: &'a Tokenizer,
+    pub(super) stops: &'a [Vec<u8>],
+    pub(super) with_logprobs: bool,
+}
+
 impl ChatCompletion {
-    pub(super) fn new(
-        head: Head,
-        answer: Answer,
-        prompt_tokens: usize,
-        visible: impl Fn() -> VisibleText,
-        tokenizer: &Tokenizer,
-    ) -> Self {
+    pub(super) fn new(head: Head, answer: Answer, prompt_tokens: usize, visible: &Visible<'_>) -> Self {
         let usage = Usage::new(prompt_tokens, &answer);
-        let choice = |(index, sequence): (usize, &AnswerSequence)| {
-            let visible = visible();
-            let has_logprobs = visible.has_logprobs();
-            let Piece { text, logprobs } = visible.whole(tokenizer, sequence);
-            Choice {
-                index,
-                message: Message { role: "assistant", content: text, refusal: None },
-                logprobs: has_logprobs.then_some(Logprobs { content: logprobs, refusal: None }),
-                finish_reason: sequence.stop_reason.into(),
-            }
-        };
-        let choices = sequences(&answer).iter().enumerate().map(choice).collect();
+        let choices = answer.all().iter().enumerate();
+        let choices = choices.map(|(index, sequence)| Choice::new(index, sequence, visible)).collect();
         Self { head, object: "chat.completion", choices, usage, warnings: answer.warnings }
     }
 }
 
-/// All of an answer, however many.
-pub(super) fn sequences(answer: &Answer) -> &[AnswerSequence] {
-    if answer.sequences.is_empty() { std::slice::from_ref(&answer.best) } else { &answer.sequences }
+impl Choice {
+    fn new(index: usize, sequence: &AnswerSequence, visible: &Visible<'_>) -> Self {
+        let VisiblePiece { text, tokens } = sequence.visible(visible.tokenizer, visible.stops);
+        Self {
+            index,
+            message: Message { role: "assistant", content: text, refusal: None },
+            logprobs: visible.with_logprobs.then(|| Logprobs::new(visible.tokenizer, &tokens)),
+            finish_reason: sequence.stop_reason.into(),
+        }
+    }
+}
+
+impl Logprobs {
+    fn new(tokenizer: &Tokenizer, tokens: &[DecidedToken]) -> Self {
+        Self { content: tokens.iter().map(|token| TokenLogprob::new(tokenizer, token)).collect(), refusal: None }
+    }
 }
 
 impl<'a> Chunk<'a> {
@@ -248,13 +251,12 @@ impl ChunkChoice {
         Self { index, delta, logprobs: None, finish_reason: None }
     }
 
-    /// Text and tokens.
-    pub(super) fn piece(index: usize, piece: Piece, has_logprobs: bool) -> Self {
-        let Piece { text, logprobs } = piece;
+    /// Adds text and tokens. `tokenizer` is there if tokens are reported.
+    pub(super) fn piece(index: usize, piece: VisiblePiece, tokenizer: Option<&Tokenizer>) -> Self {
         Self {
             index,
-            delta: Delta { role: None, content: Some(text) },
-            logprobs: has_logprobs.then_some(Logprobs { content: logprobs, refusal: None }),
+            delta: Delta { role: None, content: Some(piece.text) },
+            logprobs: tokenizer.map(|tokenizer| Logprobs::new(tokenizer, &piece.tokens)),
             finish_reason: None,
         }
     }
@@ -267,7 +269,7 @@ impl ChunkChoice {
 
 impl Usage {
     pub(super) fn new(prompt_tokens: usize, answer: &Answer) -> Self {
-        let completion_tokens = sequences(answer).iter().map(|sequence| sequence.token_ids.len()).sum();
+        let completion_tokens = answer.all().iter().map(|sequence| sequence.token_ids.len()).sum();
         Self { prompt_tokens, completion_tokens, total_tokens: prompt_tokens + completion_tokens }
     }
 }
@@ -282,12 +284,7 @@ impl From<StopReason> for FinishReason {
 }
 
 impl TokenLogprob {
-    #[cfg(test)]
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.token.bytes
-    }
-
-    pub(super) fn new(tokenizer: &Tokenizer, decided: &DecidedToken) -> Self {
+    fn new(tokenizer: &Tokenizer, decided: &DecidedToken) -> Self {
         let DecidedToken { token_id, logprob, top_logprobs } = decided;
         let alternative =
             |&Alternative { token_id, logprob }: &Alternative| TokenText::new(tokenizer, token_id, logprob);

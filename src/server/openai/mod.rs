@@ -2,7 +2,7 @@
 //! what.
 //!
 //! A request goes through `chat_request` (parameters) and `conversation` (messages to an image and a prompt), an answer
-//! through `visible_text` (what of its tokens a client sees) into `chat_response`, or piece by piece into `streaming`.
+//! by its visible part (`text::VisibleText`) into `chat_response`, or piece by piece into `streaming`.
 
 mod chat;
 mod chat_request;
@@ -12,7 +12,6 @@ mod error;
 mod models;
 mod schema;
 mod streaming;
-mod visible_text;
 
 use actix_web::http::Method;
 use actix_web::{HttpResponse, ResponseError as _, web};

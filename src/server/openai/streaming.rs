@@ -15,12 +15,12 @@ use tokio::time::timeout;
 
 use super::chat::Prepared;
 use super::chat_request::StreamOptions;
-use super::chat_response::{Chunk, ChunkChoice, Head, Usage, sequences};
+use super::chat_response::{Chunk, ChunkChoice, Head, Usage};
 use super::error::OpenAiError;
-use super::visible_text::{Piece, VisibleText};
 use crate::engine::{Answer, AnswerStream, EngineError, StreamEvent};
 use crate::scoring::Admitted;
 use crate::server::{HttpError, State};
+use crate::text::VisiblePiece;
 
 /// Proxies close connections on which nothing comes for a while.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -36,10 +36,9 @@ struct Events {
     admitted: Admitted,
     prompt_tokens: usize,
     options: StreamOptions,
-    stops: Vec<Vec<u8>>,
     with_logprobs: bool,
-    visible: VisibleText,
-    /// Tokens come one by one. Those of several choices and of beam search come all at the end.
+    /// Whether the first chunk went out: the answer comes token by token. Several choices, and the answers of beam
+    /// search, come whole at the end.
     has_begun: bool,
     is_over: bool,
 }
@@ -51,8 +50,7 @@ pub(super) async fn respond(
     options: StreamOptions,
 ) -> Result<HttpResponse, OpenAiError> {
     let Prepared { head, job, admitted, prompt_tokens, stops, with_logprobs } = prepared;
-    let stream = admitted.engine().stream(job, admitted.permit())?;
-    let visible = VisibleText::new(stops.clone(), with_logprobs);
+    let stream = admitted.engine().stream(job, admitted.permit(), stops)?;
     let mut events = Events {
         state,
         head,
@@ -60,9 +58,7 @@ pub(super) async fn respond(
         admitted,
         prompt_tokens,
         options,
-        stops,
         with_logprobs,
-        visible,
         has_begun: false,
         is_over: false,
     };
@@ -103,15 +99,13 @@ impl Events {
     /// An event as it is written: nothing, or a chunk or more.
     fn written(&mut self, event: Option<Result<StreamEvent, EngineError>>) -> Result<String, OpenAiError> {
         match event {
-            Some(Ok(StreamEvent::Token { token, .. })) => {
-                let mut written = self.begun();
-                let piece = self.visible.push(self.admitted.engine().tokenizer(), &token);
-                written.push_str(&self.piece(0, piece));
-                Ok(written)
+            Some(Ok(StreamEvent::Piece(piece))) => {
+                let begun = self.begun();
+                Ok(begun + &self.piece(0, piece))
             }
-            Some(Ok(StreamEvent::End { answer, .. })) => {
+            Some(Ok(StreamEvent::End { rest, answer })) => {
                 self.is_over = true;
-                Ok(self.end(&answer))
+                Ok(self.end(rest, &answer))
             }
             Some(Err(error)) => {
                 self.is_over = true;
@@ -130,20 +124,15 @@ impl Events {
         if is_first { self.chunk(ChunkChoice::role(0), &[]) } else { String::new() }
     }
 
-    fn end(&mut self, answer: &Answer) -> String {
+    fn end(&mut self, rest: Vec<VisiblePiece>, answer: &Answer) -> String {
         self.state.metrics().observe_answer(answer);
         let mut written = String::new();
-        if self.has_begun {
-            let last = self.visible.finish();
-            written.push_str(&self.piece(0, last));
-            written.push_str(&self.chunk(ChunkChoice::end(0, answer.best.stop_reason), &answer.warnings));
-        } else {
-            for (index, sequence) in sequences(answer).iter().enumerate() {
-                let visible = VisibleText::new(self.stops.clone(), self.with_logprobs);
+        for (index, (sequence, piece)) in answer.all().iter().zip(rest).enumerate() {
+            if !self.has_begun {
                 written.push_str(&self.chunk(ChunkChoice::role(index), &[]));
-                written.push_str(&self.piece(index, visible.whole(self.admitted.engine().tokenizer(), sequence)));
-                written.push_str(&self.chunk(ChunkChoice::end(index, sequence.stop_reason), &answer.warnings));
             }
+            written.push_str(&self.piece(index, piece));
+            written.push_str(&self.chunk(ChunkChoice::end(index, sequence.stop_reason), &answer.warnings));
         }
         if self.options.include_usage {
             written.push_str(&data(&Chunk::usage(&self.head, Usage::new(self.prompt_tokens, answer))));
@@ -151,11 +140,12 @@ impl Events {
         written + "data: [DONE]\n\n"
     }
 
-    fn piece(&self, index: usize, piece: Piece) -> String {
-        if piece.is_empty() {
+    fn piece(&self, index: usize, piece: VisiblePiece) -> String {
+        let tokenizer = self.with_logprobs.then(|| self.admitted.engine().tokenizer());
+        if piece.text.is_empty() && (tokenizer.is_none() || piece.tokens.is_empty()) {
             return String::new();
         }
-        self.chunk(ChunkChoice::piece(index, piece, self.with_logprobs), &[])
+        self.chunk(ChunkChoice::piece(index, piece, tokenizer), &[])
     }
 
     fn chunk(&self, choice: ChunkChoice, warnings: &[String]) -> String {

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::image_table::ImageTable;
-use super::{
+use crate::engine::image_table::ImageTable;
+use crate::engine::{
     DecoderLimits, EmbeddedImage, EncodedImage, Image, ImageEncoder, ImagePrefix, Logits, ModelError, PromptPiece,
     QueryOutput, SavedRow, StepDecoder,
 };
@@ -21,10 +21,10 @@ use crate::image::{ImageLimits, PixelValues, Preprocessor, PreprocessorConfig};
 
 /// Images of different content.
 pub(super) const FILES: [&[u8]; 4] = [
-    include_bytes!("../../tests/fixtures/images/png-rgb.png"),
-    include_bytes!("../../tests/fixtures/images/jpeg-rgb.jpg"),
-    include_bytes!("../../tests/fixtures/images/gif.gif"),
-    include_bytes!("../../tests/fixtures/images/webp-lossy.webp"),
+    include_bytes!("../../../tests/fixtures/images/png-rgb.png"),
+    include_bytes!("../../../tests/fixtures/images/jpeg-rgb.jpg"),
+    include_bytes!("../../../tests/fixtures/images/gif.gif"),
+    include_bytes!("../../../tests/fixtures/images/webp-lossy.webp"),
 ];
 
 /// Longer than any test takes, shorter than anybody's patience.

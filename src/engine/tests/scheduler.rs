@@ -11,13 +11,13 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 
-use super::admission::Admission;
-use super::decoder_worker::DecoderWorker;
 use super::fake_model::{Controls, FakeDecoder, Model, Run, encoded_images, positions};
-use super::job::{Finished, Queued};
-use super::slots::{SlotTable, Usage};
-use super::{DecoderLimits, EngineError, Image, PreparedJob, StepDecoder as _};
 use crate::bundle::GenerationDefaults;
+use crate::engine::admission::Admission;
+use crate::engine::decoder_worker::DecoderWorker;
+use crate::engine::job::{Finished, Queued};
+use crate::engine::slots::{SlotTable, Usage};
+use crate::engine::{DecoderLimits, EngineError, Image, PreparedJob, StepDecoder as _};
 use crate::generation::{DecidedToken, GenerationError, GenerationParams, Outcome, Task, letters};
 
 const BROKEN: i64 = 1_000_000;
@@ -502,12 +502,12 @@ proptest! {
     #![proptest_config(Config { cases: 256, failure_persistence: None, ..Config::default() })]
 
     #[test]
-    fn every_job_is_answered_as_if_it_were_alone(case in cases()) {
+    fn random_jobs_are_answered_as_if_alone(case in cases()) {
         case.run();
     }
 
     #[test]
-    fn a_failing_run_ends_its_rows_alone_and_the_table_goes_on(case in failing_cases()) {
+    fn failing_run_ends_its_rows_alone_and_the_table_goes_on(case in failing_cases()) {
         case.run();
     }
 }
@@ -531,7 +531,7 @@ fn beams(number: usize) -> Method {
 }
 
 #[test]
-fn a_short_prompt_changes_places_with_a_long_one_when_no_slot_is_left() {
+fn short_prompt_swaps_slots_with_a_long_one_when_none_is_free() {
     for slots in 2..5 {
         let short = (1..slots as i64).map(|number| greedy(number, number as usize));
         let jobs = std::iter::once(greedy(0, 40)).chain(short).collect();
@@ -540,7 +540,7 @@ fn a_short_prompt_changes_places_with_a_long_one_when_no_slot_is_left() {
 }
 
 #[test]
-fn beams_that_are_fewer_for_a_while_find_their_slots_again() {
+fn beams_find_slots_again_after_being_fewer_for_a_while() {
     // With top_k 2 there are two ways to begin, and four only from the second token on.
     for seed in 0..20 {
         let jobs = vec![Asked { method: beams(4), seed, ..greedy(0, 3) }, greedy(1, 3), greedy(2, 30)];
@@ -549,7 +549,7 @@ fn beams_that_are_fewer_for_a_while_find_their_slots_again() {
 }
 
 #[test]
-fn a_row_that_moves_takes_its_memory_along() {
+fn moved_row_takes_its_memory_along() {
     // Two samples that end at different times, and a longer row behind them, which takes the place of the first.
     for seed in 0..20 {
         let samples = Asked { method: Method::Samples(2), max_new_tokens: 12, seed, ..greedy(0, 0) };
@@ -560,7 +560,7 @@ fn a_row_that_moves_takes_its_memory_along() {
 }
 
 #[test]
-fn a_prompt_that_makes_way_holds_no_more_than_it_booked() {
+fn displaced_prompt_holds_no_more_than_it_booked() {
     // A long prompt is fed in the last slot, because its own is taken, until its caller goes. Then two samples need the
     // first slots, and the prompt that is fed there moves to the last one.
     let short = |number, len| Asked { max_new_tokens: 1, ..greedy(number, len) };
@@ -580,7 +580,7 @@ fn prefill_runs(case: &Case) -> usize {
 }
 
 #[test]
-fn prompts_of_several_images_are_fed_in_one_run() {
+fn prompts_of_several_images_are_prefilled_in_one_run() {
     let about = |image, number, len| Asked { image, ..greedy(number, len) };
     let case = |jobs, cached_images| Case {
         slots: 6,
@@ -600,7 +600,7 @@ fn prompts_of_several_images_are_fed_in_one_run() {
 }
 
 #[test]
-fn prompts_of_one_image_wait_for_its_keys_and_values_if_they_are_kept() {
+fn prompts_of_one_image_wait_for_its_cached_kv_prefix() {
     let jobs: Vec<Asked> = (0..3).map(|number| greedy(number, 4)).collect();
     let case =
         |cached_images| Case { piece: 64, prefill_positions: 99, jobs: jobs.clone(), cached_images, ..Case::default() };
@@ -608,7 +608,7 @@ fn prompts_of_one_image_wait_for_its_keys_and_values_if_they_are_kept() {
 }
 
 #[test]
-fn a_failed_run_over_several_prompts_fails_them_all_and_no_other() {
+fn failed_prefill_of_several_prompts_fails_exactly_those() {
     let jobs: Vec<Asked> = (0..4).map(|image| Asked { image, ..greedy(image as i64, 2) }).collect();
     let case = Case { piece: 64, prefill_positions: 13, jobs, failing_pieces: vec![0], ..Case::default() };
     let is_failed = |answer: &Option<_>| matches!(answer, Some(Err(EngineError::Model { stage: "prefill", .. })));
@@ -616,7 +616,7 @@ fn a_failed_run_over_several_prompts_fails_them_all_and_no_other() {
 }
 
 #[test]
-fn a_prompt_whose_caller_has_gone_leaves_before_its_next_piece_is_due() {
+fn cancelled_prompt_leaves_before_its_next_piece() {
     for number in 0..4 {
         let mut jobs: Vec<Asked> = (0..4).map(|number| greedy(number, 60)).collect();
         jobs[number].cancelled_after = Some(9);
@@ -626,7 +626,7 @@ fn a_prompt_whose_caller_has_gone_leaves_before_its_next_piece_is_due() {
 }
 
 #[test]
-fn a_row_whose_caller_has_gone_takes_part_in_no_further_step() {
+fn cancelled_row_takes_part_in_no_further_step() {
     let asked = [lasting(0), lasting(1)];
     let case = Case { prefill_positions: 99, ..Case::default() };
     let mut table = Table::new(&case);
@@ -639,7 +639,7 @@ fn a_row_whose_caller_has_gone_takes_part_in_no_further_step() {
 }
 
 #[test]
-fn the_room_of_a_caller_who_has_gone_is_taken_in_the_same_turn() {
+fn room_of_a_cancelled_job_is_reused_in_the_same_turn() {
     let asked = [lasting(0), lasting(1)];
     let case = Case { slots: 1, kv_tokens: 50, ..Case::default() };
     let mut table = Table::new(&case);
@@ -651,7 +651,7 @@ fn the_room_of_a_caller_who_has_gone_is_taken_in_the_same_turn() {
 }
 
 #[test]
-fn a_failed_step_is_repeated_once() {
+fn failed_step_is_retried_once() {
     let jobs = vec![lasting(0), lasting(1)];
     let once = Case { failing_steps: vec![(1, 1), (4, 1)], jobs: jobs.clone(), ..Case::default() };
     assert!(once.run().iter().all(|answer| matches!(answer, Some(Ok(_)))));
@@ -660,7 +660,7 @@ fn a_failed_step_is_repeated_once() {
 }
 
 #[test]
-fn logits_that_are_no_numbers_end_the_job_they_belong_to() {
+fn non_finite_logits_end_the_job_they_belong_to() {
     let mut jobs: Vec<Asked> = (0..4).map(|number| Asked { max_new_tokens: 60, ..greedy(number, 2) }).collect();
     jobs[2].text.push(BROKEN);
     let answers = Case { jobs, ..Case::default() }.run();
@@ -669,7 +669,7 @@ fn logits_that_are_no_numbers_end_the_job_they_belong_to() {
 }
 
 #[test]
-fn a_job_without_an_encoded_image_fails_alone() {
+fn job_without_an_encoded_image_fails_alone() {
     let asked = [greedy(0, 1), greedy(1, 1)];
     let case = Case::default();
     let mut table = Table::new(&case);
