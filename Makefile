@@ -107,10 +107,11 @@ test-gpu-bundles: setup $(BIN)/pytest ## Export the tiny model for GPUs, and run
 	for kind in cuda-fp16 cuda-int8 tensorrt-fp16; do \
 	    (cd export && ../$(BIN)/python -m blip2_export export --checkpoint ../onnx/checkpoint --target $${kind%-*} \
 	        --precision $${kind#*-} --output ../.gpu-bundles/$$kind) && \
-	    BLIP2_TEST_BUNDLE=.gpu-bundles/$$kind cargo test --locked $(FEATURES) --test blip2 providers:: || exit 1; done
+	    BLIP2_TEST_BUNDLE=.gpu-bundles/$$kind cargo test --locked $(FEATURES) --test blip2 providers:: -- --include-ignored || exit 1; done
 
 goldens: setup .goldens/bundle/manifest.json ## Compare the runtime with the reference's answers in ../shared/data/golden
-	BLIP2_REFERENCE_BUNDLE=.goldens/bundle cargo test --locked $(FEATURES) --test blip2 goldens:: -- --nocapture
+	cargo test --locked $(FEATURES) --lib text:: -- --ignored
+	BLIP2_REFERENCE_BUNDLE=.goldens/bundle cargo test --locked $(FEATURES) --test blip2 goldens:: -- --ignored --nocapture
 
 docker: ## Build the image that serves on CPUs, blip2 (ten minutes from nothing)
 	$(DOCKER_BUILD) --target cpu --tag blip2 .
