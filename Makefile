@@ -113,7 +113,7 @@ goldens: setup .goldens/bundle/manifest.json ## Compare the runtime with the ref
 	cargo test --locked $(FEATURES) --lib text:: -- --ignored
 	BLIP2_REFERENCE_BUNDLE=.goldens/bundle cargo test --locked $(FEATURES) --test blip2 goldens:: -- --ignored --nocapture
 
-docker: ## Build the image that serves on CPUs, blip2 (ten minutes from nothing)
+docker: ## Build the image that serves on CPUs, blip2 (15 minutes from nothing)
 	$(DOCKER_BUILD) --target cpu --tag blip2 .
 
 docker-cuda: ## Build the one that serves on NVIDIA GPUs, blip2:cuda; DOCKER_ARGS="--build-arg TENSORRT=IMAGE" adds TensorRT
