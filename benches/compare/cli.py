@@ -298,7 +298,7 @@ def _floors_of(floors: Floors, passes: Mapping, lengths: Mapping[str, int]) -> J
     return {
         "cases": {name: case_floor_s(floors, kind.manner, asks, lengths) for name, (kind, asks) in passes.items()},
         "stages_ms": {
-            "vision": floors.encode_s() * 1000,
+            "vision_encoder": floors.encode_s() * 1000,
             "qformer": floors.qformer_s() * 1000,
             "prefill": floors.prefill_s([positions]) * 1000,
             "step": floors.step_s([positions + 8]) * 1000,

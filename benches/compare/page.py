@@ -20,7 +20,12 @@ MISSING = "-"
 BUSY_CORES = 0.1  # of others; beyond, a run is named
 LATENCY_CASES = ("one-1", "one-5", "one-17", "first-token", "repeated")
 THROUGHPUT_CASES = ("at-once-8", "at-once-16", "ten-questions", "captions", "mixed-lengths")
-STAGES = (("vision", "vision encoder"), ("qformer", "Q-Former"), ("prefill", "prefill"), ("step", "decode step"))
+STAGES = (
+    ("vision_encoder", "vision encoder"),
+    ("qformer", "Q-Former"),
+    ("prefill", "prefill"),
+    ("step", "decode step"),
+)
 WHAT_IS_MEASURED = """\
 - Both sides get the same picture files, texts and numbers of new tokens, answer greedily, and make exactly so many
   tokens. Random weights do: forced to its length, an answer takes the same time whatever it says.
@@ -164,7 +169,7 @@ def _stages(results: Results) -> str:
     rows = []
     for contender in results.contenders:
         stages = results.stages(contender, ALONE)
-        floors = results.document["floors"].get(contender, {}).get("stages_ms", {})
+        floors = results.stage_floors(contender)
         if not stages:
             continue
         steps = results.cases[ALONE]["new_tokens"] - 1

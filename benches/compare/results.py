@@ -85,8 +85,12 @@ class Results:
         told = []
         for measurement in self._measurements(contender, case):
             for stages, seconds in zip(measurement["stages"], measurement["seconds"], strict=False):
-                told.append({**stages, "wall": seconds * 1000})
+                told.append({**_by_name_today(stages), "wall": seconds * 1000})
         return told
+
+    def stage_floors(self, contender: str) -> Json:
+        """The least milliseconds of each stage."""
+        return _by_name_today(self.document["floors"].get(contender, {}).get("stages_ms", {}))
 
     def of_runs(self, contender: str, key: str) -> Spread | None:
         """`start_s`, `first_answer_s`, `resident`, …, over all rounds."""
@@ -109,3 +113,8 @@ class Results:
     def _measurements(self, contender: str, case: str) -> list[Json]:
         runs = self.runs(contender)
         return [measurement for run in runs for measurement in run["measurements"] if measurement["case"] == case]
+
+
+def _by_name_today(stages: Json) -> Json:
+    """Stages under the names of the service. Older results say `vision` for the vision encoder."""
+    return {"vision_encoder" if name == "vision" else name: value for name, value in stages.items()}

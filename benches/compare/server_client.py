@@ -93,7 +93,7 @@ def server_version(host: str, port: int) -> str:
 
 
 def parse_server_timing(header: str) -> dict[str, float]:
-    """`queue;dur=1.2, vision;dur=560.0` as milliseconds by name."""
+    """`queue;dur=1.2, vision_encoder;dur=560.0` as milliseconds by name."""
     entries = (entry.strip().partition(";dur=") for entry in header.split(",") if ";dur=" in entry)
     return {name: float(value) for name, _, value in entries}
 

@@ -106,7 +106,7 @@ def test_a_request_forces_the_number_of_new_tokens() -> None:
 
 
 def test_server_timing_is_read_by_name() -> None:
-    assert parse_server_timing("queue;dur=1.200, vision;dur=560.000") == {"queue": 1.2, "vision": 560.0}
+    assert parse_server_timing("queue;dur=1.200, qformer;dur=560.000") == {"queue": 1.2, "qformer": 560.0}
     assert parse_server_timing("") == {}
 
 

@@ -1,12 +1,12 @@
 //! What comes back for a job: sequences with their text, or candidates with their likelihood, and where the time went.
 
 use std::slice;
-use std::time::Duration;
 
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::EngineError;
+use super::stage::Timings;
 use super::traits::QueryOutput;
 use crate::generation::{Alternative, CandidateLikelihood, DecidedToken, Sequence, StopReason};
 use crate::text::{Tokenizer, VisiblePiece, VisibleText};
@@ -83,23 +83,6 @@ pub struct Embedding {
     pub timings: Timings,
 }
 
-/// Where the time of a job went. `decode` counts the steps of its batch, `queue` all waiting.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Timings {
-    /// Decoding and resizing the image; nothing for a known one, as in the next two.
-    pub preprocess: Duration,
-    /// Waiting for the workers.
-    pub queue: Duration,
-    /// Vision encoder.
-    pub vision_encoder: Duration,
-    /// Q-Former.
-    pub qformer: Duration,
-    /// The decoder's runs over the prompt.
-    pub prefill: Duration,
-    /// All further decoder runs.
-    pub decode: Duration,
-}
-
 impl Answer {
     /// Returns all sequences, best first, also when only one was asked for.
     #[must_use]
@@ -115,11 +98,10 @@ impl Answer {
     ) -> Result<Self, EngineError> {
         let with_text = sequences.into_iter().map(|sequence| AnswerSequence::new(sequence, tokenizer));
         let mut sequences = with_text.collect::<Result<Vec<_>, _>>()?;
-        let best = match sequences.len() {
-            0 => return Err(EngineError::Stopped), // every method gives at least one
-            1 => sequences.swap_remove(0),
-            _ => sequences[0].clone(),
-        };
+        let best = sequences.first().expect("every method of generation ends with at least one sequence").clone();
+        if sequences.len() == 1 {
+            sequences.clear();
+        }
         Ok(Self { best, sequences, warnings, timings })
     }
 }
@@ -173,34 +155,5 @@ impl Ranking {
             logprobs: likelihood.logprobs,
         };
         Self { candidates: likelihoods.into_iter().zip(texts).map(candidate).collect(), warnings, timings }
-    }
-}
-
-/// Times in milliseconds, as they leave the process.
-#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
-pub struct TimingsMs {
-    preprocess: f64,
-    queue: f64,
-    vision_encoder: f64,
-    qformer: f64,
-    prefill: f64,
-    decode: f64,
-    total: f64,
-}
-
-impl From<Timings> for TimingsMs {
-    fn from(timings: Timings) -> Self {
-        let Timings { preprocess, queue, vision_encoder, qformer, prefill, decode } = timings;
-        let total = preprocess + queue + vision_encoder + qformer + prefill + decode;
-        let ms = |time: Duration| (time.as_secs_f64() * 1e6).round() / 1e3;
-        Self {
-            preprocess: ms(preprocess),
-            queue: ms(queue),
-            vision_encoder: ms(vision_encoder),
-            qformer: ms(qformer),
-            prefill: ms(prefill),
-            decode: ms(decode),
-            total: ms(total),
-        }
     }
 }

@@ -101,7 +101,7 @@ pub enum EngineError {
     /// The new tokens do not decode to text.
     #[error("the answer cannot be decoded")]
     Detokenize(#[source] TextError),
-    /// A worker has ended.
-    #[error("the engine has stopped")]
+    /// A worker thread has ended, so no job can be answered any longer. Nothing else is reported as this.
+    #[error("a worker of the engine has ended; restart the service")]
     Stopped,
 }

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use sha2::{Digest as _, Sha256};
 
 use super::byte_cache::{ByteCache, CacheCounters};
+use super::stage::{Stage, Timings};
 use super::traits::{EncodedImage, ImageEncoder, ImagePrefix, ModelError};
 use super::{EngineError, JobError};
 use crate::image::{ImageError, PixelValues, Preprocessor};
@@ -38,14 +39,6 @@ struct Entry {
 pub struct DecodedImage {
     pub(super) pixel_values: PixelValues,
     pub(super) took: Duration,
-}
-
-/// How long an image took that had to be computed.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct ImageTimings {
-    pub(super) preprocess: Duration,
-    pub(super) vision_encoder: Duration,
-    pub(super) qformer: Duration,
 }
 
 impl Image {
@@ -123,16 +116,17 @@ impl ImageTable {
         &self,
         images: &[&Image],
         encoder: &mut impl ImageEncoder,
-    ) -> Vec<Result<ImageTimings, EngineError>> {
+    ) -> Vec<Result<Timings, EngineError>> {
         let is_new = |image: &&&Image| image.0.encoded.get().is_none();
         // Each is taken once, also where it stands twice.
         let new: Vec<(&Image, DecodedImage)> =
             images.iter().filter(is_new).filter_map(|image| Some((*image, image.take_decoded()?))).collect();
-        let mut timings = vec![ImageTimings::default(); images.len()];
+        let mut timings = vec![Timings::default(); images.len()];
         if !new.is_empty() {
             let pixels: Vec<&PixelValues> = new.iter().map(|(_, decoded)| &decoded.pixel_values).collect();
             let encoded: Vec<Result<EncodedImage, ModelError>> = match encoder.encode(&pixels) {
-                Ok(images) => images.into_iter().map(Ok).collect(),
+                Ok(images) if images.len() == pixels.len() => images.into_iter().map(Ok).collect(),
+                Ok(images) => pixels.iter().map(|_| Err(wrong_number(images.len(), pixels.len()))).collect(),
                 Err(error) if pixels.len() == 1 => vec![Err(error)],
                 // One of them may be to blame, or their number.
                 Err(_) => pixels.iter().map(|pixels| encode_alone(encoder, pixels)).collect(),
@@ -140,7 +134,11 @@ impl ImageTable {
             for ((image, decoded), encoded) in new.into_iter().zip(encoded) {
                 let prefix = encoded.map_err(Arc::new).map(|EncodedImage { prefix, vision_encoder, qformer }| {
                     if let Some(place) = images.iter().position(|other| Arc::ptr_eq(&other.0, &image.0)) {
-                        timings[place] = ImageTimings { preprocess: decoded.took, vision_encoder, qformer };
+                        timings[place] = Timings::from([
+                            (Stage::Preprocess, decoded.took),
+                            (Stage::VisionEncoder, vision_encoder),
+                            (Stage::Qformer, qformer),
+                        ]);
                     }
                     prefix
                 });
@@ -152,7 +150,7 @@ impl ImageTable {
 
     /// Remembers an image that was encoded, or forgets one that failed.
     fn keep(&self, image: &Image) -> Result<(), EngineError> {
-        let encoded = image.0.encoded.get().ok_or(EngineError::Stopped)?;
+        let encoded = image.0.encoded.get().expect("an image is decoded when it is opened, and was encoded just now");
         let mut known = lock(&self.known);
         known.is_done(image);
         match encoded {
@@ -166,7 +164,11 @@ impl ImageTable {
 }
 
 fn encode_alone(encoder: &mut impl ImageEncoder, pixels: &PixelValues) -> Result<EncodedImage, ModelError> {
-    encoder.encode(&[pixels])?.pop().ok_or_else(|| ModelError::new("nothing came of the image"))
+    encoder.encode(&[pixels])?.pop().ok_or_else(|| wrong_number(0, 1))
+}
+
+fn wrong_number(returned: usize, images: usize) -> ModelError {
+    ModelError::new(format!("the encoder returned {returned} prefixes for {images} images"))
 }
 
 impl Known {

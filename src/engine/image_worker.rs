@@ -12,9 +12,9 @@ use parking_lot::FairMutex;
 use tokio::sync::oneshot;
 
 use super::ahead::Ahead;
-use super::answer::Timings;
 use super::image_table::{DecodedImage, Image, ImageTable};
 use super::job::Queued;
+use super::stage::{Stage, Timings};
 use super::traits::{EmbeddedImage, ImageEncoder, ModelError};
 use super::{Embedding, EngineError, Permit};
 
@@ -50,7 +50,12 @@ impl EmbedWork {
         if !query_output.is_finite() {
             return Err(failed(ModelError::new("the features are not all finite")));
         }
-        let timings = Timings { preprocess: self.image.took, queue, vision_encoder, qformer, ..Timings::default() };
+        let timings = Timings::from([
+            (Stage::Preprocess, self.image.took),
+            (Stage::Queue, queue),
+            (Stage::VisionEncoder, vision_encoder),
+            (Stage::Qformer, qformer),
+        ]);
         Ok(Embedding { query_output, timings })
     }
 

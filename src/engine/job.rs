@@ -5,8 +5,8 @@ use std::time::Instant;
 use tokio::sync::{mpsc, oneshot};
 
 use super::ahead::AheadTicket;
-use super::answer::Timings;
-use super::image_table::{Image, ImageTimings};
+use super::image_table::Image;
+use super::stage::{Stage, Timings};
 use super::{EngineError, Permit};
 use crate::generation::{DecidedToken, GenerationParams, Outcome, Task};
 
@@ -118,15 +118,15 @@ impl Queued {
     /// Ends the wait for a slot.
     pub(super) fn picked_up(&mut self) {
         self.ahead = None;
-        self.timings.queue += self.since.elapsed();
+        self.timings[Stage::Queue] += self.since.elapsed();
     }
 
     /// Its image is encoded, which took so long, and it waits for a slot.
-    pub(super) fn encoded(&mut self, image: ImageTimings) {
-        let ImageTimings { preprocess, vision_encoder, qformer } = image;
+    pub(super) fn encoded(&mut self, image: Timings) {
         // Preprocessing came before the wait.
-        self.timings.queue += self.since.elapsed().saturating_sub(vision_encoder + qformer);
-        self.timings = Timings { preprocess, vision_encoder, qformer, ..self.timings };
+        let encoding = image[Stage::VisionEncoder] + image[Stage::Qformer];
+        self.timings[Stage::Queue] += self.since.elapsed().saturating_sub(encoding);
+        self.timings += image;
         self.since = Instant::now();
     }
 

@@ -21,6 +21,7 @@ mod job;
 mod pending;
 mod prepare;
 mod slots;
+mod stage;
 mod status;
 mod traits;
 
@@ -38,7 +39,7 @@ use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
 use tokio::sync::oneshot;
 
 pub use self::admission::Permit;
-pub use self::answer::{Answer, AnswerSequence, Embedding, RankedCandidate, Ranking, Timings, TimingsMs};
+pub use self::answer::{Answer, AnswerSequence, Embedding, RankedCandidate, Ranking};
 pub use self::byte_cache::CacheCounts;
 pub use self::error::{EngineError, JobError};
 pub use self::golden::{GoldenError, replay};
@@ -46,6 +47,7 @@ pub use self::image_store::{ImageId, ImageIdError, StoreError, StoreOptions, Sto
 pub use self::image_table::{DecodedImage, Image};
 pub use self::job::{PreparedJob, RankJob, ScoreJob};
 pub use self::pending::{AnswerStream, Pending, StreamEvent};
+pub use self::stage::{Stage, Timings, TimingsMs};
 pub use self::status::EngineStatus;
 pub use self::traits::{
     DecoderLimits, EmbeddedImage, EncodedImage, ImageEncoder, ImagePrefix, Logits, ModelError, PromptPiece,
@@ -62,7 +64,7 @@ use self::job::{Finished, Queued};
 use self::slots::SlotTable;
 use self::status::{SharedTurn, Turn};
 use crate::bundle::GenerationDefaults;
-use crate::generation::{DecidedToken, GenerationParams, Outcome, ParamError, Vocabulary};
+use crate::generation::{DecidedToken, GenerationParams, ParamError, Vocabulary};
 use crate::image::Preprocessor;
 use crate::text::Tokenizer;
 
@@ -282,9 +284,8 @@ impl Engine {
     pub fn rank(&self, job: &RankJob, permit: &Permit) -> Result<Pending<Ranking>, EngineError> {
         let mut prepared = self.prepare_ranking(job)?;
         let (texts, warnings) = (job.candidates.clone(), std::mem::take(&mut prepared.warnings));
-        self.send(prepared, permit, None, move |Finished { outcome, timings }| match outcome {
-            Outcome::Ranked(likelihoods) => Ok(Ranking::new(likelihoods, texts, warnings, timings)),
-            Outcome::Sequences(_) => Err(EngineError::Stopped),
+        self.send(prepared, permit, None, move |Finished { outcome, timings }| {
+            Ok(Ranking::new(outcome.into_likelihoods(), texts, warnings, timings))
         })
     }
 
@@ -415,9 +416,8 @@ impl Engine {
         tokens: Option<UnboundedSender<DecidedToken>>,
     ) -> Result<Pending<Answer>, EngineError> {
         let (tokenizer, warnings) = (Arc::clone(&self.shared.tokenizer), std::mem::take(&mut job.warnings));
-        self.send(job, permit, tokens, move |Finished { outcome, timings }| match outcome {
-            Outcome::Sequences(sequences) => Answer::new(sequences, &tokenizer, warnings, timings),
-            Outcome::Ranked(_) => Err(EngineError::Stopped),
+        self.send(job, permit, tokens, move |Finished { outcome, timings }| {
+            Answer::new(outcome.into_sequences(), &tokenizer, warnings, timings)
         })
     }
 

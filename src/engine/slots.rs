@@ -18,6 +18,7 @@ use super::EngineError;
 use super::byte_cache::{ByteCache, CacheCounters};
 use super::image_table::ImageKey;
 use super::job::Queued;
+use super::stage::Stage;
 use super::status::Turn;
 use super::traits::{DecoderLimits, ModelError, PromptPiece, SavedRow, StepDecoder};
 use crate::generation::{Continuation, Origin};
@@ -196,7 +197,7 @@ impl SlotTable {
             Ok(logits) => {
                 // They stay in the table, first, because an active row may have to move a prompt out of its way.
                 for (mut prompt, fed) in batch.into_iter().zip(&fed).rev() {
-                    prompt.job.timings.prefill += took;
+                    prompt.job.timings[Stage::Prefill] += took;
                     prompt.done = fed.end;
                     self.prefilling.push_front(prompt);
                 }
@@ -389,7 +390,7 @@ impl SlotTable {
 
     fn settle(&mut self, decoder: &mut impl StepDecoder, number: JobNumber, rows: &[&[f32]], took: Duration) {
         let Some(running) = self.jobs.get_mut(&number) else { return };
-        running.job.timings.decode += took;
+        running.job.timings[Stage::Decode] += took;
         self.advance(decoder, number, rows);
     }
 

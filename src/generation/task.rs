@@ -33,6 +33,32 @@ pub enum Outcome {
     Ranked(Vec<CandidateLikelihood>),
 }
 
+impl Outcome {
+    /// Takes the answers of a task that generates.
+    ///
+    /// # Panics
+    /// If the task was made by [`Task::rank`].
+    #[must_use]
+    pub fn into_sequences(self) -> Vec<Sequence> {
+        match self {
+            Self::Sequences(sequences) => sequences,
+            Self::Ranked(_) => unreachable!("a task made by `Task::generate` ends in sequences"),
+        }
+    }
+
+    /// Takes the likelihoods of a task that ranks.
+    ///
+    /// # Panics
+    /// If the task was made by [`Task::generate`].
+    #[must_use]
+    pub fn into_likelihoods(self) -> Vec<CandidateLikelihood> {
+        match self {
+            Self::Ranked(likelihoods) => likelihoods,
+            Self::Sequences(_) => unreachable!("a task made by `Task::rank` ends in likelihoods"),
+        }
+    }
+}
+
 /// One request's work on the decoder.
 #[derive(Debug)]
 pub struct Task {

@@ -24,7 +24,7 @@ use super::health::PROBES;
 use super::quiet::Connection;
 use super::request_ids::RequestIds;
 use super::trace::Trace;
-use crate::engine::Timings;
+use crate::engine::{Stage, Timings};
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static("server-timing");
 
@@ -155,7 +155,7 @@ impl Drop for Exchange {
 /// A row was answered. For the request that this task answers; elsewhere it is nobody's.
 pub(super) fn note_answer(timings: &Timings) {
     let _ = CURRENT.try_with(|notes| {
-        if notes.slowest.get().is_none_or(|slowest| total(&slowest) < total(timings)) {
+        if notes.slowest.get().is_none_or(|slowest| slowest.total() < timings.total()) {
             notes.slowest.set(Some(*timings));
         }
         if let Some(trace) = &notes.trace {
@@ -173,22 +173,9 @@ pub(super) fn note_fetch(took: Duration, failure: Option<&'static str>) {
     });
 }
 
-fn total(timings: &Timings) -> Duration {
-    let Timings { preprocess, queue, vision_encoder, qformer, prefill, decode } = *timings;
-    preprocess + queue + vision_encoder + qformer + prefill + decode
-}
-
 fn server_timing(timings: &Timings) -> String {
-    let Timings { preprocess, queue, vision_encoder, qformer, prefill, decode } = *timings;
-    let metrics = [
-        ("queue", queue),
-        ("preprocess", preprocess),
-        ("vision", vision_encoder),
-        ("qformer", qformer),
-        ("prefill", prefill),
-        ("decode", decode),
-    ];
-    metrics.map(|(name, took)| format!("{name};dur={:.3}", took.as_secs_f64() * 1e3)).join(", ")
+    let metric = |(stage, took): (Stage, Duration)| format!("{};dur={:.3}", stage.name(), took.as_secs_f64() * 1e3);
+    timings.stages().map(metric).join(", ")
 }
 
 /// A body that holds its exchange, which so ends with its last byte.
@@ -232,10 +219,10 @@ mod tests {
     #[test]
     fn stages_are_written_in_milliseconds() {
         let ms = Duration::from_millis;
-        let timings = Timings { queue: ms(3), vision_encoder: ms(560), decode: ms(72), ..Timings::default() };
+        let timings = Timings::from([(Stage::Queue, ms(3)), (Stage::VisionEncoder, ms(560)), (Stage::Decode, ms(72))]);
         assert_eq!(
             server_timing(&timings),
-            "queue;dur=3.000, preprocess;dur=0.000, vision;dur=560.000, qformer;dur=0.000, prefill;dur=0.000, decode;dur=72.000"
+            "preprocess;dur=0.000, queue;dur=3.000, vision_encoder;dur=560.000, qformer;dur=0.000, prefill;dur=0.000, decode;dur=72.000"
         );
     }
 
@@ -244,10 +231,10 @@ mod tests {
         let notes = Rc::new(Notes { slowest: Cell::new(None), trace: None });
         CURRENT.sync_scope(Rc::clone(&notes), || {
             for decode in [20, 90, 40].map(Duration::from_millis) {
-                note_answer(&Timings { decode, ..Timings::default() });
+                note_answer(&Timings::from([(Stage::Decode, decode)]));
             }
         });
-        assert_eq!(notes.slowest.get().unwrap().decode, Duration::from_millis(90));
+        assert_eq!(notes.slowest.get().unwrap()[Stage::Decode], Duration::from_millis(90));
         note_answer(&Timings::default()); // outside of a request nothing happens
     }
 }

@@ -156,17 +156,9 @@ impl Metrics {
     /// A row was answered: generated, ranked or embedded.
     pub(super) fn observe_row(&self, timings: &Timings) {
         self.rows.inc();
-        let Timings { queue, preprocess, vision_encoder, qformer, prefill, decode } = *timings;
-        for (stage, took) in [
-            ("queue", queue),
-            ("preprocess", preprocess),
-            ("vision_encoder", vision_encoder),
-            ("qformer", qformer),
-            ("prefill", prefill),
-            ("decode", decode),
-        ] {
+        for (stage, took) in timings.stages() {
             if !took.is_zero() {
-                self.observe_stage(stage, took);
+                self.observe_stage(stage.name(), took);
             }
         }
         exchange::note_answer(timings);

@@ -40,19 +40,10 @@ impl Trace {
 
     /// The stages of a row that was answered just now.
     pub(super) fn stages(&self, timings: &Timings) {
-        let Timings { preprocess, queue, vision_encoder, qformer, prefill, decode } = *timings;
-        let stages = [
-            ("preprocess", preprocess),
-            ("queue", queue),
-            ("vision_encoder", vision_encoder),
-            ("qformer", qformer),
-            ("prefill", prefill),
-            ("decode", decode),
-        ];
         let mut end = SystemTime::now();
-        for (name, took) in stages.into_iter().rev().filter(|(_, took)| !took.is_zero()) {
+        for (stage, took) in timings.stages().into_iter().rev().filter(|(_, took)| !took.is_zero()) {
             let start = end.checked_sub(took).unwrap_or(end);
-            self.child(name, start, end, Vec::new());
+            self.child(stage.name(), start, end, Vec::new());
             end = start;
         }
     }

@@ -118,7 +118,7 @@ fn an_answer_tells_where_its_time_went() {
     let header = reply.headers()["server-timing"].to_str().unwrap();
     let stages: Vec<_> = header.split(", ").map(|metric| metric.split_once(";dur=").unwrap()).collect();
     let names: Vec<_> = stages.iter().map(|(name, _)| *name).collect();
-    assert_eq!(names, ["queue", "preprocess", "vision", "qformer", "prefill", "decode"]);
+    assert_eq!(names, ["preprocess", "queue", "vision_encoder", "qformer", "prefill", "decode"]);
     assert!(stages.iter().map(|(_, ms)| ms.parse::<f64>().unwrap()).sum::<f64>() > 0.0, "{header}");
     let probe = ureq::get(app.url("/livez")).call().unwrap();
     assert!(!probe.headers().contains_key("server-timing"));

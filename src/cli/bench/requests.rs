@@ -12,7 +12,7 @@ use super::failure;
 use super::images::Images;
 use super::statistics::{median_ms, percentile, percentile_ms, thousandths};
 use crate::cli::Failure;
-use crate::engine::{Engine, EngineError, ScoreJob, StreamEvent, Timings};
+use crate::engine::{Engine, EngineError, ScoreJob, Stage, StreamEvent, Timings};
 use crate::generation::GenerationParams;
 
 /// The prompt of a request, unless the case is about several.
@@ -119,7 +119,7 @@ async fn ask_at_once(
     }
     let mut served = Vec::new();
     while let Some(answered) = asked.join_next().await {
-        served.push(answered.map_err(|_| EngineError::Stopped)??);
+        served.push(answered.expect("asking does not panic")?);
     }
     Ok(Round { took: started.elapsed(), served })
 }
@@ -132,7 +132,7 @@ async fn ask(engine: Engine, (file, text): Question, params: GenerationParams) -
         let image = preparing.open_image(&file)?;
         preparing.prepare(&ScoreJob { image, text: text.to_owned(), params, deadline: None })
     };
-    let job = spawn_blocking(prepare).await.map_err(|_| EngineError::Stopped)??;
+    let job = spawn_blocking(prepare).await.expect("preparing does not panic")?;
     let mut stream = engine.stream(job, &permit, Vec::new())?;
     let mut first_token = None;
     while let Some(event) = stream.next().await {
@@ -142,7 +142,7 @@ async fn ask(engine: Engine, (file, text): Question, params: GenerationParams) -
             return Ok(Served { latency, first_token, new_tokens, timings: answer.timings });
         }
     }
-    Err(EngineError::Stopped)
+    unreachable!("a stream ends with its answer or an error")
 }
 
 /// Where the time of a request goes before its first token: medians.
@@ -183,12 +183,12 @@ impl Rounds {
     }
 
     pub(super) fn stages(&self) -> StagesMs {
-        let median = |stage: fn(&Timings) -> Duration| median_ms(self.served().map(|served| stage(&served.timings)));
+        let median = |stage: Stage| median_ms(self.served().map(|served| served.timings[stage]));
         StagesMs {
-            preprocess: median(|timings| timings.preprocess),
-            vision_encoder: median(|timings| timings.vision_encoder),
-            qformer: median(|timings| timings.qformer),
-            prefill: median(|timings| timings.prefill),
+            preprocess: median(Stage::Preprocess),
+            vision_encoder: median(Stage::VisionEncoder),
+            qformer: median(Stage::Qformer),
+            prefill: median(Stage::Prefill),
         }
     }
 

@@ -122,16 +122,16 @@ pub(super) fn encoded_images(prefix_len: usize) -> Vec<Image> {
 /// What a test does to a model, and sees of it, from outside.
 #[derive(Debug, Default)]
 pub(super) struct Controls {
-    pub(super) encode: Stage,
-    pub(super) prefill: Stage,
-    pub(super) decode: Stage,
+    pub(super) encode: Gate,
+    pub(super) prefill: Gate,
+    pub(super) decode: Gate,
     faults: Mutex<Vec<String>>,
 }
 
 impl Controls {
     /// Lets all stages go on.
     pub(super) fn open(&self) {
-        [&self.encode, &self.prefill, &self.decode].into_iter().for_each(Stage::open);
+        [&self.encode, &self.prefill, &self.decode].into_iter().for_each(Gate::open);
     }
 
     /// What the engine did that the contract forbids.
@@ -140,21 +140,21 @@ impl Controls {
     }
 }
 
-/// A stage of the model: its runs are numbered from 0.
+/// Holds the runs of a stage of the model, or makes them fail. Runs are numbered from 0.
 #[derive(Debug, Default)]
-pub(super) struct Stage {
-    state: Mutex<StageState>,
+pub(super) struct Gate {
+    state: Mutex<GateState>,
     has_changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct StageState {
+struct GateState {
     runs: usize,
     held_from: Option<usize>,
     failing: Vec<Range<usize>>,
 }
 
-impl Stage {
+impl Gate {
     /// Runs of this number and above wait, others no longer.
     pub(super) fn hold(&self, number: usize) {
         self.state.lock().held_from = Some(number);
@@ -188,7 +188,7 @@ impl Stage {
         let number = state.runs;
         state.runs += 1;
         self.has_changed.notify_all();
-        let is_held = |state: &mut StageState| state.held_from.is_some_and(|first| number >= first);
+        let is_held = |state: &mut GateState| state.held_from.is_some_and(|first| number >= first);
         let waited = self.has_changed.wait_while_for(&mut state, is_held, PATIENCE);
         if waited.timed_out() {
             return Err(ModelError::new("nobody let the run go on"));
