@@ -42,7 +42,9 @@ impl Bundle {
     pub fn check_data_files_in_background(&self) -> io::Result<DataCheck> {
         let data_files = self.manifest().files.iter().filter(|(name, _)| is_data_file(name));
         let threads = data_files.map(|(name, entry)| {
-            let (bundle, name, entry) = (self.clone(), name.clone(), entry.clone());
+            let bundle = self.clone();
+            let name = name.clone();
+            let entry = entry.clone();
             thread::Builder::new().name("bundle-check".into()).spawn(move || bundle.check_hash(&name, &entry))
         });
         Ok(DataCheck(threads.collect::<io::Result<_>>()?))
@@ -60,7 +62,8 @@ impl Bundle {
 
     /// Returns how long it took.
     fn check_hash(&self, name: &str, entry: &FileEntry) -> Result<Duration, BundleError> {
-        let (path, started) = (self.path(name), Instant::now());
+        let path = self.path(name);
+        let started = Instant::now();
         let found = sha256(&path).map_err(|source| BundleError::Read { path: path.clone(), source })?;
         if found != entry.sha256 {
             let detail = format!("sha256 {found} instead of {}", entry.sha256);

@@ -1,4 +1,4 @@
-//! Admission: arithmetic on the number of rows that are waiting or running, and on how fast they end.
+//! Admission: bounds the number of rows in work, and estimates from recent completions how long the queue takes.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -7,10 +7,10 @@ use parking_lot::Mutex;
 
 use super::EngineError;
 
-/// Rows that must have ended before their pace says anything.
-const ROWS_TO_KNOW: f64 = 4.0;
+/// The fewest completed rows from which the completion rate is estimated.
+const ROWS_TO_ESTIMATE: f64 = 4.0;
 
-/// How much the past still counts after a further row.
+/// The weight that earlier completions keep with each further row.
 const DECAY: f64 = 0.97;
 
 #[derive(Debug)]
@@ -19,19 +19,20 @@ pub(super) struct Admission {
     queue: Mutex<Queue>,
 }
 
-/// Rows in work, and how fast rows have ended of late.
+/// The rows in work, and the recent completion rate.
 #[derive(Debug, Default)]
 struct Queue {
     taken: usize,
-    /// When a row ended the last time, or the first came.
+    /// The time of the last completion; of the first reservation, if the queue was empty before it.
     last: Option<Instant>,
-    /// Rows that ended, and the time that took; the older, the less they count.
+    /// Completed rows; older ones count less.
     ended: f64,
+    /// The time in which they were completed, without idle times; older time counts less.
     busy: Duration,
 }
 
 impl Queue {
-    /// Rows of a request end.
+    /// Records that `rows` rows were completed.
     fn end(&mut self, rows: usize, now: Instant) {
         let took = self.last.map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
         let decay = DECAY.powf(rows as f64);
@@ -41,25 +42,25 @@ impl Queue {
         self.last = Some(now).filter(|_| self.taken > 0);
     }
 
-    /// How long it takes until so many rows have ended; `None` while nothing is known.
+    /// Estimates the time until `rows` rows are completed; `None` before there is an estimate.
     fn time_for(&self, rows: usize) -> Option<Duration> {
-        (self.ended >= ROWS_TO_KNOW).then(|| self.busy.div_f64(self.ended).mul_f64(rows as f64))
+        (self.ended >= ROWS_TO_ESTIMATE).then(|| self.busy.div_f64(self.ended).mul_f64(rows as f64))
     }
 }
 
-/// Places for the rows of one request. They are given back when the last clone is dropped.
+/// The reservation of one request's rows. It ends when the last clone is dropped.
 #[derive(Debug, Clone)]
 pub struct Permit {
-    _places: Arc<Places>,
+    _reservation: Arc<Reservation>,
 }
 
 #[derive(Debug)]
-struct Places {
+struct Reservation {
     admission: Arc<Admission>,
     rows: usize,
 }
 
-impl Drop for Places {
+impl Drop for Reservation {
     fn drop(&mut self) {
         self.admission.queue.lock().end(self.rows, Instant::now());
     }
@@ -70,35 +71,39 @@ impl Admission {
         Self { capacity, queue: Mutex::default() }
     }
 
-    /// Places that are taken now.
+    /// Returns the number of rows in work.
     pub(super) fn taken(&self) -> usize {
         self.queue.lock().taken
     }
 
-    /// All rows of a request or none: a part of an answer helps nobody. None either if, by the pace of late, those before
-    /// them end only after the deadline: what cannot be answered in time is refused now.
+    /// Reserves all rows of a request, or none: a partial answer is useless.
+    ///
+    /// Also refuses when, at the recent completion rate, the rows already in work would outlast the deadline: an error now
+    /// is better than a timeout later.
     pub(super) fn reserve(admission: &Arc<Self>, rows: usize, deadline: Instant) -> Result<Permit, EngineError> {
         const SHORTEST_WAIT: Duration = Duration::from_secs(1);
-        let (capacity, now) = (admission.capacity, Instant::now());
+        let capacity = admission.capacity;
+        let now = Instant::now();
         if rows > capacity {
             return Err(EngineError::TooManyRows { rows, capacity });
         }
         let mut queue = admission.queue.lock();
-        let refuse = |time: Option<Duration>| {
-            Err(EngineError::Overloaded { retry_after: time.unwrap_or_default().max(SHORTEST_WAIT) })
-        };
+        let overloaded = |wait: Duration| EngineError::Overloaded { retry_after: wait.max(SHORTEST_WAIT) };
         let missing = (queue.taken + rows).saturating_sub(capacity);
         if missing > 0 {
-            return refuse(queue.time_for(missing));
+            return Err(overloaded(queue.time_for(missing).unwrap_or_default()));
         }
-        let (before, left) = (queue.time_for(queue.taken), deadline.saturating_duration_since(now));
-        if let Some(late) = before.and_then(|before| before.checked_sub(left)).filter(|_| queue.taken > 0) {
-            return refuse(Some(late));
+        let time_left = deadline.saturating_duration_since(now);
+        if queue.taken > 0
+            && let Some(queue_time) = queue.time_for(queue.taken)
+            && let Some(late) = queue_time.checked_sub(time_left)
+        {
+            return Err(overloaded(late));
         }
         queue.last.get_or_insert(now);
         queue.taken += rows;
         drop(queue);
-        Ok(Permit { _places: Arc::new(Places { admission: Arc::clone(admission), rows }) })
+        Ok(Permit { _reservation: Arc::new(Reservation { admission: Arc::clone(admission), rows }) })
     }
 }
 
@@ -111,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn places_are_given_back_when_the_last_clone_of_a_permit_is_dropped() {
+    fn reservation_ends_when_the_last_clone_of_the_permit_is_dropped() {
         let admission = Arc::new(Admission::new(3));
         let first = reserve(&admission, 2).unwrap();
         let clone = first.clone();
@@ -122,12 +127,12 @@ mod tests {
     }
 
     #[test]
-    fn a_request_larger_than_the_queue_is_refused_for_good() {
+    fn request_larger_than_the_queue_is_rejected_for_good() {
         let admission = Arc::new(Admission::new(3));
         assert!(matches!(reserve(&admission, 4), Err(EngineError::TooManyRows { rows: 4, capacity: 3 })));
     }
 
-    /// A queue in which so many rows have ended, one every so many seconds.
+    /// A queue of `taken` rows in which `ended` others were completed, one every `seconds` seconds.
     fn paced(taken: usize, ended: u64, seconds: u64) -> Queue {
         let start = Instant::now();
         let mut queue = Queue { taken: taken + ended as usize, last: Some(start), ..Queue::default() };
@@ -136,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn the_time_for_some_rows_follows_the_pace_of_those_before() {
+    fn estimate_follows_the_recent_completion_rate() {
         assert_eq!(paced(5, 3, 2).time_for(1), None, "too few have ended");
         let close = |queue: &Queue, rows, seconds: f64| {
             let time = queue.time_for(rows).unwrap().as_secs_f64();
@@ -154,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn time_in_which_nobody_waits_does_not_count() {
+    fn idle_time_does_not_count_in_the_estimate() {
         let start = Instant::now();
         let mut queue = Queue::default();
         for number in 0..8 {
@@ -166,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asks_too_much_learns_when_to_ask_again() {
+    fn refusal_says_when_to_retry_at_the_recent_completion_rate() {
         let admission = Arc::new(Admission { capacity: 10, queue: Mutex::new(paced(9, 40, 4)) });
         let refused =
             |rows, seconds| match Admission::reserve(&admission, rows, Instant::now() + Duration::from_secs(seconds))
@@ -175,8 +180,8 @@ mod tests {
                 EngineError::Overloaded { retry_after } => retry_after.as_secs_f64().round(),
                 other => panic!("{other}"),
             };
-        assert_eq!(refused(3, 3600), 8.0, "two places are missing");
-        assert_eq!(refused(1, 30), 6.0, "nine are before it, which takes 36 seconds");
+        assert_eq!(refused(3, 3600), 8.0, "two rows too many");
+        assert_eq!(refused(1, 30), 6.0, "nine rows before it, which take 36 seconds");
         assert!(Admission::reserve(&admission, 1, Instant::now() + Duration::from_secs(40)).is_ok());
     }
 }

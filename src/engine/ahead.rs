@@ -1,12 +1,12 @@
-//! How far the image worker may run ahead of the decoder worker: as many images as one turn of it takes. One encoded long
-//! before a slot is free for it helps nobody, and takes the cores from the rows that run.
+//! Bounds how far the image worker runs ahead of the decoder worker: by as many images as one turn of the latter takes. An
+//! image encoded long before a slot is free speeds up no answer, and takes the cores from the active rows.
 
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
 
-/// Images that may be encoded and not yet begun with. Their prompts are fed in one run, and the running rows wait for all
-/// of them: more at a time give more answers a second and let each of them stutter longer (ADR 10).
+/// The most images that are encoded and whose jobs have not begun. Their prompts are prefilled in one run, for which the
+/// active rows wait: a higher limit gives more answers per second, and longer pauses in each of them (ADR 10).
 const MOST: usize = 4;
 
 /// Counts the jobs between the workers.
@@ -16,12 +16,12 @@ pub(super) struct Ahead {
     has_fallen: Condvar,
 }
 
-/// A job between the workers; it counts until this is dropped.
+/// The permission for a job to be between the workers. It counts until it is dropped.
 #[derive(Debug)]
 pub(super) struct AheadTicket(Arc<Ahead>);
 
 impl Ahead {
-    /// A ticket if a further image is wanted now.
+    /// Returns a ticket if another image is wanted now.
     pub(super) fn try_take(ahead: &Arc<Self>) -> Option<AheadTicket> {
         let mut count = ahead.count.lock();
         let is_wanted = *count < MOST;
@@ -29,7 +29,7 @@ impl Ahead {
         is_wanted.then(|| AheadTicket(Arc::clone(ahead)))
     }
 
-    /// Waits until a further image is wanted.
+    /// Waits until another image is wanted.
     pub(super) fn wait(ahead: &Arc<Self>) -> AheadTicket {
         let mut count = ahead.count.lock();
         ahead.has_fallen.wait_while(&mut count, |count| *count >= MOST);
@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_comes_too_early_waits_until_another_has_begun() {
+    fn image_beyond_the_limit_waits_until_another_job_has_begun() {
         let ahead = Arc::default();
         let tickets = [(); MOST].map(|()| Ahead::wait(&ahead));
         assert!(Ahead::try_take(&ahead).is_none());

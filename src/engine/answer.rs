@@ -1,4 +1,4 @@
-//! What comes back for a job: sequences with their text, or candidates with their likelihood, and where the time went.
+//! The results of jobs: sequences with their text, candidates with their likelihood, features, each with timings.
 
 use std::slice;
 
@@ -11,75 +11,75 @@ use super::traits::QueryOutput;
 use crate::generation::{Alternative, CandidateLikelihood, DecidedToken, Sequence, StopReason};
 use crate::text::{Tokenizer, VisiblePiece, VisibleText};
 
-/// The answers to a row of input: one, unless more sequences were asked for.
+/// The answer to a row of input: one sequence, or as many as were requested.
 #[derive(Debug, Clone)]
 pub struct Answer {
-    /// The best.
+    /// The best sequence.
     pub best: AnswerSequence,
-    /// All of them, best first, when more than one was asked for; else empty.
+    /// All sequences, best first, if more than one was requested; otherwise empty.
     pub sequences: Vec<AnswerSequence>,
-    /// What the caller should know about the prompt.
+    /// Warnings about prompt and parameters.
     pub warnings: Vec<String>,
-    /// Where the time went.
+    /// The time in each stage.
     pub timings: Timings,
 }
 
-/// One answer, as SEMANTICS describes a row of output.
+/// One sequence of an answer.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct AnswerSequence {
-    /// The new tokens as text, stripped.
+    /// The text of the new tokens, without leading and trailing white space.
     pub text: String,
-    /// The new tokens, the end token included if it came.
+    /// The new tokens, with the end token if it was generated.
     pub token_ids: Vec<u32>,
-    /// Natural log of each new token's probability.
+    /// The natural logarithm of each new token's probability.
     pub logprobs: Vec<f32>,
-    /// The likeliest tokens at each place; empty unless `top_logprobs` was asked for.
+    /// The most likely tokens at each position; empty unless `top_logprobs` was requested.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub top_logprobs: Vec<Vec<Alternative>>,
-    /// Beams: the final score of the search. Otherwise the sum of `logprobs` over length to the power of `length_penalty`.
+    /// With beams the final score of the search, otherwise the sum of `logprobs` divided by length^`length_penalty`.
     pub score: f32,
-    /// Mean of the tokens' probabilities.
+    /// The mean of the tokens' probabilities.
     pub mean_probability: f32,
     /// The smallest of the tokens' probabilities.
     pub min_probability: f32,
-    /// Why generation ended.
+    /// The reason for which generation ended.
     pub stop_reason: StopReason,
 }
 
-/// How likely given answers are.
+/// The likelihoods of given answers.
 #[derive(Debug, Clone)]
 pub struct Ranking {
-    /// In the order they were given.
+    /// The candidates, in the order of the request.
     pub candidates: Vec<RankedCandidate>,
-    /// What the caller should know about the prompt.
+    /// Warnings about the prompt.
     pub warnings: Vec<String>,
-    /// Where the time went.
+    /// The time in each stage.
     pub timings: Timings,
 }
 
-/// One given answer behind image and prompt.
+/// The likelihood of one given answer after image and prompt.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct RankedCandidate {
-    /// As it was given.
+    /// Its text, as in the request.
     pub text: String,
     /// Its tokens.
     pub token_ids: Vec<u32>,
-    /// Natural log of each token's probability behind those before it.
+    /// The natural logarithm of each token's probability, given all tokens before it.
     pub logprobs: Vec<f32>,
-    /// Their sum: the log of the candidate's probability.
+    /// The sum of `logprobs`: the logarithm of the candidate's probability.
     pub sum: f32,
-    /// Their mean, by token, which does not favour short candidates.
+    /// The mean of `logprobs`, which does not favour short candidates.
     pub mean: f32,
-    /// Softmax of `sum` over the candidates: how probable this one is, given that it is one of them.
+    /// The softmax of `sum` over the candidates: the probability of this one, given that it is one of them.
     pub probability: f32,
 }
 
-/// What the Q-Former sees in an image.
+/// The Q-Former's features of an image.
 #[derive(Debug, Clone)]
 pub struct Embedding {
     /// The features of each query.
     pub query_output: QueryOutput,
-    /// Where the time went.
+    /// The time in each stage.
     pub timings: Timings,
 }
 
@@ -121,7 +121,8 @@ impl AnswerSequence {
 
     fn new(sequence: Sequence, tokenizer: &Tokenizer) -> Result<Self, EngineError> {
         let text = tokenizer.decode(&sequence.token_ids).map_err(EngineError::Detokenize)?;
-        let (mean_probability, min_probability) = (sequence.mean_probability(), sequence.min_probability());
+        let mean_probability = sequence.mean_probability();
+        let min_probability = sequence.min_probability();
         let Sequence { token_ids, logprobs, alternatives, score, stop_reason } = sequence;
         Ok(Self {
             text,
@@ -144,16 +145,19 @@ impl Ranking {
         timings: Timings,
     ) -> Self {
         let highest = likelihoods.iter().map(CandidateLikelihood::sum).fold(f32::NEG_INFINITY, f32::max);
-        let weight = |likelihood: &CandidateLikelihood| (likelihood.sum() - highest).exp();
-        let total: f32 = likelihoods.iter().map(weight).sum();
-        let candidate = |(likelihood, text): (CandidateLikelihood, String)| RankedCandidate {
-            text,
-            sum: likelihood.sum(),
-            mean: likelihood.mean(),
-            probability: weight(&likelihood) / total,
-            token_ids: likelihood.token_ids,
-            logprobs: likelihood.logprobs,
-        };
-        Self { candidates: likelihoods.into_iter().zip(texts).map(candidate).collect(), warnings, timings }
+        let weights: Vec<f32> = likelihoods.iter().map(|likelihood| (likelihood.sum() - highest).exp()).collect();
+        let total: f32 = weights.iter().sum();
+        let mut candidates = Vec::with_capacity(likelihoods.len());
+        for ((likelihood, text), weight) in likelihoods.into_iter().zip(texts).zip(weights) {
+            candidates.push(RankedCandidate {
+                text,
+                sum: likelihood.sum(),
+                mean: likelihood.mean(),
+                probability: weight / total,
+                token_ids: likelihood.token_ids,
+                logprobs: likelihood.logprobs,
+            });
+        }
+        Self { candidates, warnings, timings }
     }
 }

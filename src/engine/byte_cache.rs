@@ -1,4 +1,4 @@
-//! A cache bounded in bytes: what was used longest ago makes room. Its counters can be read from other threads.
+//! A cache bounded in bytes, which evicts the least recently used value. Other threads can read its counters.
 
 use std::hash::Hash;
 use std::sync::Arc;
@@ -8,16 +8,16 @@ use lru::LruCache;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-/// How often a cache helped. A snapshot.
+/// A snapshot of a cache's counters.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
 pub struct CacheCounts {
-    /// Found.
+    /// Lookups that found a value.
     pub hits: u64,
-    /// Not found, and made anew.
+    /// Lookups that found none.
     pub misses: u64,
-    /// Thrown out to make room.
+    /// Values evicted to make room.
     pub evictions: u64,
-    /// Held now.
+    /// Bytes of the values in the cache.
     pub bytes: u64,
 }
 
@@ -50,12 +50,12 @@ pub(super) struct ByteCache<K: Hash + Eq, V> {
 }
 
 impl<K: Hash + Eq, V> ByteCache<K, V> {
-    /// Holds at most `capacity` bytes; 0 holds nothing.
+    /// Makes a cache for at most `capacity` bytes. With 0 it caches nothing.
     pub(super) fn new(capacity: usize) -> Self {
         Self { entries: LruCache::unbounded(), capacity, bytes: 0, counters: Arc::default() }
     }
 
-    /// Bytes that it holds at most.
+    /// Returns the capacity in bytes.
     pub(super) fn capacity(&self) -> usize {
         self.capacity
     }
@@ -71,22 +71,22 @@ impl<K: Hash + Eq, V> ByteCache<K, V> {
         found
     }
 
-    /// Whether a value is here; asking counts for nothing.
+    /// Returns whether a value is cached, without counting or marking it as used.
     pub(super) fn holds(&self, key: &K) -> bool {
         self.entries.contains(key)
     }
 
-    /// Counts a value as found that is still being made and not yet here.
+    /// Counts a hit for a value that is still being computed, and not cached yet.
     pub(super) fn count_hit(&self) {
         self.counters.hits.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Whether a value of so many bytes would be kept.
+    /// Returns whether a value of `bytes` bytes would be cached.
     pub(super) fn fits(&self, bytes: usize) -> bool {
         bytes <= self.capacity
     }
 
-    /// Keeps a value of so many bytes. One that is larger than the whole cache is dropped at once.
+    /// Caches a value of `bytes` bytes. Drops a value that is larger than the whole cache.
     pub(super) fn put(&mut self, key: K, value: V, bytes: usize) {
         if !self.fits(bytes) {
             return;
@@ -100,7 +100,7 @@ impl<K: Hash + Eq, V> ByteCache<K, V> {
         self.counters.bytes.store(self.bytes as u64, Ordering::Relaxed);
     }
 
-    /// Throws values out until so many bytes fit. The last one thrown out, whose memory may be of use.
+    /// Evicts values until `bytes` bytes fit. Returns the last evicted one, whose memory can be reused.
     pub(super) fn make_room(&mut self, bytes: usize) -> Option<V> {
         let mut last = None;
         while self.bytes.saturating_add(bytes) > self.capacity {
@@ -119,7 +119,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_was_used_longest_ago_makes_room() {
+    fn eviction_takes_the_least_recently_used_value() {
         let mut cache = ByteCache::new(10);
         cache.put('a', 1, 4);
         cache.put('b', 2, 4);
@@ -130,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_never_exceed_the_capacity() {
+    fn bytes_never_exceed_the_capacity() {
         let mut cache = ByteCache::new(100);
         for number in 0..1000_usize {
             cache.put(number % 37, (), (number * 31) % 120);
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replaced_value_is_counted_once() {
+    fn replaced_value_is_counted_once() {
         let mut cache = ByteCache::new(10);
         cache.put('a', 1, 6);
         cache.put('a', 2, 8);

@@ -6,17 +6,17 @@ use std::sync::mpsc::{Receiver, RecvError};
 
 use parking_lot::FairMutex;
 
-use super::job::Queued;
+use super::job::QueuedJob;
 use super::slots::SlotTable;
 use super::status::SharedTurn;
 use super::traits::StepDecoder;
 
-/// The decoder, its slots, and the jobs that wait for one.
+/// The decoder, its slot table, and the jobs that wait for slots.
 pub(super) struct DecoderWorker<D> {
     pub(super) decoder: D,
     pub(super) slots: SlotTable,
-    pub(super) waiting: VecDeque<Queued>,
-    /// Positions of prompts to feed between two steps.
+    pub(super) waiting: VecDeque<QueuedJob>,
+    /// The prompt positions to prefill between two decode steps, about.
     prefill_positions: usize,
     status: Arc<SharedTurn>,
 }
@@ -26,13 +26,13 @@ impl<D: StepDecoder> DecoderWorker<D> {
         Self { decoder, slots, waiting: VecDeque::new(), prefill_positions, status: Arc::default() }
     }
 
-    /// Where the worker writes down what it has in work.
+    /// Returns the counts that the worker publishes after each turn.
     pub(super) fn status(&self) -> Arc<SharedTurn> {
         Arc::clone(&self.status)
     }
 
-    /// Works until all jobs are answered and no more can come. Holds `cores` while it computes.
-    pub(super) fn run(mut self, ready: &Receiver<Queued>, cores: &FairMutex<()>) {
+    /// Runs until all jobs are answered and all senders of `ready` are gone. Holds `cores` while it computes.
+    pub(super) fn run(mut self, ready: &Receiver<QueuedJob>, cores: &FairMutex<()>) {
         self.slots.prepare(&mut self.decoder);
         while self.wait_for_work(ready) {
             let _turn = cores.lock();
@@ -42,8 +42,8 @@ impl<D: StepDecoder> DecoderWorker<D> {
         }
     }
 
-    /// Sleeps while there is nothing to do; false when there never will be.
-    fn wait_for_work(&mut self, ready: &Receiver<Queued>) -> bool {
+    /// Blocks while there is no work. Returns false when none can come any longer.
+    fn wait_for_work(&mut self, ready: &Receiver<QueuedJob>) -> bool {
         if self.is_idle() {
             match ready.recv() {
                 Ok(job) => self.waiting.push_back(job),
@@ -57,13 +57,19 @@ impl<D: StepDecoder> DecoderWorker<D> {
         self.waiting.is_empty() && !self.slots.is_prefilling() && !self.slots.is_decoding()
     }
 
-    /// One iteration: forget who has gone, admit and prefill, decode one step. Every running row gets a token. Rows that have
-    /// just begun got theirs with their prompt, so for them alone there is no step: images that wait may join them first.
+    /// Runs one turn: removes cancelled and expired jobs, begins and prefills jobs, then runs one decode step.
+    ///
+    /// Rows that begin in this turn already got a token with their prompt. If there are no others, the step is left to the
+    /// next turn, so that waiting images can join it.
     pub(super) fn turn(&mut self) {
         for job in std::mem::take(&mut self.waiting) {
-            if job.is_over() { job.abandon() } else { self.waiting.push_back(job) }
+            if job.is_over() {
+                job.abandon();
+            } else {
+                self.waiting.push_back(job);
+            }
         }
-        self.slots.forget_over(&mut self.decoder);
+        self.slots.remove_over(&mut self.decoder);
         let was_decoding = self.slots.is_decoding();
         self.prefill();
         if was_decoding && self.slots.is_decoding() {
@@ -71,8 +77,8 @@ impl<D: StepDecoder> DecoderWorker<D> {
         }
     }
 
-    /// Feeds prompts until enough positions are spent. Jobs begin first come, first served: one that needs more room than
-    /// there is holds the others back, or it might wait for ever.
+    /// Prefills prompts until `prefill_positions` are spent. Jobs begin first come, first served: a job for which there is
+    /// no room yet holds back those after it, or it could starve.
     fn prefill(&mut self) {
         let mut spent = 0;
         while spent < self.prefill_positions {

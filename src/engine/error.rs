@@ -1,4 +1,4 @@
-//! What can go wrong between a job and its answer: the job's own faults, and everything else.
+//! The errors of jobs: faults of the job itself, and failures of the engine.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,96 +9,96 @@ use crate::generation::GenerationError;
 use crate::image::ImageError;
 use crate::text::TextError;
 
-/// Why a job cannot be run. The fault lies with the job.
+/// A fault of a job, which can never run.
 #[derive(Debug, thiserror::Error)]
 pub enum JobError {
-    /// The image; shared by all who sent it.
+    /// The image cannot be used. All jobs with this image share the error.
     #[error(transparent)]
     Image(Arc<ImageError>),
-    /// The prompt.
+    /// The prompt cannot be used.
     #[error(transparent)]
     Text(#[from] TextError),
-    /// Prompt and new tokens do not fit.
+    /// Prompt and new tokens exceed a row.
     #[error(
-        "the prompt takes {prompt_len} positions (the image included) and max_new_tokens is {max_new_tokens}, which is \
-         more than the {max_len} there are; shorten the text or lower max_new_tokens"
+        "the prompt takes {prompt_len} positions (the image included) and max_new_tokens is {max_new_tokens}, but a row has \
+         {max_len} positions; shorten the text or lower max_new_tokens"
     )]
     TooLong {
         /// Positions of image and prompt.
         prompt_len: usize,
-        /// New tokens asked for.
+        /// New tokens requested.
         max_new_tokens: usize,
         /// Positions of a row.
         max_len: usize,
     },
-    /// More rows than there are slots.
+    /// The job needs more rows than there are slots.
     #[error(
         "num_beams and num_return_sequences ask for {rows} rows, but at most {slots} are decoded together; lower them or \
          start the service with more --slots"
     )]
     TooManyRows {
-        /// Rows asked for.
+        /// Rows requested.
         rows: usize,
-        /// Slots.
+        /// Slots of the decoder.
         slots: usize,
     },
-    /// More positions than there is memory for.
+    /// The job needs more positions than there is memory for.
     #[error(
         "{rows} rows of up to {row_len} positions need more than the {kv_tokens} there is memory for; lower num_beams, \
          num_return_sequences or max_new_tokens, shorten the text, or start the service with more --kv-tokens"
     )]
     TooManyPositions {
-        /// Rows asked for.
+        /// Rows requested.
         rows: usize,
         /// Positions of a row: prompt and new tokens.
         row_len: usize,
         /// Positions of all rows together.
         kv_tokens: usize,
     },
-    /// Candidates to rank are missing, too many, or one of them is at fault.
+    /// Candidates to rank are missing, too many, or one of them cannot be used.
     #[error("candidates: {0}")]
     Candidates(String),
 }
 
-/// Why the engine gave no answer.
+/// An error in place of an answer.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// The job is at fault.
+    /// The job can never run.
     #[error(transparent)]
     Rejected(#[from] JobError),
-    /// A stored image is not there, or cannot be stored.
+    /// An image cannot be stored, or is not stored.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// No place in the queue now, or none from which an answer would come in time.
+    /// The queue is full, or too long for the deadline.
     #[error("the service is busy, and the answer would not be ready in time; try again in {} s", retry_after.as_secs_f64().ceil())]
     Overloaded {
-        /// When there may be a place.
+        /// The estimated time until the request would be admitted.
         retry_after: Duration,
     },
-    /// More rows than the queue can ever hold.
-    #[error("the request has {rows} rows, but at most {capacity} are taken at once; send fewer rows")]
+    /// The request has more rows than the queue.
+    #[error("the request has {rows} rows, but at most {capacity} are accepted at once; send fewer rows")]
     TooManyRows {
-        /// Rows asked for.
+        /// Rows requested.
         rows: usize,
-        /// Rows there is room for.
+        /// Rows of the queue.
         capacity: usize,
     },
-    /// The answer did not come in time.
+    /// The deadline passed before the answer was ready.
     #[error("the answer was not ready in time; ask for fewer tokens or rows, or allow more time")]
     DeadlineExceeded,
     /// The model failed.
     #[error("{stage} failed")]
     Model {
-        /// What was being done.
+        /// The run that failed.
         stage: &'static str,
-        /// Why it failed; shared by the rows of a step.
+        /// The cause. All jobs of the run share it.
         #[source]
         source: Arc<ModelError>,
     },
-    /// The model ran, but its logits are of no use.
+    /// No token can be chosen from the model's logits.
     #[error("generation failed")]
     Generation(#[from] GenerationError),
-    /// The new tokens do not decode to text.
+    /// The new tokens cannot be decoded to text.
     #[error("the answer cannot be decoded")]
     Detokenize(#[source] TextError),
     /// A worker thread has ended, so no job can be answered any longer. Nothing else is reported as this.

@@ -1,23 +1,23 @@
-//! Replays a bundle's golden answers: a server whose answers are wrong does not become ready.
+//! Replays a bundle's golden answers. A service whose answers differ does not become ready.
 
 use super::{Engine, EngineError};
 use crate::bundle::GoldenCase;
 
-/// A golden answer that did not come out.
+/// A golden case that failed.
 #[derive(Debug, thiserror::Error)]
 pub enum GoldenError {
-    /// The engine gave no answer.
+    /// The engine returned an error.
     #[error("golden case {name} was not answered: {source}")]
     Failed {
-        /// The case.
+        /// The name of the case.
         name: String,
-        /// Why not.
+        /// The error.
         source: EngineError,
     },
     /// The answer differs.
     #[error("golden case {name} should give {expected:?} ({expected_ids:?}), but gives {found:?} ({found_ids:?})")]
     Different {
-        /// The case.
+        /// The name of the case.
         name: String,
         /// The reference's answer.
         expected: String,
@@ -30,7 +30,7 @@ pub enum GoldenError {
     },
 }
 
-/// Scores one case and compares the token ids.
+/// Runs one case, and compares the token ids with those of the reference.
 ///
 /// # Errors
 /// [`GoldenError`].

@@ -1,6 +1,6 @@
-//! Stored images: put once, asked about by id until they are deleted, their time is over, or room is needed.
+//! The image store: encoded images under an id, until they are deleted, expire or are evicted.
 //!
-//! Takes the time as an argument, so that tests need not wait.
+//! Methods take the time as an argument, so that tests need not wait.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,33 +11,31 @@ use serde::{Serialize, Serializer};
 
 use super::Image;
 
-/// The name of a stored image: 128 random bits, so nobody guesses another's.
+/// The id of a stored image: 128 random bits, which cannot be guessed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ImageId(u128);
 
-/// Not the form of an id.
+/// A text that is not an id.
 #[derive(Debug, thiserror::Error)]
 #[error("an image id is \"image-\" and 32 hexadecimal digits, as it was returned when the image was stored")]
 pub struct ImageIdError;
 
-/// How an image is to be kept.
+/// The options of a stored image.
 #[derive(Debug, Clone, Copy)]
 pub struct StoreOptions {
-    /// It is forgotten this long after it was stored.
+    /// The time from storing until the image expires.
     pub time_to_live: Duration,
-    /// It does not make room for others.
+    /// Whether the image is exempt from eviction.
     pub is_pinned: bool,
 }
 
-/// Why an image is not stored.
+/// An error of the image store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// No such id, or none any more.
-    #[error(
-        "there is no stored image {0}: it was deleted, its time to live is over, or it made room for others; store it again"
-    )]
+    /// The id is unknown, or no longer known.
+    #[error("there is no stored image {0}: it was deleted, has expired or was evicted; store it again")]
     Unknown(ImageId),
-    /// Pinned images fill the store.
+    /// Pinned images leave no room.
     #[error(
         "pinned images take {pinned} of the {capacity} bytes for stored images; delete or unpin some, or start the \
          service with more --stored-images-mib"
@@ -45,19 +43,19 @@ pub enum StoreError {
     Full {
         /// Bytes of pinned images.
         pinned: usize,
-        /// Bytes of the store.
+        /// The capacity of the store in bytes.
         capacity: usize,
     },
 }
 
-/// What can be told of a stored image.
+/// The properties of a stored image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct StoredImage {
-    /// What it takes of the store.
+    /// Its size in bytes.
     pub bytes: usize,
-    /// It does not make room for others.
+    /// Whether it is exempt from eviction.
     pub is_pinned: bool,
-    /// When it will be forgotten; `None` for never.
+    /// The time until it expires; `None` for never.
     pub expires_in: Option<Duration>,
 }
 
@@ -70,7 +68,7 @@ pub(super) struct ImageStore {
 struct Stored {
     image: Image,
     bytes: usize,
-    /// `None` for a time to live beyond what the clock can tell.
+    /// `None` if the time to live exceeds the range of the clock.
     expires: Option<Instant>,
     is_pinned: bool,
 }
@@ -82,13 +80,13 @@ impl Stored {
 }
 
 impl ImageStore {
-    /// Holds at most `capacity` bytes of encoded images.
+    /// Makes a store for at most `capacity` bytes of encoded images.
     pub(super) fn new(capacity: usize) -> Self {
         Self { images: LruCache::unbounded(), capacity, bytes: 0 }
     }
 
-    /// Keeps an image that takes so many bytes. Those whose time is over make room first, then those that were used
-    /// longest ago and are not pinned.
+    /// Stores an image of `bytes` bytes. Removes expired images first, then evicts the least recently used ones that are
+    /// not pinned.
     pub(super) fn put(
         &mut self,
         image: Image,
@@ -109,12 +107,12 @@ impl ImageStore {
         Ok(id)
     }
 
-    /// The image of an id, which counts as used now.
+    /// Returns an image, and marks it as recently used.
     pub(super) fn get(&mut self, id: ImageId, now: Instant) -> Result<Image, StoreError> {
         Ok(self.find(id, now)?.image.clone())
     }
 
-    /// What there is to tell of an image, which does not count as a use.
+    /// Returns the properties of an image, without marking it as recently used.
     pub(super) fn describe(&self, id: ImageId, now: Instant) -> Result<StoredImage, StoreError> {
         let stored = self.images.peek(&id).filter(|stored| !stored.is_expired(now));
         let Stored { bytes, expires, is_pinned, .. } = stored.ok_or(StoreError::Unknown(id))?;
@@ -122,27 +120,27 @@ impl ImageStore {
         Ok(StoredImage { bytes: *bytes, is_pinned: *is_pinned, expires_in })
     }
 
-    /// Pins an image, or lets it make room for others again.
+    /// Pins or unpins an image.
     pub(super) fn set_pinned(&mut self, id: ImageId, is_pinned: bool, now: Instant) -> Result<(), StoreError> {
         self.find(id, now)?.is_pinned = is_pinned;
         Ok(())
     }
 
-    /// Forgets an image. Jobs that have it go on.
+    /// Deletes an image. Jobs about it go on.
     pub(super) fn delete(&mut self, id: ImageId, now: Instant) -> Result<(), StoreError> {
         self.find(id, now)?;
         self.remove(id);
         Ok(())
     }
 
-    /// Images that are held now, and their bytes.
+    /// Returns the number of images, and their bytes.
     pub(super) fn usage(&mut self, now: Instant) -> (usize, usize) {
-        self.forget_expired(now);
+        self.remove_expired(now);
         (self.images.len(), self.bytes)
     }
 
     fn find(&mut self, id: ImageId, now: Instant) -> Result<&mut Stored, StoreError> {
-        self.forget_expired(now);
+        self.remove_expired(now);
         self.images.get_mut(&id).ok_or(StoreError::Unknown(id))
     }
 
@@ -150,7 +148,7 @@ impl ImageStore {
         self.images.iter().filter(move |(_, stored)| !stored.is_expired(now))
     }
 
-    fn forget_expired(&mut self, now: Instant) {
+    fn remove_expired(&mut self, now: Instant) {
         let expired = self.images.iter().filter(|(_, stored)| stored.is_expired(now)).map(|(id, _)| *id);
         for id in expired.collect::<Vec<_>>() {
             self.remove(id);
@@ -158,7 +156,7 @@ impl ImageStore {
     }
 
     fn make_room(&mut self, bytes: usize, now: Instant) {
-        self.forget_expired(now);
+        self.remove_expired(now);
         let oldest_first = self.images.iter().rev().filter(|(_, stored)| !stored.is_pinned).map(|(id, _)| *id);
         for id in oldest_first.collect::<Vec<_>>() {
             if self.bytes + bytes <= self.capacity {
@@ -210,8 +208,9 @@ mod tests {
     }
 
     #[test]
-    fn an_image_is_found_by_its_id_until_its_time_is_over() {
-        let (mut store, now) = (ImageStore::new(100), Instant::now());
+    fn image_is_found_by_its_id_until_it_expires() {
+        let mut store = ImageStore::new(100);
+        let now = Instant::now();
         let id = put(&mut store, 10, true, now).unwrap();
         assert!(store.get(id, now + HOUR / 2).is_ok());
         assert!(matches!(store.get(id, now + HOUR), Err(StoreError::Unknown(_))));
@@ -219,8 +218,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_pinned_stays_and_what_was_used_longest_ago_makes_room() {
-        let (mut store, now) = (ImageStore::new(30), Instant::now());
+    fn eviction_takes_the_least_recently_used_image_that_is_not_pinned() {
+        let mut store = ImageStore::new(30);
+        let now = Instant::now();
         let pinned = put(&mut store, 10, true, now).unwrap();
         let [first, second] = [(); 2].map(|()| put(&mut store, 10, false, now).unwrap());
         store.get(first, now).unwrap();
@@ -233,18 +233,20 @@ mod tests {
     }
 
     #[test]
-    fn a_store_full_of_pinned_images_refuses_and_loses_nothing() {
-        let (mut store, now) = (ImageStore::new(30), Instant::now());
+    fn store_full_of_pinned_images_refuses_and_loses_nothing() {
+        let mut store = ImageStore::new(30);
+        let now = Instant::now();
         let kept = [10, 10].map(|bytes| put(&mut store, bytes, true, now).unwrap());
         let loose = put(&mut store, 10, false, now).unwrap();
         assert!(matches!(put(&mut store, 11, false, now), Err(StoreError::Full { pinned: 20, capacity: 30 })));
         assert!([kept[0], kept[1], loose].iter().all(|id| store.get(*id, now).is_ok()));
-        assert!(put(&mut store, 30, false, now + HOUR).is_ok(), "their time is over");
+        assert!(put(&mut store, 30, false, now + HOUR).is_ok(), "they have expired");
     }
 
     #[test]
-    fn an_image_that_is_described_is_not_used() {
-        let (mut store, now) = (ImageStore::new(20), Instant::now());
+    fn describing_an_image_does_not_mark_it_as_used() {
+        let mut store = ImageStore::new(20);
+        let now = Instant::now();
         let [first, second] = [(); 2].map(|()| put(&mut store, 10, false, now).unwrap());
         let described = store.describe(first, now + HOUR / 4).unwrap();
         let expected = StoredImage { bytes: 10, is_pinned: false, expires_in: Some(HOUR * 3 / 4) };
@@ -256,8 +258,9 @@ mod tests {
     }
 
     #[test]
-    fn a_deleted_image_is_unknown() {
-        let (mut store, now) = (ImageStore::new(30), Instant::now());
+    fn deleted_image_is_unknown() {
+        let mut store = ImageStore::new(30);
+        let now = Instant::now();
         let id = put(&mut store, 10, true, now).unwrap();
         store.delete(id, now).unwrap();
         assert!(matches!(store.delete(id, now), Err(StoreError::Unknown(unknown)) if unknown == id));
@@ -265,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_is_read_as_it_is_written_and_in_no_other_form() {
+    fn id_is_parsed_in_the_form_in_which_it_is_written_and_no_other() {
         let id = ImageId(0xab);
         assert_eq!(id.to_string(), format!("image-{}ab", "0".repeat(30)));
         assert_eq!(id.to_string().parse::<ImageId>().unwrap(), id);

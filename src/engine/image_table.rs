@@ -1,8 +1,8 @@
-//! Images on their way through the image stage: decoded once, encoded once, remembered.
+//! The table of images: each is decoded once, encoded once, and cached.
 //!
-//! Equal files are the same image. Whoever opens one that is known, or in work for someone else, gets a handle to the
-//! same entry, so that nothing is computed twice however many ask at once. An entry lives as long as its cache or a job
-//! holds it; what the cache throws out stays valid for the jobs that have it.
+//! Equal files are the same image. Opening a file whose image is cached, or in work for another job, returns a handle to
+//! the same entry, so nothing is computed twice. An entry lives as long as the cache or a job holds it: an evicted image
+//! stays valid for its jobs.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as MapEntry;
@@ -18,24 +18,24 @@ use super::traits::{EncodedImage, ImageEncoder, ImagePrefix, ModelError};
 use super::{EngineError, JobError};
 use crate::image::{ImageError, PixelValues, Preprocessor};
 
-/// A hash of an image file's bytes. What is made of an image depends on these, and on bundle and preprocessing, which are
-/// the same for the whole life of an engine.
+/// The hash of an image file. With bundle and preprocessing, which never change in an engine, the file determines the
+/// prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct ImageKey([u8; 32]);
 
-/// An image that can be asked about. Clones are the same image.
+/// A decoded image, which jobs refer to. Clones are the same image.
 #[derive(Clone)]
 pub struct Image(Arc<Entry>);
 
 struct Entry {
     key: ImageKey,
-    /// What the encoder will read, taken when it does; or why the file is no image.
+    /// The pixels, until the encoder takes them; or the error of decoding.
     decoded: OnceLock<Result<Mutex<Option<DecodedImage>>, Arc<ImageError>>>,
-    /// What the encoder made of it; set by the image worker alone.
+    /// The prefix, or the error of encoding. Written once, by the image worker.
     encoded: OnceLock<Result<ImagePrefix, Arc<ModelError>>>,
 }
 
-/// An image's pixels as the encoder reads them.
+/// The pixels of an image, as the encoder reads them.
 pub struct DecodedImage {
     pub(super) pixel_values: PixelValues,
     pub(super) took: Duration,
@@ -46,7 +46,7 @@ impl Image {
         self.0.key
     }
 
-    /// What precedes the text; `None` before the image was encoded, and when that failed.
+    /// Returns the prefix; `None` before the image is encoded, and if that failed.
     pub(super) fn prefix(&self) -> Option<&ImagePrefix> {
         self.0.encoded.get()?.as_ref().ok()
     }
@@ -58,17 +58,17 @@ impl Image {
 
 impl fmt::Debug for DecodedImage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("DecodedImage") // as below
+        f.write_str("DecodedImage") // no pixels in logs
     }
 }
 
 impl fmt::Debug for Image {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Image") // its content has no place in a log
+        f.write_str("Image") // no content in logs
     }
 }
 
-/// All images that are known or in work.
+/// All images that are cached or in work.
 pub(super) struct ImageTable {
     preprocessor: Preprocessor,
     known: Mutex<Known>,
@@ -91,36 +91,38 @@ impl ImageTable {
         &self.counters
     }
 
-    /// The image in a file, decoded and resized on this thread unless it is known.
+    /// Returns the image in a file. Decodes and resizes it on this thread unless it is cached or in work.
     pub(super) fn open(&self, file: &[u8]) -> Result<Image, JobError> {
         let key = ImageKey(Sha256::digest(file).into());
         let image = lock(&self.known).find_or_add(key);
         if image.prefix().is_none() {
-            // Others who open the same image now wait here for the first.
+            // Concurrent calls for the same image wait here for the first.
             let decoded = image.0.decoded.get_or_init(|| Ok(Mutex::new(Some(self.decode(file)?))));
             decoded.as_ref().map_err(|error| JobError::Image(Arc::clone(error)))?;
         }
         Ok(image)
     }
 
-    /// The pixels of the image in a file, whether it is known or not.
+    /// Decodes and resizes the image in a file, also if the image is cached.
     pub(super) fn decode(&self, file: &[u8]) -> Result<DecodedImage, Arc<ImageError>> {
         let started = Instant::now();
         let pixel_values = self.preprocessor.preprocess(file)?;
         Ok(DecodedImage { pixel_values, took: started.elapsed() })
     }
 
-    /// Encodes in one run those of the images that are not yet, and keeps all of them. What came of each, in their order. A
-    /// failure is forgotten, so that the next request tries again. Called by the image worker alone.
+    /// Encodes the new images among these in one run, and caches all of them. Returns the times or the error of each, in
+    /// order. A failure is not cached, so the next request tries again. Only the image worker calls this.
     pub(super) fn encode(
         &self,
         images: &[&Image],
         encoder: &mut impl ImageEncoder,
     ) -> Vec<Result<Timings, EngineError>> {
-        let is_new = |image: &&&Image| image.0.encoded.get().is_none();
-        // Each is taken once, also where it stands twice.
-        let new: Vec<(&Image, DecodedImage)> =
-            images.iter().filter(is_new).filter_map(|image| Some((*image, image.take_decoded()?))).collect();
+        // An image that stands in the list twice gives its pixels once.
+        let new: Vec<(&Image, DecodedImage)> = images
+            .iter()
+            .filter(|image| image.0.encoded.get().is_none())
+            .filter_map(|image| Some((*image, image.take_decoded()?)))
+            .collect();
         let mut timings = vec![Timings::default(); images.len()];
         if !new.is_empty() {
             let pixels: Vec<&PixelValues> = new.iter().map(|(_, decoded)| &decoded.pixel_values).collect();
@@ -128,7 +130,7 @@ impl ImageTable {
                 Ok(images) if images.len() == pixels.len() => images.into_iter().map(Ok).collect(),
                 Ok(images) => pixels.iter().map(|_| Err(wrong_number(images.len(), pixels.len()))).collect(),
                 Err(error) if pixels.len() == 1 => vec![Err(error)],
-                // One of them may be to blame, or their number.
+                // One of the images may be at fault, or the size of the batch.
                 Err(_) => pixels.iter().map(|pixels| encode_alone(encoder, pixels)).collect(),
             };
             for ((image, decoded), encoded) in new.into_iter().zip(encoded) {
@@ -148,7 +150,7 @@ impl ImageTable {
         images.iter().zip(timings).map(|(image, timings)| self.keep(image).map(|()| timings)).collect()
     }
 
-    /// Remembers an image that was encoded, or forgets one that failed.
+    /// Caches an encoded image, or removes one that failed.
     fn keep(&self, image: &Image) -> Result<(), EngineError> {
         let encoded = image.0.encoded.get().expect("an image is decoded when it is opened, and was encoded just now");
         let mut known = lock(&self.known);
@@ -172,7 +174,7 @@ fn wrong_number(returned: usize, images: usize) -> ModelError {
 }
 
 impl Known {
-    /// An image is no longer in work. Of one that failed, another attempt may be by now; that one stays.
+    /// Removes an image from those in work. After a failure another attempt may be there already, which stays.
     fn is_done(&mut self, image: &Image) {
         if let MapEntry::Occupied(in_work) = self.in_work.entry(image.key())
             && in_work.get().as_ptr() == Arc::as_ptr(&image.0)
@@ -191,13 +193,13 @@ impl Known {
             return image.clone();
         }
         let entry = Arc::new(Entry { key, decoded: OnceLock::new(), encoded: OnceLock::new() });
-        self.in_work.retain(|_, entry| entry.strong_count() > 0); // cancelled before they were encoded
+        self.in_work.retain(|_, entry| entry.strong_count() > 0); // jobs that were cancelled before their image was encoded
         self.in_work.insert(key, Arc::downgrade(&entry));
         Image(entry)
     }
 }
 
-/// A panic while the lock is held leaves maps that are whole, so it need not spread.
+/// Locks, also after a panic of another holder, which leaves the maps whole.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,24 +1,24 @@
 //! The image worker: the one thread that owns vision encoder and Q-Former.
 //!
-//! Images are encoded in the order in which they were asked about, as many in a run as the model wants at once. Ten jobs
-//! about one image encode it once: it is done when the second comes up.
+//! Images are encoded in the order of their requests, as many in a run as the model takes at once. Ten jobs about one image
+//! encode it once: when the second job comes up, the image has its prefix.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender};
 use std::time::Instant;
 
-use parking_lot::FairMutex;
+use parking_lot::{FairMutex, FairMutexGuard};
 use tokio::sync::oneshot;
 
 use super::ahead::Ahead;
 use super::image_table::{DecodedImage, Image, ImageTable};
-use super::job::Queued;
+use super::job::QueuedJob;
 use super::stage::{Stage, Timings};
 use super::traits::{EmbeddedImage, ImageEncoder, ModelError};
 use super::{Embedding, EngineError, Permit};
 
-/// What is asked of the worker.
+/// A request to the worker.
 #[derive(Debug)]
 pub(super) enum ImageWork {
     /// An image to encode.
@@ -27,7 +27,7 @@ pub(super) enum ImageWork {
     Embed(EmbedWork),
 }
 
-/// Pixels to embed. What comes out is not kept.
+/// Pixels to embed. The features are not cached.
 #[derive(Debug)]
 pub(super) struct EmbedWork {
     pub(super) image: DecodedImage,
@@ -60,16 +60,16 @@ impl EmbedWork {
     }
 
     fn finish(self, result: Result<Embedding, EngineError>) {
-        let _ = self.reply.send(result); // nobody waits: nobody needs to know
+        let _ = self.reply.send(result); // a cancelled caller needs no answer
         drop(self.permit);
     }
 }
 
-/// An image to encode, and what for.
+/// An image to encode, and the purpose.
 #[derive(Debug)]
 pub(super) enum EncodeWork {
     /// For a job about it, which goes on to the decoder worker.
-    Job(Box<Queued>),
+    Job(Box<QueuedJob>),
     /// For itself: to be stored.
     Image { image: Image, reply: oneshot::Sender<Result<(), EngineError>>, permit: Permit },
 }
@@ -89,137 +89,183 @@ impl EncodeWork {
         }
     }
 
+    /// Returns the job, if its image must be encoded: it then needs a ticket to run ahead of the decoder worker.
+    fn job_that_needs_ticket(&mut self) -> Option<&mut QueuedJob> {
+        match self {
+            Self::Job(job) if job.image.prefix().is_none() => Some(job),
+            _ => None,
+        }
+    }
+
+    /// Fails a request that was cancelled or has expired, and returns any other.
+    fn unless_over(self) -> Option<Self> {
+        if self.is_over() {
+            self.fail(EngineError::DeadlineExceeded);
+            return None;
+        }
+        Some(self)
+    }
+
     fn fail(self, error: EngineError) {
         match self {
             Self::Job(job) => job.fail(error),
             Self::Image { reply, permit, .. } => {
-                let _ = reply.send(Err(error)); // nobody waits: nobody needs to know
+                let _ = reply.send(Err(error)); // a cancelled caller needs no answer
                 drop(permit);
             }
         }
     }
 }
 
-/// Works until all engine handles are gone. Holds `cores` while it computes: for one run after the other, until no image is
-/// waiting or the decoder worker has enough to begin with.
+/// Runs until all engine handles are gone, or the decoder worker is.
 pub(super) fn run(
-    mut encoder: impl ImageEncoder,
+    encoder: impl ImageEncoder,
     images: &ImageTable,
-    waiting: Receiver<ImageWork>,
-    ready: &Sender<Queued>,
+    requests: Receiver<ImageWork>,
+    ready: &Sender<QueuedJob>,
     cores: &FairMutex<()>,
 ) {
-    let mut waiting = Waiting { works: waiting, next: None };
-    let ahead = Arc::default();
-    let mut turn = None;
-    loop {
-        let Some(work) = waiting.next(&mut turn) else { return };
-        let first = match work {
-            ImageWork::Encode(work) => work,
-            ImageWork::Embed(work) => {
-                let result = if work.is_over() {
-                    Err(EngineError::DeadlineExceeded)
-                } else {
-                    turn.get_or_insert_with(|| cores.lock());
-                    work.embed(&mut encoder)
-                };
-                turn = None; // as for an image that fails
-                work.finish(result);
-                continue;
-            }
-        };
-        let Some(first) = take_up(first, |job| {
-            job.ahead = Ahead::try_take(&ahead).or_else(|| {
-                turn = None;
-                Some(Ahead::wait(&ahead))
-            });
-        }) else {
-            continue;
-        };
-        let mut works = vec![first];
-        // What is known needs no cores.
-        if works[0].image().prefix().is_none() {
-            turn.get_or_insert_with(|| cores.lock());
-            waiting.join(&mut works, encoder.images_at_once(), &ahead);
-        }
-        let batch: Vec<&Image> = works.iter().map(EncodeWork::image).collect();
-        let encoded = images.encode(&batch, &mut encoder);
-        for (work, encoded) in works.into_iter().zip(encoded) {
-            match (work, encoded) {
-                (work, Err(error)) => {
-                    turn = None; // it counts for nothing with `ahead`, and the running rows are not to wait for many of them
-                    work.fail(error);
-                }
-                (EncodeWork::Job(mut job), Ok(timings)) => {
-                    job.encoded(timings);
-                    if ready.send(*job).is_err() {
-                        return; // without a decoder worker nothing can be answered; dropped jobs say so
-                    }
-                }
-                (EncodeWork::Image { reply, permit, .. }, Ok(_)) => {
-                    turn = None; // as above
-                    let _ = reply.send(Ok(()));
-                    drop(permit);
+    let queue = RequestQueue { requests, returned: None };
+    let mut worker = ImageWorker { encoder, images, queue, ready, cores, turn: None, ahead: Arc::default() };
+    while let Some(work) = worker.next() {
+        match work {
+            ImageWork::Embed(work) => worker.embed(work),
+            ImageWork::Encode(work) => {
+                if worker.encode(work).is_err() {
+                    return;
                 }
             }
         }
     }
 }
 
-/// Work that is wanted still. A job about an image that is not known yet gets its place ahead of the decoder worker first,
-/// for which it may have to wait.
-fn take_up(mut work: EncodeWork, place: impl FnOnce(&mut Queued)) -> Option<EncodeWork> {
-    if work.image().prefix().is_none()
-        && let EncodeWork::Job(job) = &mut work
-    {
-        place(job);
-    }
-    if work.is_over() {
-        work.fail(EngineError::DeadlineExceeded);
-        return None;
-    }
-    Some(work)
+/// The decoder worker has ended, so no job can be answered. Jobs that are dropped tell their callers.
+struct DecoderWorkerGone;
+
+struct ImageWorker<'a, E> {
+    encoder: E,
+    images: &'a ImageTable,
+    queue: RequestQueue,
+    /// To the decoder worker.
+    ready: &'a Sender<QueuedJob>,
+    cores: &'a FairMutex<()>,
+    /// The lock on `cores`.
+    ///
+    /// It is kept from one run to the next as long as runs bring jobs to the decoder worker, which then begins them
+    /// together. `ahead` bounds their number. Any other run ends the turn: however many of those are waiting, a decode
+    /// step of the active rows comes between two of them.
+    turn: Option<FairMutexGuard<'a, ()>>,
+    ahead: Arc<Ahead>,
 }
 
-/// How many different images are to be encoded for these works.
-fn new_images(works: &[EncodeWork]) -> usize {
-    let new = works.iter().filter(|work| work.image().prefix().is_none());
-    new.map(|work| work.image().key()).collect::<HashSet<_>>().len()
-}
-
-/// The queue, and what was taken from it too early.
-struct Waiting {
-    works: Receiver<ImageWork>,
-    next: Option<ImageWork>,
-}
-
-impl Waiting {
-    /// The next image, for which the turn goes on if it waits already. `None` when no further one can come.
-    fn next<T>(&mut self, turn: &mut Option<T>) -> Option<ImageWork> {
-        self.next.take().or_else(|| self.works.try_recv().ok()).or_else(|| {
-            *turn = None;
-            self.works.recv().ok()
+impl<E: ImageEncoder> ImageWorker<'_, E> {
+    /// Returns the next request. Ends the turn while it waits for one. `None` when all engine handles are gone.
+    fn next(&mut self) -> Option<ImageWork> {
+        self.queue.try_next().or_else(|| {
+            self.turn = None;
+            self.queue.requests.recv().ok()
         })
     }
 
-    /// Adds works that wait already, until they are about so many new images, as long as the decoder worker wants further ones.
-    fn join(&mut self, works: &mut Vec<EncodeWork>, most: usize, ahead: &Arc<Ahead>) {
-        while new_images(works) < most {
-            let work = match self.works.try_recv() {
-                Ok(ImageWork::Encode(work)) => work,
-                Ok(other) => {
-                    self.next = Some(other);
+    fn take_turn(&mut self) {
+        if self.turn.is_none() {
+            self.turn = Some(self.cores.lock());
+        }
+    }
+
+    fn embed(&mut self, work: EmbedWork) {
+        let result = if work.is_over() {
+            Err(EngineError::DeadlineExceeded)
+        } else {
+            self.take_turn();
+            work.embed(&mut self.encoder)
+        };
+        self.turn = None;
+        work.finish(result);
+    }
+
+    /// Encodes an image, together with others that are waiting, and hands the jobs on.
+    fn encode(&mut self, first: EncodeWork) -> Result<(), DecoderWorkerGone> {
+        let mut first = first;
+        if let Some(job) = first.job_that_needs_ticket() {
+            job.ahead = Some(match Ahead::try_take(&self.ahead) {
+                Some(ticket) => ticket,
+                None => {
+                    self.turn = None;
+                    Ahead::wait(&self.ahead)
+                }
+            });
+        }
+        let Some(first) = first.unless_over() else { return Ok(()) };
+        let is_known = first.image().prefix().is_some();
+        let mut batch = vec![first];
+        if !is_known {
+            self.take_turn();
+            self.queue.join(&mut batch, self.encoder.images_at_once(), &self.ahead);
+        }
+        let images: Vec<&Image> = batch.iter().map(EncodeWork::image).collect();
+        let encoded = self.images.encode(&images, &mut self.encoder);
+        batch.into_iter().zip(encoded).try_for_each(|(work, encoded)| self.hand_on(work, encoded))
+    }
+
+    /// Sends a job with its encoded image to the decoder worker, or answers a request that ends here.
+    fn hand_on(&mut self, work: EncodeWork, encoded: Result<Timings, EngineError>) -> Result<(), DecoderWorkerGone> {
+        match (work, encoded) {
+            (EncodeWork::Job(mut job), Ok(timings)) => {
+                job.encoded(timings);
+                self.ready.send(*job).map_err(|_| DecoderWorkerGone)?;
+            }
+            (EncodeWork::Image { reply, permit, .. }, Ok(_)) => {
+                self.turn = None;
+                let _ = reply.send(Ok(())); // a cancelled caller needs no answer
+                drop(permit);
+            }
+            (work, Err(error)) => {
+                self.turn = None;
+                work.fail(error);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Returns the number of different images that must be encoded for these requests.
+fn new_images(batch: &[EncodeWork]) -> usize {
+    let new = batch.iter().filter(|work| work.image().prefix().is_none());
+    new.map(|work| work.image().key()).collect::<HashSet<_>>().len()
+}
+
+/// The waiting requests.
+struct RequestQueue {
+    requests: Receiver<ImageWork>,
+    /// A request that was received and cannot join the present run.
+    returned: Option<ImageWork>,
+}
+
+impl RequestQueue {
+    /// Returns the next request if one is waiting.
+    fn try_next(&mut self) -> Option<ImageWork> {
+        self.returned.take().or_else(|| self.requests.try_recv().ok())
+    }
+
+    /// Adds waiting requests to a batch until it needs `most` new images, or the decoder worker wants no further job.
+    fn join(&mut self, batch: &mut Vec<EncodeWork>, most: usize, ahead: &Arc<Ahead>) {
+        while new_images(batch) < most {
+            let mut work = match self.try_next() {
+                Some(ImageWork::Encode(work)) => work,
+                other => {
+                    self.returned = other;
                     return;
                 }
-                Err(_) => return,
             };
-            let needs_place = matches!(work, EncodeWork::Job(_)) && work.image().prefix().is_none();
-            let place = if needs_place { Ahead::try_take(ahead) } else { None };
-            if needs_place && place.is_none() {
-                self.next = Some(ImageWork::Encode(work));
-                return;
+            if let Some(job) = work.job_that_needs_ticket() {
+                job.ahead = Ahead::try_take(ahead);
+                if job.ahead.is_none() {
+                    self.returned = Some(ImageWork::Encode(work));
+                    return;
+                }
             }
-            works.extend(take_up(work, |job| job.ahead = place));
+            batch.extend(work.unless_over());
         }
     }
 }

@@ -1,8 +1,8 @@
-//! The engine: takes jobs, owns the workers that own the model, gives answers.
+//! The engine: accepts jobs, runs the workers that own the model, returns answers.
 //!
-//! The path of a job: [`Engine::reserve`] a place → [`Engine::open_images`] and [`Engine::prepare`] (decode the image,
-//! tokenize; CPU work for a thread that may block) → [`Engine::submit`] or [`Engine::stream`] → image worker (vision
-//! encoder, Q-Former) → decoder worker (prefill, decode steps, several rows at once) → [`Pending::answer`].
+//! The path of a job: [`Engine::reserve`] → [`Engine::open_images`] and [`Engine::prepare`] (decode the image, tokenize;
+//! CPU work for a thread that may block) → [`Engine::submit`] or [`Engine::stream`] → image worker (vision encoder,
+//! Q-Former) → decoder worker (prefill, decode steps, several rows at once) → [`Pending::answer`].
 //!
 //! Generic over [`ImageEncoder`] and [`StepDecoder`], so that it runs in tests with a scripted model and without ONNX
 //! Runtime. It knows no HTTP.
@@ -60,7 +60,7 @@ use self::decoder_worker::DecoderWorker;
 use self::image_store::ImageStore;
 use self::image_table::ImageTable;
 use self::image_worker::{EmbedWork, EncodeWork, ImageWork};
-use self::job::{Finished, Queued};
+use self::job::{FinishedJob, QueuedJob};
 use self::slots::SlotTable;
 use self::status::{SharedTurn, Turn};
 use crate::bundle::GenerationDefaults;
@@ -68,32 +68,33 @@ use crate::generation::{DecidedToken, GenerationParams, ParamError, Vocabulary};
 use crate::image::Preprocessor;
 use crate::text::Tokenizer;
 
-/// What turns a request into tensors and tokens back into text.
+/// The parts that turn a request into tensors, and tokens back into text.
 pub struct Frontend {
-    /// Bytes to `pixel_values`.
+    /// Turns image files into `pixel_values`.
     pub preprocessor: Preprocessor,
-    /// Text to ids and back.
+    /// Turns text into ids, and ids into text.
     pub tokenizer: Arc<Tokenizer>,
-    /// What a request gets that names no parameters.
+    /// The generation parameters of a request that names none.
     pub defaults: GenerationDefaults,
 }
 
-/// The bounds of an engine.
+/// The limits of an engine.
 #[derive(Debug, Clone, Copy)]
 pub struct EngineLimits {
-    /// Rows that are waiting or running; more are refused.
+    /// The most rows in work, waiting or running. Further rows are refused.
     pub queue_rows: usize,
-    /// Positions of prompts that are fed between two decode steps, about: they make the running rows wait.
+    /// The prompt positions to prefill between two decode steps, about. A higher number favours new requests over running
+    /// ones.
     pub prefill_positions: usize,
-    /// Bytes of keys and values to keep of images, so that a further question feeds its own tokens only.
+    /// Bytes of the KV-prefix cache. A question about an image in it prefills only its own tokens.
     pub kv_prefix_cache_bytes: usize,
-    /// Bytes of encoded images to keep, so that an image asked about again is not encoded again.
+    /// Bytes of the cache of encoded images.
     pub image_cache_bytes: usize,
-    /// Bytes of encoded images that callers store under an id.
+    /// Bytes of the store of encoded images, which have an id.
     pub stored_image_bytes: usize,
-    /// Threads that decode and resize images.
+    /// The threads that decode and resize images.
     pub preprocess_threads: usize,
-    /// How long an answer may take that has no deadline of its own.
+    /// The time for an answer whose request sets no deadline.
     pub timeout: Duration,
 }
 
@@ -111,14 +112,14 @@ impl Default for EngineLimits {
     }
 }
 
-/// A handle to the workers; clones share them. They end when the last handle is dropped.
+/// A handle to the workers. Clones share the workers, which end when the last handle is dropped.
 #[derive(Clone)]
 pub struct Engine {
     shared: Arc<Shared>,
     work: mpsc::Sender<ImageWork>,
 }
 
-/// What all handles share.
+/// The state that all handles share.
 struct Shared {
     tokenizer: Arc<Tokenizer>,
     defaults: GenerationDefaults,
@@ -133,10 +134,10 @@ struct Shared {
 }
 
 impl Engine {
-    /// Starts the two workers, which own `encoder` and `decoder` from now on.
+    /// Starts the two workers, which take over `encoder` and `decoder`.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// When a thread cannot be started.
     pub fn start(
         frontend: Frontend,
         encoder: impl ImageEncoder + 'static,
@@ -154,13 +155,14 @@ impl Engine {
             .build()
             .map_err(std::io::Error::other)?;
 
-        // Both channels are bounded by admission: what is in either of them holds a permit.
-        let (work, waiting) = mpsc::channel();
+        // Admission bounds both channels: every item in them holds a permit.
+        let (work, requests) = mpsc::channel();
         let (encoded, ready) = mpsc::channel();
-        // Two runs at once take longer than one after the other, so the workers take turns.
+        // Two concurrent runs take longer than one after the other, so the workers take turns.
         let cores = Arc::new(FairMutex::new(()));
-        let (table, turns) = (Arc::clone(&images), Arc::clone(&cores));
-        spawn("image-worker", move || image_worker::run(encoder, &table, waiting, &encoded, &turns))?;
+        let table = Arc::clone(&images);
+        let turns = Arc::clone(&cores);
+        spawn("image-worker", move || image_worker::run(encoder, &table, requests, &encoded, &turns))?;
         let worker = DecoderWorker::new(decoder, slots, limits.prefill_positions);
         let turn = worker.status();
         spawn("decoder-worker", move || worker.run(&ready, &cores))?;
@@ -180,7 +182,7 @@ impl Engine {
         Ok(Self { shared: Arc::new(shared), work })
     }
 
-    /// The generation parameters of a request, over the bundle's defaults; `null` names none.
+    /// Parses the generation parameters of a request, over the bundle's defaults. `null` names none.
     ///
     /// # Errors
     /// [`ParamError`] for the first parameter that is unknown or out of range.
@@ -188,58 +190,56 @@ impl Engine {
         GenerationParams::parse(params, self.shared.defaults, &self.vocabulary())
     }
 
-    /// Greedy search for at most so many tokens.
+    /// Returns the parameters of greedy search for at most `max_new_tokens` tokens.
     #[must_use]
     pub fn default_params(&self, max_new_tokens: usize) -> GenerationParams {
         GenerationParams::new(GenerationDefaults { max_new_tokens }, &self.vocabulary())
     }
 
-    /// Reserves places for the rows of a request, before anything is decoded. The permit goes with the jobs.
+    /// Reserves the rows of a request, before its images are decoded. The permit goes with the jobs.
     ///
     /// # Errors
-    /// [`EngineError::Overloaded`] now, [`EngineError::TooManyRows`] always.
+    /// [`EngineError::Overloaded`] if there is no room now, [`EngineError::TooManyRows`] if there never is.
     pub fn reserve(&self, rows: usize) -> Result<Permit, EngineError> {
         self.reserve_until(rows, Instant::now() + self.shared.limits.timeout)
     }
 
-    /// As [`Engine::reserve`], for a request whose answer is of no use after `deadline`.
+    /// Reserves rows like [`Engine::reserve`], for a request with a deadline.
     ///
     /// # Errors
-    /// [`EngineError::Overloaded`] now, [`EngineError::TooManyRows`] always.
+    /// [`EngineError::Overloaded`] if there is no room now, [`EngineError::TooManyRows`] if there never is.
     pub fn reserve_until(&self, rows: usize, deadline: Instant) -> Result<Permit, EngineError> {
         Admission::reserve(&self.shared.admission, rows, deadline)
     }
 
-    /// The image in a file, decoded and resized on this thread unless it is known.
+    /// Returns the image in a file. Decodes and resizes it on this thread unless it is cached or in work.
     ///
     /// # Errors
-    /// [`JobError::Image`] when it is no image that can be used.
+    /// [`JobError::Image`] when the file is not an image, or not one that can be used.
     pub fn open_image(&self, file: &[u8]) -> Result<Image, JobError> {
         self.shared.images.open(file)
     }
 
-    /// The images in some files, in their order. Those that are not known yet are decoded and resized in parallel: call it
-    /// where blocking is allowed. Equal files give the same image.
+    /// Returns the images in some files, in order. Decodes and resizes new ones in parallel, so the caller must be allowed to
+    /// block. Equal files give the same image.
     ///
     /// # Errors
-    /// For each file by itself: [`JobError::Image`] when it is no image that can be used.
+    /// [`JobError::Image`] for each file that is not an image, or not one that can be used.
     pub fn open_images<F: AsRef<[u8]> + Sync>(&self, files: &[F]) -> Vec<Result<Image, JobError>> {
-        let open = |file: &F| self.open_image(file.as_ref());
-        self.shared.preprocessing.install(|| files.par_iter().map(open).collect())
+        self.shared.preprocessing.install(|| files.par_iter().map(|file| self.open_image(file.as_ref())).collect())
     }
 
-    /// The pixels of the images in some files, in their order, decoded and resized in parallel: call it where blocking is
-    /// allowed. For [`Engine::embed`], which reads pixels also of images that are known: of those, what is kept is what the
-    /// decoder reads.
+    /// Decodes and resizes the images in some files in parallel, in order; the caller must be allowed to block. For
+    /// [`Engine::embed`], which needs the pixels of cached images too: the cache keeps only their prefix.
     ///
     /// # Errors
-    /// For each file by itself: [`JobError::Image`] when it is no image that can be used.
+    /// [`JobError::Image`] for each file that is not an image, or not one that can be used.
     pub fn decode_images<F: AsRef<[u8]> + Sync>(&self, files: &[F]) -> Vec<Result<DecodedImage, JobError>> {
         let decode = |file: &F| self.shared.images.decode(file.as_ref()).map_err(JobError::Image);
         self.shared.preprocessing.install(|| files.par_iter().map(decode).collect())
     }
 
-    /// What the Q-Former sees in an image. It is not kept. Dropping the future cancels the work.
+    /// Returns the Q-Former's features of an image, which are not cached. Dropping the future cancels the work.
     ///
     /// # Errors
     /// [`EngineError::Model`] when the model fails, [`EngineError::DeadlineExceeded`], [`EngineError::Stopped`].
@@ -277,19 +277,20 @@ impl Engine {
         Ok(AnswerStream::new(tokens, pending, Arc::clone(&self.shared.tokenizer), stops))
     }
 
-    /// Ranks given answers by their likelihood behind image and prompt.
+    /// Ranks given answers by their likelihood after image and prompt.
     ///
     /// # Errors
     /// [`EngineError::Rejected`] when the job cannot be run, [`EngineError::Stopped`] when a worker has ended.
     pub fn rank(&self, job: &RankJob, permit: &Permit) -> Result<Pending<Ranking>, EngineError> {
         let mut prepared = self.prepare_ranking(job)?;
-        let (texts, warnings) = (job.candidates.clone(), std::mem::take(&mut prepared.warnings));
-        self.send(prepared, permit, None, move |Finished { outcome, timings }| {
+        let texts = job.candidates.clone();
+        let warnings = std::mem::take(&mut prepared.warnings);
+        self.send(prepared, permit, None, move |FinishedJob { outcome, timings }| {
             Ok(Ranking::new(outcome.into_likelihoods(), texts, warnings, timings))
         })
     }
 
-    /// One row from start to end, on this thread.
+    /// Answers one row, and blocks this thread until then.
     ///
     /// # Errors
     /// [`EngineError`].
@@ -300,10 +301,10 @@ impl Engine {
         self.submit(self.prepare(&job)?, &permit)?.wait()
     }
 
-    /// Encodes an image and keeps it under an id.
+    /// Encodes an image, and stores it under an id.
     ///
     /// # Errors
-    /// [`StoreError::Full`], and whatever can go wrong with encoding it.
+    /// [`StoreError::Full`], and the errors of encoding.
     pub async fn store_image(
         &self,
         image: Image,
@@ -319,7 +320,7 @@ impl Engine {
         Ok(self.store().put(image, bytes, options, Instant::now())?)
     }
 
-    /// An image that was stored.
+    /// Returns a stored image, and marks it as recently used.
     ///
     /// # Errors
     /// [`StoreError::Unknown`].
@@ -327,7 +328,7 @@ impl Engine {
         self.store().get(id, Instant::now())
     }
 
-    /// What there is to tell of a stored image; asking does not count as a use.
+    /// Returns a stored image's size, expiry and pin state, without marking it as recently used.
     ///
     /// # Errors
     /// [`StoreError::Unknown`].
@@ -335,7 +336,7 @@ impl Engine {
         self.store().describe(id, Instant::now())
     }
 
-    /// Pins a stored image, or lets it make room for others again.
+    /// Pins or unpins a stored image.
     ///
     /// # Errors
     /// [`StoreError::Unknown`].
@@ -343,7 +344,7 @@ impl Engine {
         self.store().set_pinned(id, is_pinned, Instant::now())
     }
 
-    /// Forgets a stored image; jobs about it go on.
+    /// Deletes a stored image. Jobs about it go on.
     ///
     /// # Errors
     /// [`StoreError::Unknown`].
@@ -351,43 +352,43 @@ impl Engine {
         self.store().delete(id, Instant::now())
     }
 
-    /// Images that are stored, and their bytes.
+    /// Returns the number of stored images, and their bytes.
     #[must_use]
     pub fn stored_images(&self) -> (usize, usize) {
         self.store().usage(Instant::now())
     }
 
-    /// How often an image was known already.
+    /// Returns the counters of the cache of encoded images.
     #[must_use]
     pub fn image_cache(&self) -> CacheCounts {
         self.shared.images.counters().read()
     }
 
-    /// How often the keys and values of an image were known already.
+    /// Returns the counters of the KV-prefix cache.
     #[must_use]
     pub fn kv_prefix_cache(&self) -> CacheCounts {
         self.shared.kv_prefix_cache.read()
     }
 
-    /// Rows that are waiting or running.
+    /// Returns the number of rows in work, waiting or running.
     #[must_use]
     pub fn rows_in_work(&self) -> usize {
         self.shared.admission.taken()
     }
 
-    /// The tokenizer that answers are made with.
+    /// Returns the tokenizer.
     #[must_use]
     pub fn tokenizer(&self) -> &Tokenizer {
         &self.shared.tokenizer
     }
 
-    /// The bounds that the engine was started with.
+    /// Returns the limits that the engine was started with.
     #[must_use]
     pub fn limits(&self) -> EngineLimits {
         self.shared.limits
     }
 
-    /// What is in work, as of the decoder worker's last turn.
+    /// Returns the state as of the decoder worker's last turn.
     #[must_use]
     pub fn status(&self) -> EngineStatus {
         let Turn { prefilling, decoding, slots_in_use, booked } = self.shared.turn.read();
@@ -403,7 +404,7 @@ impl Engine {
         }
     }
 
-    /// The decoder's slots, lengths and cache.
+    /// Returns the limits of the decoder.
     #[must_use]
     pub fn decoder_limits(&self) -> DecoderLimits {
         self.shared.decoder
@@ -415,8 +416,9 @@ impl Engine {
         permit: &Permit,
         tokens: Option<UnboundedSender<DecidedToken>>,
     ) -> Result<Pending<Answer>, EngineError> {
-        let (tokenizer, warnings) = (Arc::clone(&self.shared.tokenizer), std::mem::take(&mut job.warnings));
-        self.send(job, permit, tokens, move |Finished { outcome, timings }| {
+        let tokenizer = Arc::clone(&self.shared.tokenizer);
+        let warnings = std::mem::take(&mut job.warnings);
+        self.send(job, permit, tokens, move |FinishedJob { outcome, timings }| {
             Answer::new(outcome.into_sequences(), &tokenizer, warnings, timings)
         })
     }
@@ -426,11 +428,11 @@ impl Engine {
         job: PreparedJob,
         permit: &Permit,
         tokens: Option<UnboundedSender<DecidedToken>>,
-        finish: impl FnOnce(Finished) -> Result<T, EngineError> + Send + 'static,
+        finish: impl FnOnce(FinishedJob) -> Result<T, EngineError> + Send + 'static,
     ) -> Result<Pending<T>, EngineError> {
         let (reply, answer) = oneshot::channel();
         let deadline = job.deadline;
-        let queued = Queued::new(job, permit.clone(), reply, tokens);
+        let queued = QueuedJob::new(job, permit.clone(), reply, tokens);
         self.work.send(ImageWork::Encode(EncodeWork::Job(Box::new(queued)))).map_err(|_| EngineError::Stopped)?;
         Ok(Pending::new(answer, deadline, finish))
     }
@@ -450,7 +452,7 @@ impl Vocabulary for Tokenizer {
     }
 
     fn encode(&self, text: &str) -> Vec<u32> {
-        self.encode_plain(text).unwrap_or_default() // a byte-level tokenizer knows every text
+        self.encode_plain(text).unwrap_or_default() // a byte-level tokenizer encodes every text
     }
 
     fn bytes(&self, id: u32) -> &[u8] {
@@ -458,8 +460,8 @@ impl Vocabulary for Tokenizer {
     }
 }
 
-/// A worker that panics takes the process with it, and the orchestrator starts a new one: a service without its model
-/// would only collect requests. (The JPEG library unwinds, so the process as a whole cannot abort on panic.)
+/// Starts a worker whose panic aborts the process, so that an orchestrator restarts it: a service without its model could
+/// only collect requests. The process as a whole cannot abort on panic, because the JPEG library unwinds.
 fn spawn(name: &str, worker: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
     thread::Builder::new().name(name.to_owned()).spawn(|| guarded(worker)).map(drop)
 }
@@ -469,7 +471,7 @@ fn guarded(worker: impl FnOnce()) {
     impl Drop for AbortOnPanic {
         fn drop(&mut self) {
             if thread::panicking() {
-                tracing::error!("a worker panicked; the process ends");
+                tracing::error!("a worker panicked; aborting the process");
                 std::process::abort();
             }
         }

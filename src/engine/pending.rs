@@ -1,4 +1,4 @@
-//! Answers that will come: whole, or token by token. Dropping one cancels its job, which ends before the next step.
+//! Pending answers, whole or token by token. Dropping one cancels its job, which ends before the next decode step.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,30 +8,30 @@ use tokio::time::timeout_at;
 
 use super::EngineError;
 use super::answer::Answer;
-use super::job::Finished;
+use super::job::FinishedJob;
 use crate::generation::DecidedToken;
 use crate::text::{Tokenizer, VisiblePiece, VisibleText};
 
-type Reply = oneshot::Receiver<Result<Finished, EngineError>>;
+type Reply = oneshot::Receiver<Result<FinishedJob, EngineError>>;
 
-/// An [`Answer`] or a [`super::Ranking`] that will come.
+/// A pending [`Answer`] or [`super::Ranking`].
 pub struct Pending<T> {
     reply: Reply,
     deadline: Instant,
-    finish: Box<dyn FnOnce(Finished) -> Result<T, EngineError> + Send>,
+    finish: Box<dyn FnOnce(FinishedJob) -> Result<T, EngineError> + Send>,
 }
 
 impl<T> Pending<T> {
     pub(super) fn new(
         reply: Reply,
         deadline: Instant,
-        finish: impl FnOnce(Finished) -> Result<T, EngineError> + Send + 'static,
+        finish: impl FnOnce(FinishedJob) -> Result<T, EngineError> + Send + 'static,
     ) -> Self {
         Self { reply, deadline, finish: Box::new(finish) }
     }
 
-    /// Waits without blocking the thread, on a tokio runtime with time. The workers look at deadlines between two runs of
-    /// the model; this one is punctual even when a run hangs.
+    /// Waits without blocking the thread, on a tokio runtime with time. Returns at the deadline even when a run of the model
+    /// hangs; the workers check deadlines between runs only.
     ///
     /// # Errors
     /// [`EngineError`].
@@ -40,7 +40,7 @@ impl<T> Pending<T> {
         (self.finish)(reply.map_err(|_| EngineError::Stopped)??)
     }
 
-    /// Waits on this thread, which must not be one of an async runtime.
+    /// Blocks this thread, which must not belong to an async runtime.
     ///
     /// # Errors
     /// [`EngineError`].
@@ -65,7 +65,7 @@ pub enum StreamEvent {
     },
 }
 
-/// An answer that comes token by token.
+/// A pending answer that is returned piece by piece.
 pub struct AnswerStream {
     tokens: mpsc::UnboundedReceiver<DecidedToken>,
     /// `None` after the end.

@@ -1,4 +1,4 @@
-//! From a job as asked to one that the model can read: token ids, and a check against what there is room for.
+//! Preparation of jobs: tokenizes the text, and checks the job against the limits of the decoder.
 
 use std::time::Instant;
 
@@ -6,18 +6,19 @@ use super::{Engine, Image, JobError, PreparedJob, RankJob, ScoreJob, Shared};
 use crate::generation::Task;
 use crate::text::{PromptWarning, diagnose};
 
-/// Candidates of a ranking at most: each is a text from outside.
+/// The most candidates of a ranking. Each is a text that must be tokenized.
 const MAX_CANDIDATES: usize = 256;
 
 impl Engine {
-    /// Turns a job into what the model reads: token ids, checked against what there is room for.
+    /// Tokenizes a job, and checks it against the limits of the decoder.
     ///
     /// # Errors
-    /// [`JobError`] when it cannot be run. The fault is the caller's.
+    /// [`JobError`] when the job can never run. The fault is the caller's.
     pub fn prepare(&self, job: &ScoreJob) -> Result<PreparedJob, JobError> {
         let (input_ids, mut warnings) = self.encode(&job.text)?;
-        // Before they are made: a request may ask for any number.
-        let (rows, slots) = (job.params.rows(), self.shared.decoder.slots);
+        // Checked before the task allocates the rows: a request may ask for any number.
+        let rows = job.params.rows();
+        let slots = self.shared.decoder.slots;
         if rows > slots {
             return Err(JobError::TooManyRows { rows, slots });
         }
@@ -33,13 +34,13 @@ impl Engine {
         let decoder = &self.shared.decoder;
         let longest = candidates.iter().map(Vec::len).max().unwrap_or(0);
         let row_len = decoder.prefix_len + input_ids.len() + longest;
-        // Half of slots and memory, so that a ranking need not wait until all others are gone. One row always does.
+        // Half of slots and memory, so that a ranking need not wait until all other jobs have ended. One row always suffices.
         let rows = decoder.slots.div_ceil(2).min(decoder.kv_tokens / 2 / row_len);
         let task = Task::rank(candidates, rows);
         self.prepared(&job.image, input_ids, task, warnings, job.deadline)
     }
 
-    /// The ids of a prompt, and what the caller should know about it.
+    /// Returns the ids of a prompt, and warnings about it.
     fn encode(&self, text: &str) -> Result<(Vec<i64>, Vec<String>), JobError> {
         let room = self.shared.decoder.max_len - self.shared.decoder.prefix_len;
         let encoded = self.shared.tokenizer.encode(text, room)?;
@@ -48,7 +49,7 @@ impl Engine {
         Ok((encoded.input_ids, warnings.collect()))
     }
 
-    /// The tokens of a ranking's candidates.
+    /// Returns the tokens of a ranking's candidates.
     fn candidates(&self, job: &RankJob) -> Result<Vec<Vec<u32>>, JobError> {
         let count = job.candidates.len();
         if !(1..=MAX_CANDIDATES).contains(&count) {
@@ -61,7 +62,7 @@ impl Engine {
                 return Err(JobError::Candidates(format!("number {number} is empty")));
             }
             let space = if follows_a_word && !text.starts_with(char::is_whitespace) { " " } else { "" };
-            // As for a prompt, so that the work is bounded; the start token is not part of a candidate.
+            // Encoded like a prompt, because that bounds the work. The start token is then dropped.
             let encoded = self.shared.tokenizer.encode(&format!("{space}{text}"), max_len);
             let ids = encoded.map_err(|error| JobError::Candidates(format!("number {number}: {error}")))?.input_ids;
             let end = job.with_end_token.then(|| self.shared.tokenizer.special_ids().eos_token_id);
@@ -70,7 +71,7 @@ impl Engine {
         job.candidates.iter().enumerate().map(tokens).collect()
     }
 
-    /// A prompt as processors see it: one id per image position, then the text.
+    /// Returns the prompt as logits processors see it: one id for each image position, then the text.
     fn prompt(&self, input_ids: &[i64]) -> Vec<u32> {
         let image = self.shared.tokenizer.special_ids().image_token_id;
         let image = image.into_iter().flat_map(|id| vec![id; self.shared.decoder.prefix_len]);
@@ -86,7 +87,8 @@ impl Engine {
         deadline: Option<Instant>,
     ) -> Result<PreparedJob, JobError> {
         let Shared { decoder, limits, .. } = &*self.shared;
-        let (rows, max_new_tokens) = (task.rows(), task.max_new_tokens());
+        let rows = task.rows();
+        let max_new_tokens = task.max_new_tokens();
         let prompt_len = decoder.prefix_len + input_ids.len();
         let row_len = prompt_len.saturating_add(max_new_tokens);
         if row_len > decoder.max_len {

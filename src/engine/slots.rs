@@ -1,75 +1,85 @@
-//! The slot table: which row of which job sits in which slot of the KV cache.
+//! The slot table: the assignment of rows to slots of the KV cache.
 //!
-//! Active rows are always slots `0..rows.len()`, because a decode step binds the first slots of the cache. When a row leaves,
-//! the last one takes its place. A job has as many rows as its task goes on with: one for greedy search, `num_beams` for
-//! beam search. A row that goes on several times is copied, never computed again.
+//! Active rows always occupy slots `0..rows.len()`, because a decode step binds the first slots of the cache. When a row
+//! leaves, the last row moves into its slot. The number of a job's rows is the number of its task's continuations: one
+//! for greedy search, up to `num_beams` for beam search. A row that continues several times is copied, never recomputed.
 //!
-//! Behind the active rows sit the prompts that are being fed, one slot each. They take turns, so that a long one does not
-//! hold up a short one.
+//! Prompts that are being prefilled occupy one slot each after the active rows. They take turns, so that a long prompt
+//! does not hold up a short one.
 //!
-//! A job books its rows and all positions that they can reach before it begins, so neither can run out under way.
+//! Before a job begins, it books its rows and every position that they can reach. Neither can run out later.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use super::EngineError;
 use super::byte_cache::{ByteCache, CacheCounters};
 use super::image_table::ImageKey;
-use super::job::Queued;
+use super::job::QueuedJob;
 use super::stage::Stage;
 use super::status::Turn;
 use super::traits::{DecoderLimits, ModelError, PromptPiece, SavedRow, StepDecoder};
 use crate::generation::{Continuation, Origin};
 
-/// Rows that memory is taken for beforehand: all that the default cache holds at full size, and little for a tiny model.
+/// The most KV-prefix cache entries to preallocate: all of the default cache at full size, and little for a tiny model.
 const MOST_SPARE: usize = 16;
 
-/// Prompts are fed together if none of them is so many positions shorter than the longest: what is padded costs as much as
-/// what is fed, and a run of its own the time to read the weights (benches/results: about 20 positions on two cores).
+/// The most positions by which prompts of one run may differ in length.
+///
+/// Padding costs as much as prefilling. A run of its own costs the time to read the weights, which equals that of about
+/// 20 positions on two cores (benches/results).
 const MOST_PADDING: usize = 16;
 
-/// Jobs are numbered as they come.
+/// The number of a job, in the order in which jobs become active.
 type JobNumber = u64;
 
 /// An active row.
 #[derive(Debug)]
 struct ActiveRow {
     job: JobNumber,
-    /// What the next step feeds.
+    /// The token that the next step feeds.
     token: u32,
-    /// New tokens that the slot's positions behind the prompt hold, so that equal ones are not copied.
+    /// The tokens at the slot's positions after the prompt. Positions with equal tokens need not be copied.
     fed: Vec<u32>,
 }
 
-/// A job in work: its rows' slots, in the order of its task's continuations.
+impl ActiveRow {
+    fn new(job: JobNumber) -> Self {
+        Self { job, token: 0, fed: Vec::new() }
+    }
+}
+
+/// A job whose rows are active.
 #[derive(Debug)]
-struct Running {
-    job: Queued,
+struct DecodingJob {
+    job: QueuedJob,
+    /// The slots of its rows, in the order of its task's continuations.
     slots: Vec<usize>,
     prompt_len: usize,
 }
 
-/// A job whose prompt is being fed.
+/// A job whose prompt is being prefilled.
 #[derive(Debug)]
-struct Prefilling {
-    job: Queued,
+struct PrefillingJob {
+    job: QueuedJob,
     slot: usize,
     /// Positions that the slot holds.
     done: usize,
     prompt_len: usize,
 }
 
-impl Prefilling {
-    /// The positions to feed next: never one alone, and none that would leave one alone.
+impl PrefillingJob {
+    /// Returns the positions to feed next. A piece never has one position, nor leaves one over: a run of one position
+    /// takes another kernel and would give other bits.
     fn next_piece(&self, piece: usize) -> Range<usize> {
         let left = self.prompt_len - self.done;
         let len = if left <= piece { left } else { piece.min(left - 2) };
         self.done..self.done + len
     }
 
-    /// `None` while the image is not encoded.
+    /// Returns the piece at these positions; `None` if the image is not encoded.
     fn piece(&self, positions: Range<usize>) -> Option<PromptPiece<'_>> {
         Some(PromptPiece { image: self.job.image.prefix()?, input_ids: &self.job.input_ids, positions })
     }
@@ -82,14 +92,15 @@ impl Prefilling {
 #[derive(Debug)]
 pub(super) struct SlotTable {
     limits: DecoderLimits,
-    /// Positions that the jobs in work can reach: at most `limits.kv_tokens`.
+    /// The positions that all jobs in the table can reach; at most `limits.kv_tokens`.
     booked: usize,
+    /// The KV-prefix cache.
     prefixes: ByteCache<ImageKey, SavedRow>,
-    /// Memory for those of the first images.
+    /// Preallocated memory for the first entries of `prefixes`.
     spare: Vec<SavedRow>,
-    prefilling: VecDeque<Prefilling>,
+    prefilling: VecDeque<PrefillingJob>,
     rows: Vec<ActiveRow>,
-    jobs: BTreeMap<JobNumber, Running>,
+    jobs: BTreeMap<JobNumber, DecodingJob>,
     next_job: JobNumber,
 }
 
@@ -107,8 +118,10 @@ impl SlotTable {
         }
     }
 
-    /// Takes memory for what is kept of the first images. To write fresh memory takes 10 to 60 ms an image at full size, which
-    /// no request is to wait for; later ones get the memory of those that are forgotten.
+    /// Preallocates the first entries of the KV-prefix cache.
+    ///
+    /// The first write to the memory of an entry costs 10 to 60 ms at full size, which no request should wait for. Later
+    /// entries reuse the memory of evicted ones.
     pub(super) fn prepare(&mut self, decoder: &mut impl StepDecoder) {
         let rows = self.prefixes.capacity() / (self.saved_len() * self.limits.position_bytes).max(1);
         self.spare = (0..rows.min(MOST_SPARE)).map(|_| decoder.spare_row(self.saved_len())).collect();
@@ -118,24 +131,28 @@ impl SlotTable {
         self.prefixes.counters()
     }
 
-    /// Rows are active, so there is a step to run.
+    /// Returns whether rows are active, so that there is a step to run.
     pub(super) fn is_decoding(&self) -> bool {
         !self.rows.is_empty()
     }
 
-    /// Prompts are being fed.
+    /// Returns whether prompts are being prefilled.
     pub(super) fn is_prefilling(&self) -> bool {
         !self.prefilling.is_empty()
     }
 
-    /// What is in work now.
+    /// Returns the counts of jobs, slots and positions in use.
     pub(super) fn turn(&self) -> Turn {
-        let (prefilling, decoding) = (self.prefilling.len(), self.jobs.len());
-        Turn { prefilling, decoding, slots_in_use: prefilling + self.rows.len(), booked: self.booked }
+        Turn {
+            prefilling: self.prefilling.len(),
+            decoding: self.jobs.len(),
+            slots_in_use: self.prefilling.len() + self.rows.len(),
+            booked: self.booked,
+        }
     }
 
-    /// Ends the jobs in work that nobody waits for any more, so that they take part in no further run.
-    pub(super) fn forget_over(&mut self, decoder: &mut impl StepDecoder) {
+    /// Removes cancelled and expired jobs, so that they take part in no further run.
+    pub(super) fn remove_over(&mut self, decoder: &mut impl StepDecoder) {
         for prompt in std::mem::take(&mut self.prefilling) {
             if prompt.job.is_over() {
                 self.unbook(&prompt.job);
@@ -144,37 +161,38 @@ impl SlotTable {
                 self.prefilling.push_back(prompt);
             }
         }
-        let over = self.jobs.iter().filter(|(_, running)| running.job.is_over()).map(|(number, _)| *number);
-        for number in over.collect::<Vec<_>>() {
+        let over = self.jobs.iter().filter(|(_, decoding)| decoding.job.is_over());
+        for number in over.map(|(number, _)| *number).collect::<Vec<_>>() {
             if let Some(job) = self.remove(decoder, number) {
                 job.abandon();
             }
         }
     }
 
-    /// Whether a job finds slots and memory now.
-    pub(super) fn has_room(&self, job: &Queued) -> bool {
-        // Not the rows that are active: beams may be fewer for a while.
-        let running: usize = self.jobs.values().map(|running| running.job.task.rows()).sum();
-        running + self.booked_rows() + job.task.rows() <= self.limits.slots
-            && self.booked + self.positions(job) <= self.limits.kv_tokens
+    /// Returns whether there are slots and memory for a job now.
+    pub(super) fn has_room(&self, job: &QueuedJob) -> bool {
+        // A beam search may have fewer active rows for a while, so the rows that it can have count.
+        let decoding: usize = self.jobs.values().map(|decoding| decoding.job.task.rows()).sum();
+        let has_slots = decoding + self.booked_rows() + job.task.rows() <= self.limits.slots;
+        let has_memory = self.booked + self.positions(job) <= self.limits.kv_tokens;
+        has_slots && has_memory
     }
 
-    /// Begins with a job that has room: books what it needs, and gives it a slot to feed its prompt to.
-    pub(super) fn begin(&mut self, decoder: &mut impl StepDecoder, mut job: Queued) {
+    /// Begins a job for which there is room: books its rows and positions, and assigns a slot for its prompt.
+    pub(super) fn begin(&mut self, decoder: &mut impl StepDecoder, mut job: QueuedJob) {
         job.picked_up();
-        // Where its row will be active if all goes on as it is, so that it need not be moved then.
+        // The slot in which its row will be active if no other job ends first. Then the row need not move.
         let later = self.rows.len() + self.booked_rows();
         let slot = if self.prefilling.iter().any(|prompt| prompt.slot == later) { self.last_free() } else { later };
         self.booked += self.positions(&job);
         decoder.release(slot, self.row_len(&job));
         let prompt_len = self.prompt_len(&job);
-        self.prefilling.push_back(Prefilling { job, slot, done: 0, prompt_len });
+        self.prefilling.push_back(PrefillingJob { job, slot, done: 0, prompt_len });
         self.give_back_idle(decoder);
     }
 
-    /// Feeds the next piece of the next prompt; in the same run also the first pieces of prompts in the slots beside it, as
-    /// far as `positions` last. A row becomes active with its last piece. How many positions were fed.
+    /// Feeds the next piece of the next prompt, and in the same run the first pieces of prompts in adjacent slots, up to
+    /// about `positions` in all. A prompt whose last piece was fed becomes an active row. Returns the positions fed.
     pub(super) fn prefill(&mut self, decoder: &mut impl StepDecoder, positions: usize) -> usize {
         let started = Instant::now();
         let batch = self.next_prompts(decoder, positions);
@@ -195,7 +213,7 @@ impl SlotTable {
                 }
             }
             Ok(logits) => {
-                // They stay in the table, first, because an active row may have to move a prompt out of its way.
+                // All of them go back to the table first, because activating one may move another to a new slot.
                 for (mut prompt, fed) in batch.into_iter().zip(&fed).rev() {
                     prompt.job.timings[Stage::Prefill] += took;
                     prompt.done = fed.end;
@@ -209,39 +227,53 @@ impl SlotTable {
         fed.iter().map(Range::len).sum()
     }
 
-    /// The prompts to feed in the next run, in the order of their slots: the first in the queue, and if that has just begun,
-    /// those of its neighbours that have just begun too. None of an image that another makes known.
-    fn next_prompts(&mut self, decoder: &mut impl StepDecoder, positions: usize) -> Vec<Prefilling> {
+    /// Takes the prompts of the next run from the queue, in the order of their slots: the first prompt, and if that one
+    /// begins, those in adjacent slots that can share its run.
+    fn next_prompts(&mut self, decoder: &mut impl StepDecoder, positions: usize) -> Vec<PrefillingJob> {
         let Some(mut lead) = self.prefilling.pop_front() else { return Vec::new() };
         if lead.done == 0 {
             lead.done = self.restore(decoder, &lead);
         }
         let piece = lead.next_piece(self.limits.piece);
-        let (mut shortest, mut longest, mut left) = (piece.len(), piece.len(), positions.saturating_sub(piece.len()));
-        let has_image = lead.job.image.prefix().is_some();
-        let (is_alone, first) = (lead.done > 0 || piece.end <= self.limits.prefix_len || !has_image, lead.slot);
+        let may_share = self.begins_into_text(&lead);
+        let first = lead.slot;
         let mut batch = vec![lead];
-        if is_alone {
+        if !may_share {
             return batch;
         }
+        let mut left = positions.saturating_sub(piece.len());
+        let mut lengths = piece.len()..=piece.len();
         for slot in first + 1..self.limits.slots {
-            let Some(place) = self.prefilling.iter().position(|prompt| prompt.slot == slot) else { break };
-            let next = &self.prefilling[place];
-            let (is_new, len) = (next.done == 0, next.next_piece(self.limits.piece).len());
-            (shortest, longest) = (shortest.min(len), longest.max(len));
-            let fits = len <= left && longest - shortest <= MOST_PADDING && len > self.limits.prefix_len;
-            let is_known = self.prefixes.holds(&next.image_key())
-                || self.keeps_prefixes() && batch.iter().any(|other| other.image_key() == next.image_key());
-            if !is_new || !fits || is_known || next.job.image.prefix().is_none() {
+            let Some(index) = self.prefilling.iter().position(|prompt| prompt.slot == slot) else { break };
+            let next = &self.prefilling[index];
+            let len = next.next_piece(self.limits.piece).len();
+            lengths = len.min(*lengths.start())..=len.max(*lengths.end());
+            let fits = len <= left && lengths.end() - lengths.start() <= MOST_PADDING;
+            if !fits || !self.begins_into_text(next) || self.will_have_prefix(next, &batch) {
                 break;
             }
             left -= len;
-            batch.extend(self.prefilling.remove(place));
+            batch.extend(self.prefilling.remove(index));
         }
         batch
     }
 
-    /// What comes of the first prompt in the queue, now that these positions of it were fed.
+    /// Returns whether the next piece of a prompt begins it and reaches into its text, as all pieces of a shared run must.
+    fn begins_into_text(&self, prompt: &PrefillingJob) -> bool {
+        prompt.done == 0
+            && prompt.next_piece(self.limits.piece).end > self.limits.prefix_len
+            && prompt.job.image.prefix().is_some()
+    }
+
+    /// Returns whether the KV prefix of a prompt's image is cached, or will be after the run of `batch`. Such a prompt
+    /// waits, and then feeds its text only.
+    fn will_have_prefix(&self, prompt: &PrefillingJob, batch: &[PrefillingJob]) -> bool {
+        let key = prompt.image_key();
+        self.prefixes.holds(&key) || self.keeps_prefixes() && batch.iter().any(|other| other.image_key() == key)
+    }
+
+    /// Settles the first prompt in the queue after these positions of it were fed: caches its KV prefix, then activates
+    /// its row or puts it back to the end of the queue.
     fn settle_prompt(&mut self, decoder: &mut impl StepDecoder, fed: &Range<usize>, logits: &[f32]) {
         let Some(prompt) = self.prefilling.pop_front() else { return };
         if fed.contains(&self.limits.prefix_len) {
@@ -254,67 +286,72 @@ impl SlotTable {
         }
     }
 
-    /// Fills a slot with what is known of the job's image. How many positions that were.
-    fn restore(&mut self, decoder: &mut impl StepDecoder, prompt: &Prefilling) -> usize {
-        // A run of one position takes another kernel and would give other bits, so at least two are left to feed.
+    /// Copies the cached KV prefix of the prompt's image into its slot. Returns the positions copied.
+    fn restore(&mut self, decoder: &mut impl StepDecoder, prompt: &PrefillingJob) -> usize {
+        // At least two positions are left to feed, as for `next_piece`.
         let most = prompt.prompt_len.saturating_sub(2);
-        self.prefixes.get(&prompt.image_key()).map_or(0, |saved| {
-            let len = saved.len().min(most);
-            decoder.restore_row(prompt.slot, saved, len);
-            len
-        })
+        let Some(saved) = self.prefixes.get(&prompt.image_key()) else { return 0 };
+        let len = saved.len().min(most);
+        decoder.restore_row(prompt.slot, saved, len);
+        len
     }
 
-    /// Keeps the keys and values of image and start token, which every further question about it begins with.
-    fn remember(&mut self, decoder: &mut impl StepDecoder, prompt: &Prefilling) {
-        if self.keeps_prefixes() {
-            let bytes = self.saved_len() * self.limits.position_bytes;
-            let unneeded = self.prefixes.make_room(bytes).or_else(|| self.spare.pop()).unwrap_or_default();
-            let saved = decoder.save_row(prompt.slot, self.saved_len(), unneeded);
-            if !saved.is_empty() {
-                self.prefixes.put(prompt.image_key(), saved, bytes);
-            }
+    /// Caches the keys and values of image and start token, with which every other question about the image begins.
+    fn remember(&mut self, decoder: &mut impl StepDecoder, prompt: &PrefillingJob) {
+        if !self.keeps_prefixes() {
+            return;
+        }
+        let bytes = self.saved_len() * self.limits.position_bytes;
+        let unneeded = self.prefixes.make_room(bytes).or_else(|| self.spare.pop()).unwrap_or_default();
+        let saved = decoder.save_row(prompt.slot, self.saved_len(), unneeded);
+        if !saved.is_empty() {
+            self.prefixes.put(prompt.image_key(), saved, bytes);
         }
     }
 
-    /// Positions of image and start token.
+    /// Returns the positions of a KV prefix: those of the image, and the start token's.
     fn saved_len(&self) -> usize {
         self.limits.prefix_len + 1
     }
 
+    /// Returns whether the cache has room for a KV prefix at all.
     fn keeps_prefixes(&self) -> bool {
         self.prefixes.fits(self.saved_len() * self.limits.position_bytes)
     }
 
-    fn activate(&mut self, decoder: &mut impl StepDecoder, prompt: Prefilling, logits: &[f32]) {
-        let Prefilling { job, slot: from, prompt_len, .. } = prompt;
-        let (number, slot) = (self.next_job, self.rows.len());
+    /// Moves a prompt that was fed to the end into the slot after the active rows, and gives its logits to its task.
+    fn activate(&mut self, decoder: &mut impl StepDecoder, prompt: PrefillingJob, logits: &[f32]) {
+        let PrefillingJob { job, slot: from, prompt_len, .. } = prompt;
+        let number = self.next_job;
         self.next_job += 1;
-        // Another prompt may be fed where this row belongs. Then they change places, as there may be no third one.
+        let slot = self.rows.len();
+        // Another prompt may occupy that slot. Then the two swap, as there may be no third slot.
         let other = self.prefilling.iter_mut().find(|other| other.slot == slot);
         let saved = other.map(|other| {
             other.slot = from;
             let saved = decoder.save_row(slot, other.done, SavedRow::default());
-            other.done = saved.len(); // without memory for it, it is fed again
+            other.done = saved.len(); // 0 if there was no memory to save it; it is then fed again
             saved
         });
         decoder.copy_row(from, slot, 0..prompt_len);
         if let Some(saved) = saved {
-            decoder.release(from, 0); // it may hold more than the other has booked
+            decoder.release(from, 0); // the slot may hold more positions than the other prompt booked
             decoder.restore_row(from, &saved, saved.len());
         }
         decoder.release(slot, self.row_len(&job));
-        self.rows.push(ActiveRow { job: number, token: 0, fed: Vec::new() });
-        self.jobs.insert(number, Running { job, slots: vec![slot], prompt_len });
+        self.rows.push(ActiveRow::new(number));
+        self.jobs.insert(number, DecodingJob { job, slots: vec![slot], prompt_len });
         self.give_back_idle(decoder);
         self.advance(decoder, number, &[logits]);
     }
 
-    /// The slot behind the active rows, for a row of so many positions. A prompt that is being fed there makes way.
+    /// Frees the slot after the active rows for a row of `row_len` positions, and returns it. A prompt that occupies the
+    /// slot moves to the last free one.
     fn claim(&mut self, decoder: &mut impl StepDecoder, row_len: usize) -> usize {
-        let (slot, free) = (self.rows.len(), self.last_free());
+        let slot = self.rows.len();
+        let free = self.last_free();
         if let Some(prompt) = self.prefilling.iter_mut().find(|prompt| prompt.slot == slot) {
-            decoder.release(free, 0); // it may hold more than this prompt has booked
+            decoder.release(free, 0); // the slot may hold more positions than this prompt booked
             decoder.copy_row(slot, free, 0..prompt.done);
             prompt.slot = free;
         }
@@ -322,16 +359,19 @@ impl SlotTable {
         slot
     }
 
-    /// The last slot without a prompt. Whoever asks has booked a row, so there is one.
+    /// Returns the last idle slot. There is one, because callers have booked a row for it.
     fn last_free(&self) -> usize {
-        let is_free = |slot: &usize| self.prefilling.iter().all(|prompt| prompt.slot != *slot);
-        (self.rows.len()..self.limits.slots).rev().find(is_free).unwrap_or(self.rows.len())
+        self.idle_slots().next_back().unwrap_or(self.rows.len())
     }
 
-    /// Slots without a row keep their memory for the next one, as far as nobody has booked it.
+    /// Returns the slots without a row, active or being prefilled.
+    fn idle_slots(&self) -> impl DoubleEndedIterator<Item = usize> {
+        (self.rows.len()..self.limits.slots).filter(|slot| self.prefilling.iter().all(|prompt| prompt.slot != *slot))
+    }
+
+    /// Releases the memory of idle slots that jobs have booked. Idle slots keep the rest for their next row.
     fn give_back_idle(&self, decoder: &mut impl StepDecoder) {
-        let is_idle = |slot: &usize| self.prefilling.iter().all(|prompt| prompt.slot != *slot);
-        let idle: Vec<usize> = (self.rows.len()..self.limits.slots).filter(is_idle).collect();
+        let idle: Vec<usize> = self.idle_slots().collect();
         let mut held: usize = idle.iter().map(|slot| decoder.held(*slot)).sum();
         for slot in idle.into_iter().rev() {
             if self.booked + held <= self.limits.kv_tokens {
@@ -342,34 +382,34 @@ impl SlotTable {
         }
     }
 
-    fn prompt_len(&self, job: &Queued) -> usize {
+    fn prompt_len(&self, job: &QueuedJob) -> usize {
         self.limits.prefix_len + job.input_ids.len()
     }
 
-    /// Positions that a row of a job can reach.
-    fn row_len(&self, job: &Queued) -> usize {
+    /// Returns the positions that a row of a job can reach.
+    fn row_len(&self, job: &QueuedJob) -> usize {
         self.prompt_len(job) + job.task.max_new_tokens()
     }
 
-    /// Positions that a job can reach with all its rows.
-    fn positions(&self, job: &Queued) -> usize {
+    /// Returns the positions that all rows of a job can reach together.
+    fn positions(&self, job: &QueuedJob) -> usize {
         job.task.rows() * self.row_len(job)
     }
 
-    /// Rows that prompts in work will have.
+    /// Returns the rows that the jobs being prefilled will have.
     fn booked_rows(&self) -> usize {
         self.prefilling.iter().map(|prompt| prompt.job.task.rows()).sum()
     }
 
-    fn unbook(&mut self, job: &Queued) {
+    fn unbook(&mut self, job: &QueuedJob) {
         self.booked -= self.positions(job);
     }
 
-    /// One decode step for all rows, then ended rows leave.
+    /// Runs one decode step for all active rows, then removes the jobs that have ended.
     pub(super) fn step(&mut self, decoder: &mut impl StepDecoder) {
         let tokens: Vec<i64> = self.rows.iter().map(|row| i64::from(row.token)).collect();
         let started = Instant::now();
-        // A failed step leaves every row as it was, so it may be repeated: once, in case the fault has passed.
+        // A failed step leaves every row as it was. It is repeated once, in case the fault was temporary.
         let logits = match decoder.decode(&tokens).or_else(|_| decoder.decode(&tokens)) {
             Ok(logits) => logits,
             Err(source) => return self.fail_all(source),
@@ -378,27 +418,23 @@ impl SlotTable {
         for row in &mut self.rows {
             row.fed.push(row.token);
         }
-        // Rows move while jobs leave, so what belongs to whom is noted first.
+        // Rows move when jobs end, so logits are assigned to jobs before the first job advances.
         let logits: Vec<&[f32]> = logits.rows().collect();
-        let numbers: Vec<JobNumber> = self.jobs.keys().copied().collect();
-        let of_job = |number: &JobNumber| self.jobs[number].slots.iter().map(|slot| logits[*slot]).collect();
-        let rows: Vec<Vec<&[f32]>> = numbers.iter().map(of_job).collect();
-        for (number, rows) in numbers.into_iter().zip(rows) {
-            self.settle(decoder, number, &rows, took);
+        let mut logits_of_jobs: Vec<(JobNumber, Vec<&[f32]>)> = Vec::with_capacity(self.jobs.len());
+        for (number, decoding) in &mut self.jobs {
+            decoding.job.timings[Stage::Decode] += took;
+            logits_of_jobs.push((*number, decoding.slots.iter().map(|slot| logits[*slot]).collect()));
+        }
+        for (number, logits) in logits_of_jobs {
+            self.advance(decoder, number, &logits);
         }
     }
 
-    fn settle(&mut self, decoder: &mut impl StepDecoder, number: JobNumber, rows: &[&[f32]], took: Duration) {
-        let Some(running) = self.jobs.get_mut(&number) else { return };
-        running.job.timings[Stage::Decode] += took;
-        self.advance(decoder, number, rows);
-    }
-
-    /// Gives a job the logits of its rows, and its rows the slots of what goes on.
+    /// Gives a job's task the logits of its rows. The job then ends, or its continuations get slots.
     fn advance(&mut self, decoder: &mut impl StepDecoder, number: JobNumber, logits: &[&[f32]]) {
-        let Some(running) = self.jobs.get_mut(&number) else { return };
-        let advanced = running.job.task.advance(logits);
-        running.job.publish();
+        let Some(decoding) = self.jobs.get_mut(&number) else { return };
+        let advanced = decoding.job.task.advance(logits);
+        decoding.job.publish();
         match advanced {
             Ok(continuations) if continuations.is_empty() => {
                 if let Some(job) = self.remove(decoder, number) {
@@ -414,47 +450,49 @@ impl SlotTable {
         }
     }
 
-    /// Gives every continuation a slot. The first one of a row stays in that row's slot. All others are copied into slots
-    /// whose rows do not go on, or new ones; as no source is ever overwritten, the order does not matter.
+    /// Gives each continuation a slot. The first continuation of a row keeps that row's slot. All others are copied into
+    /// slots whose rows do not continue, or into new ones. A slot that is a source is never overwritten, so the order
+    /// does not matter.
     fn place(&mut self, decoder: &mut impl StepDecoder, number: JobNumber, continuations: &[Continuation]) {
-        let Some(running) = self.jobs.get(&number) else { return };
-        let (old, prompt_len, row_len) = (running.slots.clone(), running.prompt_len, self.row_len(&running.job));
-        let mut placed: Vec<Option<usize>> = vec![None; continuations.len()];
+        let Some(decoding) = self.jobs.get(&number) else { return };
+        let old = decoding.slots.clone();
+        let prompt_len = decoding.prompt_len;
+        let row_len = self.row_len(&decoding.job);
+
         let mut is_kept = vec![false; old.len()];
-        for (place, continuation) in placed.iter_mut().zip(continuations) {
+        let mut kept: Vec<Option<usize>> = vec![None; continuations.len()];
+        for (slot, continuation) in kept.iter_mut().zip(continuations) {
             if let Origin::Row(row) = continuation.origin
                 && !is_kept[row]
             {
                 is_kept[row] = true;
-                *place = Some(old[row]);
+                *slot = Some(old[row]);
             }
         }
         let mut free: Vec<usize> = (0..old.len()).filter(|row| !is_kept[*row]).map(|row| old[row]).rev().collect();
+
         let mut slots = Vec::with_capacity(continuations.len());
-        for (place, Continuation { origin, token }) in placed.into_iter().zip(continuations) {
-            let slot = place.unwrap_or_else(|| {
-                let (source, keep) = match origin {
+        for (kept, Continuation { origin, token }) in kept.into_iter().zip(continuations) {
+            let slot = kept.unwrap_or_else(|| {
+                let (source, fed) = match origin {
                     Origin::Row(row) => (old[*row], self.rows[old[*row]].fed.clone()),
                     Origin::Prompt => (old[0], Vec::new()),
                 };
-                let (slot, same) = match free.pop() {
-                    Some(slot) => (slot, prompt_len + common_prefix(&self.rows[slot].fed, &keep)),
-                    None => {
-                        let slot = self.claim(decoder, row_len);
-                        self.rows.push(ActiveRow { job: number, token: 0, fed: Vec::new() });
-                        (slot, 0)
-                    }
+                let (slot, equal) = match free.pop() {
+                    Some(slot) => (slot, prompt_len + common_prefix(&self.rows[slot].fed, &fed)),
+                    None => (self.add_row(decoder, number, row_len), 0),
                 };
-                decoder.copy_row(source, slot, same..prompt_len + keep.len());
-                self.rows[slot].fed = keep;
+                decoder.copy_row(source, slot, equal..prompt_len + fed.len());
+                self.rows[slot].fed = fed;
                 slot
             });
             self.rows[slot].token = *token;
             slots.push(slot);
         }
-        if let Some(running) = self.jobs.get_mut(&number) {
-            running.slots = slots;
+        if let Some(decoding) = self.jobs.get_mut(&number) {
+            decoding.slots = slots;
         }
+
         free.sort_unstable();
         for slot in free.into_iter().rev() {
             self.free(decoder, slot);
@@ -462,21 +500,28 @@ impl SlotTable {
         self.give_back_idle(decoder);
     }
 
-    /// Takes a job out and frees its slots.
-    fn remove(&mut self, decoder: &mut impl StepDecoder, number: JobNumber) -> Option<Queued> {
-        let running = self.jobs.remove(&number)?;
-        let mut slots = running.slots;
+    /// Adds an active row to a job, and returns its slot.
+    fn add_row(&mut self, decoder: &mut impl StepDecoder, number: JobNumber, row_len: usize) -> usize {
+        let slot = self.claim(decoder, row_len);
+        self.rows.push(ActiveRow::new(number));
+        slot
+    }
+
+    /// Removes a job and frees its slots.
+    fn remove(&mut self, decoder: &mut impl StepDecoder, number: JobNumber) -> Option<QueuedJob> {
+        let decoding = self.jobs.remove(&number)?;
+        let mut slots = decoding.slots;
         slots.sort_unstable();
         for slot in slots.into_iter().rev() {
             self.free(decoder, slot);
         }
-        self.unbook(&running.job);
+        self.unbook(&decoding.job);
         self.give_back_idle(decoder);
-        Some(running.job)
+        Some(decoding.job)
     }
 
-    /// The last row takes the place of the one that leaves. Slots of one job are freed from the last to the first, so that
-    /// a slot which is still to be freed never moves.
+    /// Frees a slot; the last row moves into it. Callers free the slots of a job from the last to the first, so that a row
+    /// which is still to be removed never moves.
     fn free(&mut self, decoder: &mut impl StepDecoder, slot: usize) {
         let last = self.rows.len() - 1;
         self.rows.swap_remove(slot);
@@ -484,23 +529,21 @@ impl SlotTable {
             return;
         }
         let moved = &self.rows[slot];
-        let (number, fed) = (moved.job, moved.fed.len());
-        let row_len = self.jobs.get(&number).map_or(0, |owner| self.row_len(&owner.job));
-        if let Some(owner) = self.jobs.get_mut(&number) {
-            decoder.release(slot, row_len);
-            decoder.copy_row(last, slot, 0..owner.prompt_len + fed);
-            for place in owner.slots.iter_mut().filter(|place| **place == last) {
-                *place = slot;
-            }
+        let Some(owner) = self.jobs.get(&moved.job) else { return };
+        decoder.release(slot, self.row_len(&owner.job));
+        decoder.copy_row(last, slot, 0..owner.prompt_len + moved.fed.len());
+        let Some(owner) = self.jobs.get_mut(&moved.job) else { return };
+        for owned in owner.slots.iter_mut().filter(|owned| **owned == last) {
+            *owned = slot;
         }
     }
 
     fn fail_all(&mut self, source: ModelError) {
         let source = Arc::new(source);
         self.rows.clear();
-        for (_, running) in std::mem::take(&mut self.jobs) {
-            self.unbook(&running.job);
-            running.job.fail(model_error("a decode step", Arc::clone(&source)));
+        for (_, decoding) in std::mem::take(&mut self.jobs) {
+            self.unbook(&decoding.job);
+            decoding.job.fail(model_error("a decode step", Arc::clone(&source)));
         }
     }
 }
@@ -513,13 +556,13 @@ fn model_error(stage: &'static str, source: Arc<ModelError>) -> EngineError {
     EngineError::Model { stage, source }
 }
 
-/// What is in work.
+/// The accounts of a table, for tests.
 #[cfg(test)]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Usage {
     pub(super) booked: usize,
     pub(super) rows: usize,
-    /// The slots of the prompts that are being fed.
+    /// The slots of the prompts that are being prefilled.
     pub(super) prompts: Vec<usize>,
 }
 

@@ -1,4 +1,4 @@
-//! The stages of a job: their names and their order, and the time that a job spends in each of them.
+//! The stages of a job: their names, their order, and the time that a job spends in each.
 //!
 //! Metrics, traces, `Server-Timing` and `timings_ms` all read this list.
 

@@ -1,40 +1,40 @@
-//! What is in work, told to other threads without a lock: the decoder worker writes it down once a turn.
+//! The state of the engine, published to other threads without a lock. The decoder worker writes it once a turn.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::Serialize;
 
-/// A snapshot of what the engine does. Its numbers are read one after the other, so they may be of neighbouring turns.
+/// A snapshot of the engine's state. Its numbers are read one after the other, so they may stem from adjacent turns.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct EngineStatus {
-    /// Rows of input that hold a place, and are neither prefilling nor decoding: their image is fetched, decoded or encoded,
-    /// or they wait for a slot.
+    /// Rows of input that are admitted and neither prefilling nor decoding: their image is being fetched, decoded or
+    /// encoded, or they wait for a slot.
     pub waiting: usize,
-    /// Rows of input whose prompt is being fed.
+    /// Rows of input whose prompt is being prefilled.
     pub prefilling: usize,
     /// Rows of input whose answer is being decoded.
     pub decoding: usize,
-    /// Rows of input that may hold a place at once.
+    /// The most rows of input admitted at once.
     pub queue_rows: usize,
-    /// Slots that hold a row; a row of input has several with beams, samples or candidates.
+    /// Slots in use. A row of input with beams, samples or candidates has several.
     pub slots_in_use: usize,
-    /// Slots.
+    /// Slots of the decoder.
     pub slots: usize,
-    /// Positions that the rows in work can reach.
+    /// Positions of the KV cache that the rows in work have booked.
     pub kv_tokens_booked: usize,
-    /// Positions that there are.
+    /// Positions of the KV cache.
     pub kv_tokens: usize,
 }
 
 impl EngineStatus {
-    /// Rows of input that hold a place.
+    /// Returns the number of admitted rows of input.
     #[must_use]
     pub fn rows_in_work(&self) -> usize {
         self.waiting + self.prefilling + self.decoding
     }
 }
 
-/// What the decoder worker counts after a turn.
+/// The decoder worker's counts after a turn.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Turn {
     pub(super) prefilling: usize,

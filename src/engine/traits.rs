@@ -1,4 +1,4 @@
-//! What the engine needs of a model. `model` implements it on ONNX Runtime; tests implement it by script.
+//! The traits that a model implements for the engine. `model` implements them on ONNX Runtime, tests by script.
 
 use std::any::Any;
 use std::error::Error;
@@ -9,100 +9,102 @@ use std::time::Duration;
 
 use crate::image::PixelValues;
 
-/// The first half of a model: owned by the image worker.
+/// The first half of a model. The image worker owns it.
 pub trait ImageEncoder: Send {
-    /// How many images a run of [`ImageEncoder::encode`] takes at most, one at least: as many as are faster together.
+    /// Returns the most images that a run of [`ImageEncoder::encode`] takes, at least 1. More than 1 pays only where a batch
+    /// is faster than its images one by one.
     fn images_at_once(&self) -> usize {
         1
     }
 
-    /// Images through vision encoder and Q-Former, in one run. What comes of each, in their order.
+    /// Encodes a batch of images in one run, and returns one prefix for each image, in order.
     ///
     /// # Errors
     /// [`ModelError`] when a run fails.
     fn encode(&mut self, images: &[&PixelValues]) -> Result<Vec<EncodedImage>, ModelError>;
 
-    /// One image as the Q-Former sees it, before its features are made fit for the decoder.
+    /// Returns the Q-Former's features of one image, before their projection to the decoder's width.
     ///
     /// # Errors
     /// [`ModelError`] when a run fails.
     fn embed(&mut self, pixel_values: &PixelValues) -> Result<EmbeddedImage, ModelError>;
 }
 
-/// The second half: owned by the decoder worker. Rows live in slots `0..limits().slots`.
+/// The second half of a model. The decoder worker owns it. Rows live in slots `0..limits().slots`.
 pub trait StepDecoder: Send {
-    /// How many rows of which length there is memory for.
+    /// Returns the number and length of the rows that there is memory for.
     fn limits(&self) -> DecoderLimits;
 
-    /// Feeds a piece of a prompt to each of the slots from `first` on, whose rows hold the positions before it already.
-    /// Several at once only where all of them begin their prompt and reach into its text. Logits of the last position of
-    /// each, `[pieces.len(), vocab]`.
+    /// Feeds one piece of a prompt to each slot from `first` on. The row of a slot already holds the positions before its
+    /// piece. Callers pass several pieces only if all of them begin their prompt and reach into its text. Returns the
+    /// logits of each piece's last position, `[pieces.len(), vocab]`.
     ///
     /// # Errors
-    /// [`ModelError`] when the run fails; the rows then hold what they held before.
+    /// [`ModelError`] when the run fails. The rows are then unchanged.
     fn prefill(&mut self, first: usize, pieces: &[PromptPiece<'_>]) -> Result<Logits, ModelError>;
 
-    /// A copy of the first `len` positions of the row in `slot`, in the memory of one that is not needed any more: fresh
-    /// memory takes far longer to write. An empty row when there is no memory for it. This and the other copies cannot fail by
-    /// themselves: a model whose memory does says so with the next run.
+    /// Copies the first `len` positions of the row in `slot` into the memory of `unneeded`: fresh memory takes far longer to
+    /// write. Returns an empty row when there is no memory for the copy.
+    ///
+    /// Copies report no errors. If a device fails during one, the next run reports it.
     fn save_row(&mut self, slot: usize, len: usize, unneeded: SavedRow) -> SavedRow;
 
-    /// Memory for a row of `len` positions to be saved in later, as one that is not needed any more.
+    /// Allocates memory for a row of `len` positions, for a later [`StepDecoder::save_row`].
     fn spare_row(&mut self, len: usize) -> SavedRow {
         let _ = len;
         SavedRow::default()
     }
 
-    /// Makes the row in `slot` the first `len` positions of a saved one.
+    /// Replaces the row in `slot` by the first `len` positions of a saved row.
     fn restore_row(&mut self, slot: usize, saved: &SavedRow, len: usize);
 
-    /// One decode step: feeds `tokens[i]` to slot `i`. Logits `[tokens.len(), vocab]`.
+    /// Runs one decode step: feeds `tokens[i]` to slot `i`. Returns logits `[tokens.len(), vocab]`.
     ///
     /// # Errors
-    /// [`ModelError`] when the run fails; all rows are then as before, and the step can be repeated.
+    /// [`ModelError`] when the run fails. All rows are then unchanged, so the step can be repeated.
     fn decode(&mut self, tokens: &[i64]) -> Result<Logits, ModelError>;
 
-    /// Makes the row in slot `to` equal to the first `positions.end` positions of the one in slot `from`, of which those
-    /// before `positions.start` are known to be equal already.
+    /// Replaces the row in slot `to` by the first `positions.end` positions of the row in slot `from`. Both rows already
+    /// agree before `positions.start`.
     fn copy_row(&mut self, from: usize, to: usize, positions: Range<usize>);
 
-    /// Gives back the memory of a slot's positions from `from` on. Nothing of them is kept.
+    /// Releases the memory of a slot's positions from `from` on, and discards their content.
     fn release(&mut self, slot: usize, from: usize);
 
-    /// Positions for which a slot holds memory.
+    /// Returns the number of positions for which a slot holds memory.
     fn held(&self, slot: usize) -> usize;
 }
 
-/// A part of a prompt: of `image` and then `input_ids`, the given positions.
+/// Some positions of a prompt, which consists of an image prefix and the ids of its text.
 #[derive(Debug, Clone)]
 pub struct PromptPiece<'a> {
-    /// What precedes the text.
+    /// The image prefix.
     pub image: &'a ImagePrefix,
-    /// The text.
+    /// The ids of the text.
     pub input_ids: &'a [i64],
-    /// The positions to feed, counted from the first of the image.
+    /// The positions to feed. Position 0 is the first of the image.
     pub positions: Range<usize>,
 }
 
 /// The decoder's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DecoderLimits {
-    /// Rows decoded together.
+    /// The most rows decoded together.
     pub slots: usize,
-    /// Positions of a row: image prefix, prompt and new tokens.
+    /// The most positions of a row: image prefix, text and new tokens.
     pub max_len: usize,
-    /// Positions of all rows together: what there is memory for. A job waits until those that it can reach are free.
+    /// The most positions of all rows together. A job waits until all positions that it can reach are free.
     pub kv_tokens: usize,
     /// Positions of the image prefix.
     pub prefix_len: usize,
-    /// Bytes of cache that a position takes.
+    /// Bytes of KV cache for one position.
     pub position_bytes: usize,
-    /// Positions of a prompt that one run takes at most. A prompt fed in pieces of 2 to so many positions gives the same
-    /// bits however it is cut.
+    /// The most positions of a prompt in one run. A prompt gives the same bits however it is cut into pieces of 2 to
+    /// `piece` positions.
     pub piece: usize,
 }
 
-/// Keys and values of some positions, in whatever order and memory the decoder keeps them.
+/// A copy of the keys and values of some positions, in the decoder's own layout and memory.
 #[derive(Debug, Default)]
 pub struct SavedRow {
     len: usize,
@@ -110,38 +112,38 @@ pub struct SavedRow {
 }
 
 impl SavedRow {
-    /// Takes `len` positions in the decoder's own memory.
+    /// Wraps `len` positions in the decoder's own memory.
     #[must_use]
     pub fn new(len: usize, memory: impl Any + Send) -> Self {
         Self { len, memory: Some(Box::new(memory)) }
     }
 
-    /// Positions.
+    /// Returns the number of positions.
     #[must_use]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Whether it holds no position.
+    /// Returns whether it holds no position.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
 
-    /// Where they lie, if a decoder with memory of this type made it.
+    /// Returns the memory, if it is of this type.
     #[must_use]
     pub fn memory<M: Any>(&self) -> Option<&M> {
         self.memory.as_ref()?.downcast_ref()
     }
 
-    /// As [`SavedRow::memory`], to be used for something else.
+    /// Takes the memory for another use, if it is of this type.
     #[must_use]
     pub fn into_memory<M: Any>(self) -> Option<M> {
         self.memory?.downcast().ok().map(|memory| *memory)
     }
 }
 
-/// `image_prefix [num_query_tokens, hidden]` of one image, in whatever memory the model keeps it. Clones are the same.
+/// The `image_prefix [num_query_tokens, hidden]` of one image, in the model's own memory. Clones share it.
 #[derive(Debug, Clone)]
 pub struct ImagePrefix {
     bytes: usize,
@@ -149,29 +151,29 @@ pub struct ImagePrefix {
 }
 
 impl ImagePrefix {
-    /// Takes so many bytes of the model's own memory.
+    /// Wraps `bytes` bytes of the model's own memory.
     #[must_use]
     pub fn new(bytes: usize, memory: impl Any + Send + Sync) -> Self {
         Self { bytes, memory: Arc::new(memory) }
     }
 
-    /// What it takes.
+    /// Returns its size in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Where it lies, if a model with memory of this type made it.
+    /// Returns the memory, if it is of this type.
     #[must_use]
     pub fn memory<M: Any>(&self) -> Option<&M> {
         self.memory.downcast_ref()
     }
 }
 
-/// An image prefix, and how long its two stages took.
+/// An image prefix, and the time of its two stages.
 #[derive(Debug, Clone)]
 pub struct EncodedImage {
-    /// What precedes the text.
+    /// The prefix.
     pub prefix: ImagePrefix,
     /// Time in the vision encoder.
     pub vision_encoder: Duration,
@@ -179,7 +181,7 @@ pub struct EncodedImage {
     pub qformer: Duration,
 }
 
-/// `query_output [num_query_tokens, hidden]` of one image: what the Q-Former's queries found in it.
+/// The `query_output [num_query_tokens, hidden]` of one image: the features that the Q-Former's queries found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QueryOutput {
     hidden: usize,
@@ -187,13 +189,13 @@ pub struct QueryOutput {
 }
 
 impl QueryOutput {
-    /// Takes row-major elements; `hidden` is the length of a row and above 0.
+    /// Wraps row-major elements. `hidden` is the length of a row, at least 1.
     #[must_use]
     pub fn new(hidden: usize, elements: Vec<f32>) -> Self {
         Self { hidden, elements }
     }
 
-    /// The features of each query.
+    /// Returns the features of each query.
     pub fn rows(&self) -> impl ExactSizeIterator<Item = &[f32]> {
         self.elements.chunks_exact(self.hidden)
     }
@@ -203,7 +205,7 @@ impl QueryOutput {
     }
 }
 
-/// Features of an image, and how long their two stages took.
+/// The features of an image, and the time of their two stages.
 #[derive(Debug, Clone)]
 pub struct EmbeddedImage {
     /// The features.
@@ -214,7 +216,7 @@ pub struct EmbeddedImage {
     pub qformer: Duration,
 }
 
-/// Logits `[rows, vocab]`. The memory may be the model's, which uses it again once this is dropped.
+/// Logits `[rows, vocab]`. The memory may be the model's, which reuses it when this is dropped.
 #[derive(Clone)]
 pub struct Logits {
     vocab: usize,
@@ -223,19 +225,19 @@ pub struct Logits {
 }
 
 impl Logits {
-    /// Takes row-major elements; `vocab` is the length of a row and above 0.
+    /// Wraps row-major elements. `vocab` is the length of a row, at least 1.
     #[must_use]
     pub fn new(vocab: usize, elements: Vec<f32>) -> Self {
         Self { vocab, rows: elements.len() / vocab, elements: Arc::new(elements) }
     }
 
-    /// The first `rows` rows of memory that the model keeps.
+    /// Wraps the first `rows` rows of the model's memory.
     #[must_use]
     pub fn lent(vocab: usize, rows: usize, elements: Arc<dyn AsRef<[f32]> + Send + Sync>) -> Self {
         Self { vocab, rows, elements }
     }
 
-    /// The rows, in the order of the slots.
+    /// Returns the rows, in the order of the slots.
     pub fn rows(&self) -> impl Iterator<Item = &[f32]> {
         (*self.elements).as_ref().chunks_exact(self.vocab).take(self.rows)
     }
@@ -247,7 +249,7 @@ impl fmt::Debug for Logits {
     }
 }
 
-/// A model's failure, whatever the model is; the cause stays a cause.
+/// A failure of a model, with its cause.
 #[derive(Debug)]
 pub struct ModelError(Box<dyn Error + Send + Sync>);
 

@@ -436,7 +436,8 @@ async fn broken_answers_are_refused() {
 async fn no_more_fetches_run_than_there_are_places() {
     let running = Arc::new(AtomicUsize::new(0));
     let most = Arc::new(AtomicUsize::new(0));
-    let (running_there, most_there) = (Arc::clone(&running), Arc::clone(&most));
+    let running_there = Arc::clone(&running);
+    let most_there = Arc::clone(&most);
     let server = TestServer::start(move |_, wire| {
         most_there.fetch_max(running_there.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
         thread::sleep(Duration::from_millis(50));
@@ -447,7 +448,8 @@ async fn no_more_fetches_run_than_there_are_places() {
     let fetcher = fetcher(settings, &names());
     let fetches: Vec<_> = (0..12)
         .map(|_| {
-            let (fetcher, url) = (fetcher.clone(), server.url("http", "image.test"));
+            let fetcher = fetcher.clone();
+            let url = server.url("http", "image.test");
             tokio::spawn(async move { fetcher.fetch(&url).await })
         })
         .collect();

@@ -39,7 +39,8 @@ impl Names for SystemNames {
     /// The system's call blocks a thread for as long as a name server is silent, also when nobody waits any more. So the
     /// place belongs to the call and not to its caller: hostile names cannot take every thread.
     fn addresses(&self, name: &str) -> Addresses {
-        let (places, name) = (Arc::clone(&self.places), name.to_owned());
+        let places = Arc::clone(&self.places);
+        let name = name.to_owned();
         Box::pin(async move {
             let place = places.acquire_owned().await.map_err(io::Error::other)?;
             let lookup = move || {

@@ -58,11 +58,14 @@ impl TestServer {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let server =
             Self { address: listener.local_addr().unwrap(), connections: Arc::default(), heads: Arc::default() };
-        let (connections, heads) = (Arc::clone(&server.connections), Arc::clone(&server.heads));
+        let connections = Arc::clone(&server.connections);
+        let heads = Arc::clone(&server.heads);
         thread::spawn(move || {
             for stream in listener.incoming() {
                 connections.fetch_add(1, Ordering::SeqCst);
-                let (tls, reply, heads) = (tls.clone(), Arc::clone(&reply), Arc::clone(&heads));
+                let tls = tls.clone();
+                let reply = Arc::clone(&reply);
+                let heads = Arc::clone(&heads);
                 // A client that hangs up is an error of the connection and what many tests want.
                 thread::spawn(move || serve(stream?, tls, &heads, &*reply));
             }

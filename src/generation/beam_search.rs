@@ -1,7 +1,8 @@
-//! Beam search as transformers 5 does it, SEMANTICS section 6; with `do_sample`, beam sampling.
+//! Beam search with the rules of transformers 5; with `do_sample`, beam sampling.
 //!
-//! Scores are f32 sums of processed log-probabilities. An answer that ends among the places behind the first `num_beams`
-//! candidates is lost, as there.
+//! Scores are f32 sums of processed log-probabilities. Each step takes the 2 · `num_beams` best candidates. Of those that
+//! end, only the ones among the first `num_beams` finish; the others are lost, as in transformers. The tests compare with
+//! its recorded answers.
 
 use rand::RngExt as _;
 use rand::rngs::ChaCha8Rng;
@@ -17,8 +18,9 @@ use super::{Continuation, GenerationError, GenerationParams, Origin, Sequence, S
 pub(super) struct BeamSearch {
     params: GenerationParams,
     beams: Vec<Beam>,
-    /// At most `num_beams`, best first.
+    /// The best finished answers, at most `num_beams`, best first.
     finished: Vec<Finished>,
+    /// Whether a running beam may still become better than the worst of `finished`.
     is_improvable: bool,
     new_tokens: usize,
     /// `None` without `do_sample`.
@@ -38,7 +40,7 @@ struct Finished {
     stop_reason: StopReason,
 }
 
-/// A beam and a token that may follow it.
+/// A beam with a token that may follow it.
 #[derive(Debug, Clone, Copy)]
 struct Candidate {
     beam: usize,
@@ -46,7 +48,7 @@ struct Candidate {
     score: f32,
 }
 
-/// A candidate that has become a sequence of its own.
+/// A candidate with its sequence.
 #[derive(Debug)]
 struct Grown {
     from: usize,
@@ -88,7 +90,8 @@ impl BeamSearch {
         returned.map(|finished| finished.draft.into_sequence(finished.score, finished.stop_reason)).collect()
     }
 
-    /// The 2 · `num_beams` best ways to go on over all beams, or as many drawn without replacement, the first drawn first.
+    /// Returns the 2 · `num_beams` best continuations of all beams, or as many drawn without replacement, in the order of
+    /// the draw.
     fn candidates(&mut self, logits: &[&[f32]], normalizers: &[f32]) -> Vec<Candidate> {
         let count = 2 * self.params.num_beams;
         let mut candidates = Vec::with_capacity(self.beams.len() * count);
@@ -107,7 +110,7 @@ impl BeamSearch {
                 |Scored { index: token, score: key }| (key, Candidate { beam: index, token, score: scores[token] });
             candidates.extend(chosen.into_iter().map(candidate));
         }
-        // A stable sort: of equal scores the earlier beam comes first.
+        // The sort is stable, so of equal scores the earlier beam comes first.
         candidates.sort_by(|(left, _), (right, _)| right.total_cmp(left));
         candidates.truncate(count);
         candidates.into_iter().map(|(_, candidate)| candidate).collect()
@@ -121,7 +124,7 @@ impl BeamSearch {
         Grown { from: beam, token: token as u32, score, draft, stop_reason }
     }
 
-    /// Takes in what has ended among the first `num_beams` candidates.
+    /// Adds those of the first `num_beams` candidates that have ended to the finished answers.
     fn finish(&mut self, grown: &[Grown]) {
         let is_closed = self.params.early_stopping == EarlyStopping::Yes && self.is_full();
         if !self.is_improvable || is_closed {
@@ -131,13 +134,13 @@ impl BeamSearch {
         for candidate in grown.iter().take(self.params.num_beams) {
             let Some(stop_reason) = candidate.stop_reason else { continue };
             let score = candidate.score / scale;
-            let place = self.finished.partition_point(|older| older.score >= score);
-            self.finished.insert(place, Finished { draft: candidate.draft.clone(), score, stop_reason });
+            let rank = self.finished.partition_point(|older| older.score >= score);
+            self.finished.insert(rank, Finished { draft: candidate.draft.clone(), score, stop_reason });
             self.finished.truncate(self.params.num_beams);
         }
     }
 
-    /// The beams of the next step; none when the search is over.
+    /// Returns the beams of the next step; none when the search is over.
     fn go_on(&mut self, grown: Vec<Grown>) -> Vec<Continuation> {
         let mut running: Vec<Grown> = grown.into_iter().filter(|candidate| candidate.stop_reason.is_none()).collect();
         running.sort_by(|left, right| right.score.total_cmp(&left.score));
@@ -152,7 +155,10 @@ impl BeamSearch {
         continuations
     }
 
-    /// Whether no running beam, of which the best has this score, can become an answer any more.
+    /// Returns whether no running beam can become a finished answer. `best` is the best score of them.
+    ///
+    /// With "never" the bound assumes the length that favours the beam most: `max_new_tokens` for a positive exponent, the
+    /// present length otherwise. Without it, transformers takes the present length, which is a heuristic.
     fn is_over(&mut self, best: f32) -> bool {
         let is_patient = self.params.early_stopping == EarlyStopping::Never && self.params.length_penalty > 0.0;
         let length = if is_patient { self.params.max_new_tokens } else { self.new_tokens };
@@ -168,13 +174,13 @@ impl BeamSearch {
         self.finished.len() == self.params.num_beams
     }
 
-    /// What a sum of log-probabilities is divided by.
+    /// Returns the divisor of a sum of log-probabilities: length^`length_penalty`.
     fn scale(&self, length: usize) -> f32 {
         (length as f64).powf(f64::from(self.params.length_penalty)) as f32
     }
 }
 
-/// Adds Gumbel noise: the largest of the sums are a draw without replacement by the softmax of `scores`.
+/// Adds Gumbel noise to scores. The largest of the sums are a draw without replacement from the softmax of `scores`.
 fn perturbed(scores: &[f32], random: &mut ChaCha8Rng) -> Vec<f32> {
     let mut noisy = |score: f32| {
         if score == f32::NEG_INFINITY {

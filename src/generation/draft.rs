@@ -1,4 +1,4 @@
-//! A sequence in the making, and as it is handed out.
+//! Sequences: drafts while they are generated, and finished ones.
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -6,23 +6,23 @@ use utoipa::ToSchema;
 use super::StopReason;
 use super::logits::largest;
 
-/// One of the likeliest tokens at a place.
+/// One of the most likely tokens at a position.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, ToSchema)]
 pub struct Alternative {
     /// The token.
     pub token_id: u32,
-    /// Natural log of its probability.
+    /// The natural logarithm of its probability.
     pub logprob: f32,
 }
 
-/// A token that is decided for good, while its sequence is still being made.
+/// A final token of a sequence that is still being generated.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DecidedToken {
     /// The token.
     pub token_id: u32,
-    /// Natural log of its probability, whatever the processors made of it.
+    /// The natural logarithm of its probability before logits processors.
     pub logprob: f32,
-    /// The likeliest tokens at its place; empty unless `top_logprobs` was asked for.
+    /// The most likely tokens at its position; empty unless `top_logprobs` was requested.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub top_logprobs: Vec<Alternative>,
 }
@@ -30,28 +30,28 @@ pub struct DecidedToken {
 /// A finished sequence.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Sequence {
-    /// The new tokens, the end token included if it came.
+    /// The new tokens, with the end token if it was generated.
     pub token_ids: Vec<u32>,
-    /// For each of them the natural log of the model's probability, whatever the processors made of it.
+    /// The natural logarithm of each token's probability before logits processors.
     pub logprobs: Vec<f32>,
-    /// For each of them the likeliest tokens at its place, best first; empty unless `top_logprobs` was asked for.
+    /// The most likely tokens at each position, best first; empty unless `top_logprobs` was requested.
     pub alternatives: Vec<Vec<Alternative>>,
-    /// Beams: sum of processed log-probabilities over length to the power of `length_penalty`. Otherwise the same of
-    /// `logprobs`: with the default of 1, their mean.
+    /// With beams the sum of processed log-probabilities divided by length^`length_penalty`. Otherwise the same of
+    /// `logprobs`, which is their mean for the default of 1.
     pub score: f32,
-    /// Why it ended.
+    /// The reason for which it ended.
     pub stop_reason: StopReason,
 }
 
 impl Sequence {
-    /// The mean of the tokens' probabilities.
+    /// Returns the mean of the tokens' probabilities.
     #[must_use]
     pub fn mean_probability(&self) -> f32 {
         let sum: f32 = self.probabilities().sum();
         sum / self.logprobs.len().max(1) as f32
     }
 
-    /// The smallest of the tokens' probabilities: where the model was least sure.
+    /// Returns the smallest of the tokens' probabilities.
     #[must_use]
     pub fn min_probability(&self) -> f32 {
         self.probabilities().fold(1.0, f32::min)
@@ -62,7 +62,7 @@ impl Sequence {
     }
 }
 
-/// A row so far: prompt and new tokens.
+/// A row while it is generated: prompt and new tokens.
 #[derive(Debug, Clone)]
 pub(super) struct Draft {
     /// The whole row: image positions, prompt, new tokens.
@@ -85,7 +85,7 @@ impl Draft {
         &self.ids[self.prompt_len..]
     }
 
-    /// The new tokens from the one of number `first` on.
+    /// Returns the new tokens from number `first` on.
     pub(super) fn decided(&self, first: usize) -> Vec<DecidedToken> {
         let token = |place: usize| DecidedToken {
             token_id: self.token_ids()[place],
@@ -95,7 +95,7 @@ impl Draft {
         (first..self.new_tokens()).map(token).collect()
     }
 
-    /// Appends a token that was chosen from `logits`, as the model wrote them.
+    /// Appends a token that was chosen from the unprocessed `logits`.
     pub(super) fn push(&mut self, token: usize, logits: &[f32], normalizer: f32, top_logprobs: usize) {
         self.ids.push(token as u32);
         self.logprobs.push(logits[token] - normalizer);
@@ -109,7 +109,7 @@ impl Draft {
         }
     }
 
-    /// The mean of the log-probabilities, with another exponent of the length than 1 if so asked.
+    /// Returns the sum of the log-probabilities divided by length^`length_penalty`.
     pub(super) fn score(&self, length_penalty: f32) -> f32 {
         self.logprobs.iter().sum::<f32>() / (self.new_tokens().max(1) as f32).powf(length_penalty)
     }

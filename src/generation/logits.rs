@@ -1,42 +1,41 @@
-//! One row of logits as numbers: is it finite, its maximum, its softmax, its best entries.
+//! Arithmetic on one row of logits: finiteness, maximum, softmax, largest entries.
 //!
-//! These passes over the whole vocabulary are what generation costs, so the loops keep independent lanes, which the
-//! compiler turns into vector instructions, and `pulp` picks the widest that the processor has. The results are the same to
-//! the bit on all of them.
+//! Passes over the whole vocabulary are the cost of generation. So the loops keep independent lanes, which the compiler
+//! turns into vector instructions, and `pulp` picks the widest that the processor has. All of them give the same bits.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
 
 use pulp::{Arch, Simd, WithSimd};
 
-/// Logits or scores that no token can be chosen from.
+/// Logits or scores from which no token can be chosen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum GenerationError {
-    /// The model wrote NaN or an infinity.
+    /// The logits hold NaN or infinity.
     #[error("the model's logits for new token {position} hold NaN or infinity")]
     NotFinite {
-        /// Which new token, from 0.
+        /// The number of the new token, from 0.
         position: usize,
     },
-    /// The processors left nothing.
+    /// The logits processors forbid every token.
     #[error(
         "the generation parameters forbid every token at new token {position}; relax bad_words or no_repeat_ngram_size"
     )]
     NothingAllowed {
-        /// Which new token, from 0.
+        /// The number of the new token, from 0.
         position: usize,
     },
 }
 
 const LANES: usize = 16;
 
-/// `scores - log_normalizer` are log-probabilities. `None` when a score is NaN or infinite.
+/// Returns the number to subtract from scores to get log-probabilities. `None` if a score is NaN or infinite.
 pub(super) fn log_normalizer(scores: &[f32]) -> Option<f32> {
     let highest = finite_maximum(scores)?;
     Some(highest + sum_of_exp(scores, highest).ln() as f32)
 }
 
-/// The largest score, `None` when one is not finite, or there is none.
+/// Returns the largest score. `None` if a score is not finite, or there is none.
 fn finite_maximum(scores: &[f32]) -> Option<f32> {
     Arch::new().dispatch(FiniteMaximum(scores))
 }
@@ -46,7 +45,7 @@ struct FiniteMaximum<'a>(&'a [f32]);
 impl WithSimd for FiniteMaximum<'_> {
     type Output = Option<f32>;
 
-    #[inline(always)] // or it would be compiled for the oldest processor
+    #[inline(always)] // otherwise it is compiled for the oldest processor
     fn with_simd<S: Simd>(self, _: S) -> Option<f32> {
         const INFINITY_BITS: i32 = 0x7f80_0000;
         let mut highest = [f32::NEG_INFINITY; LANES];
@@ -56,7 +55,7 @@ impl WithSimd for FiniteMaximum<'_> {
         for chunk in chunks {
             for lane in 0..LANES {
                 highest[lane] = if chunk[lane] > highest[lane] { chunk[lane] } else { highest[lane] };
-                // Without its sign a float's bits grow with its size; infinity and NaN are the largest.
+                // The bits of positive floats are in the order of their values; infinity and NaN are the largest.
                 let bits = chunk[lane].abs().to_bits() as i32;
                 magnitude[lane] = if bits > magnitude[lane] { bits } else { magnitude[lane] };
             }
@@ -68,7 +67,8 @@ impl WithSimd for FiniteMaximum<'_> {
     }
 }
 
-/// The sum of exp(score − highest). Blocks are added up in f64: 50,000 terms in f32 would cost digits that the goldens have.
+/// Returns the sum of exp(score − highest). Blocks are summed in f64: 50,000 terms in f32 would lose digits that the
+/// goldens check.
 pub(super) fn sum_of_exp(scores: &[f32], highest: f32) -> f64 {
     Arch::new().dispatch(SumOfExp { scores, highest })
 }
@@ -106,11 +106,11 @@ impl WithSimd for SumOfExp<'_> {
     }
 }
 
-/// e to the power of `x` ≤ 0, within 2 units in the last place, 0 below −87. The polynomial is that of the Cephes library;
+/// Returns e^`x` for `x` ≤ 0, within 2 units in the last place, and 0 below −87. The polynomial is that of the Cephes library;
 /// `f32::exp` is a call, which cannot be vectorised.
 #[inline(always)]
 fn exp(x: f32) -> f32 {
-    /// Adding it rounds to an integer, which then stands in the low bits.
+    /// Adding this rounds to an integer, which is then in the low bits.
     const ROUND: f32 = 12_582_912.0;
     let clamped = if x > -87.0 { x } else { -87.0 };
     let shifted = clamped * std::f32::consts::LOG2_E + ROUND;
@@ -125,7 +125,7 @@ fn exp(x: f32) -> f32 {
     if x > -87.0 { power * scale } else { 0.0 }
 }
 
-/// The index of the largest score, the lowest on a tie. `None` when no score is above −∞.
+/// Returns the index of the largest score, the lowest index on a tie. `None` if no score is above −∞.
 pub(super) fn argmax(scores: &[f32]) -> Option<usize> {
     let highest = Arch::new().dispatch(Maximum(scores));
     (highest > f32::NEG_INFINITY).then(|| scores.iter().position(|score| *score == highest))?
@@ -150,7 +150,7 @@ impl WithSimd for Maximum<'_> {
     }
 }
 
-/// The tokens above −∞ in the order of their ids, and their softmax as scores.
+/// Returns the tokens above −∞ in the order of their ids, with their softmax as scores.
 pub(super) fn probabilities(scores: &[f32]) -> Vec<Scored> {
     let Some(highest) = argmax(scores).map(|index| scores[index]) else { return Vec::new() };
     let sum = sum_of_exp(scores, highest);
@@ -158,7 +158,7 @@ pub(super) fn probabilities(scores: &[f32]) -> Vec<Scored> {
     allowed.map(|(index, score)| Scored { index, score: (f64::from(score - highest).exp() / sum) as f32 }).collect()
 }
 
-/// A score and where it stands, ordered by score; of equal scores the one that stands first is the larger.
+/// A score and its index, ordered by score. Of equal scores the one with the lower index is the larger.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Scored {
     pub(super) index: usize,
@@ -179,7 +179,7 @@ impl Ord for Scored {
     }
 }
 
-/// The `count` largest scores above −∞, the largest first.
+/// Returns the `count` largest scores above −∞, the largest first.
 pub(super) fn largest(scores: &[f32], count: usize) -> Vec<Scored> {
     if count == 0 {
         return Vec::new();

@@ -1,8 +1,8 @@
 //! Arithmetic on logits: from the rows of a request to their next tokens, in the semantics of transformers.
 //!
-//! Pure: no ONNX Runtime, no I/O, no clock. A [`Task`] is what one request wants of the decoder: greedy search, sampling,
-//! beam search, or the likelihood of given answers. `engine` feeds it the logits of its rows after each step, and it says
-//! which rows go on with which token. A logits processor is one file in `processors`, which also reads its parameters.
+//! Pure: no ONNX Runtime, no I/O, no clock. A [`Task`] is the work of one request on the decoder: greedy search, sampling,
+//! beam search, or the likelihood of given answers. `engine` gives it the logits of its rows after each step, and it returns
+//! the rows of the next step with their tokens. A logits processor is one file in `processors`, which also reads its parameters.
 
 mod beam_search;
 mod draft;
@@ -30,14 +30,14 @@ pub(crate) use self::sampling_tests::letters;
 pub use self::stopping::StopReason;
 pub use self::task::{Continuation, Origin, Outcome, Task};
 
-/// What generation must know of a tokenizer.
+/// The tokenizer, as generation needs it.
 pub trait Vocabulary: Send + Sync {
-    /// The id that ends an answer.
+    /// Returns the id that ends an answer.
     fn eos_token_id(&self) -> u32;
 
-    /// The ids of a text without a start token, special strings as plain text.
+    /// Returns the ids of a text without a start token. Special strings are encoded as plain text.
     fn encode(&self, text: &str) -> Vec<u32>;
 
-    /// The bytes that a token stands for; empty for special tokens and unknown ids.
+    /// Returns the bytes of a token; empty for special tokens and unknown ids.
     fn bytes(&self, id: u32) -> &[u8];
 }

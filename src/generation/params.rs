@@ -1,4 +1,5 @@
-//! Generation parameters under transformers' names, parsed from JSON: what is unknown or out of range is refused by name.
+//! Generation parameters under transformers' names, parsed from JSON. Unknown ones, and values out of range, are rejected
+//! by name.
 
 use std::sync::Arc;
 
@@ -10,53 +11,53 @@ use super::reader::{ParamError, ParamReader, fields};
 use super::stopping::Stopping;
 use crate::bundle::GenerationDefaults;
 
-/// Stop strings are compared after every token.
+/// Limits the work after every token.
 const MAX_STOP_STRINGS: usize = 16;
 const MAX_STOP_STRING_BYTES: usize = 256;
 
-/// What OpenAI allows, and more than anybody reads.
+/// OpenAI's limit.
 const MAX_TOP_LOGPROBS: usize = 20;
 
-/// When beam search stops.
+/// The rule by which beam search stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EarlyStopping {
-    /// As soon as there are as many finished answers as beams.
+    /// Stops when there are as many finished answers as beams.
     Yes,
-    /// When, by the present length, no beam can become better than the finished answers: a heuristic.
+    /// Stops when no beam can become better than the finished answers at its present length, which is a heuristic.
     No,
-    /// When no beam can become better at any length.
+    /// Stops when no beam can become better than the finished answers at any length.
     Never,
 }
 
-/// How an answer is to be generated. Every field is in range.
+/// The generation parameters of a request. Every field is in range.
 #[derive(Debug, Clone)]
 pub struct GenerationParams {
-    /// New tokens at most; at least 1.
+    /// The most new tokens; at least 1.
     pub max_new_tokens: usize,
-    /// Draw tokens by their probability instead of taking the best.
+    /// Whether tokens are drawn by their probability; otherwise the most likely one is taken.
     pub do_sample: bool,
-    /// Beams of beam search; 1 is none.
+    /// The beams of beam search; 1 for no beam search.
     pub num_beams: usize,
-    /// Answers to give: at most `num_beams`, or any number of samples.
+    /// The sequences to return: at most `num_beams`, or any number of samples.
     pub num_return_sequences: usize,
     /// The exponent of the length in `score`.
     pub length_penalty: f32,
-    /// When beam search stops.
+    /// The rule by which beam search stops.
     pub early_stopping: EarlyStopping,
-    /// Makes sampling repeatable; drawn by the engine when absent.
+    /// The seed of sampling. The engine draws one if it is absent.
     pub seed: Option<u64>,
     /// Whether an answer over HTTP carries token ids, log-probabilities and score.
     pub logprobs: bool,
-    /// Likeliest tokens to report at each place.
+    /// The number of most likely tokens to report at each position.
     pub top_logprobs: usize,
-    /// Parameters that are given and have no effect, for the answer's warnings.
+    /// Warnings about parameters without effect.
     pub warnings: Vec<String>,
     pub(super) stopping: Stopping,
     pub(super) processors: Processors,
 }
 
 impl GenerationParams {
-    /// The parameters of a request that names none.
+    /// Returns the parameters of a request that names none.
     #[must_use]
     pub fn new(defaults: GenerationDefaults, vocabulary: &Arc<dyn Vocabulary>) -> Self {
         Self::read(&Map::new(), defaults, vocabulary).expect("the defaults are in range")
@@ -83,7 +84,7 @@ impl GenerationParams {
         let max_new_tokens = reader.integer("max_new_tokens", 1)?.unwrap_or(defaults.max_new_tokens);
         let do_sample = reader.boolean("do_sample")?.unwrap_or(false);
         let num_beams = reader.integer("num_beams", 1)?.unwrap_or(1);
-        // With beams one token is not enough to go on: it could be the end token.
+        // With beams a filter must leave two tokens: a single one could be the end token.
         reader.max_new_tokens = max_new_tokens;
         reader.min_tokens_to_keep = if num_beams > 1 { 2 } else { 1 };
         let (processors, idle) = Processors::read(&mut reader, do_sample)?;
@@ -114,14 +115,14 @@ impl GenerationParams {
         Ok(params)
     }
 
-    /// Looks for stop strings in the answer alone. As transformers does it, one may begin in the prompt.
+    /// Restricts the search for stop strings to the answer. In transformers one may begin in the prompt.
     #[must_use]
     pub fn with_stop_strings_in_answer(mut self) -> Self {
         self.stopping.may_begin_in_prompt = false;
         self
     }
 
-    /// Rows that the request occupies at most.
+    /// Returns the most rows that the request occupies.
     #[must_use]
     pub fn rows(&self) -> usize {
         self.num_beams.max(self.num_return_sequences)
@@ -157,7 +158,7 @@ fn top_logprobs(reader: &mut ParamReader<'_>) -> Result<usize, ParamError> {
     Ok(number)
 }
 
-/// One string or a list of them.
+/// Reads one string or a list of strings.
 fn stop_strings(reader: &mut ParamReader<'_>) -> Result<Vec<Vec<u8>>, ParamError> {
     let range =
         format!("a string or a list of at most {MAX_STOP_STRINGS} strings, each of 1 to {MAX_STOP_STRING_BYTES} bytes");

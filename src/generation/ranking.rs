@@ -1,19 +1,19 @@
-//! The likelihood of given answers: each candidate's tokens are fed as if they had been generated.
+//! The likelihood of given answers: the tokens of each candidate are fed as if they had been generated.
 //!
-//! The first token of every candidate is read off the logits of the prompt, so candidates of one token need no row. The
-//! others take rows behind the shared prompt; a row whose candidate is done begins again behind the prompt with the next.
+//! The logits of the prompt give the probability of every candidate's first token, so candidates of one token need no row.
+//! The others take rows after the shared prompt. A row whose candidate is done begins again after the prompt with the next.
 
 use std::collections::VecDeque;
 
 use super::logits::log_normalizer;
 use super::{Continuation, GenerationError, Origin};
 
-/// How likely one candidate is.
+/// The likelihood of one candidate.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CandidateLikelihood {
     /// Its tokens.
     pub token_ids: Vec<u32>,
-    /// For each of them the natural log of its probability behind the prompt and the tokens before it.
+    /// The natural logarithm of each token's probability, given prompt and tokens before it.
     pub logprobs: Vec<f32>,
 }
 
@@ -45,18 +45,18 @@ impl Ranking {
             self.start(logits)?;
             return Ok(self.fill(Vec::new()));
         }
-        let mut going_on = Vec::new();
+        let mut continuations = Vec::new();
         for (row, candidate) in std::mem::take(&mut self.rows).into_iter().enumerate() {
             self.candidates[candidate].take(logits[row])?;
             if let Some(token) = self.candidates[candidate].next_to_feed() {
                 self.rows.push(candidate);
-                going_on.push(Continuation { origin: Origin::Row(row), token });
+                continuations.push(Continuation { origin: Origin::Row(row), token });
             }
         }
-        Ok(self.fill(going_on))
+        Ok(self.fill(continuations))
     }
 
-    /// The first tokens, all from the logits of the prompt.
+    /// Takes the first token of every candidate from the logits of the prompt.
     fn start(&mut self, logits: &[&[f32]]) -> Result<(), GenerationError> {
         for (index, candidate) in self.candidates.iter_mut().enumerate() {
             candidate.take(logits[0])?;
@@ -67,7 +67,7 @@ impl Ranking {
         Ok(())
     }
 
-    /// Gives rows that are free to candidates that wait.
+    /// Assigns free rows to waiting candidates.
     fn fill(&mut self, mut continuations: Vec<Continuation>) -> Vec<Continuation> {
         while continuations.len() < self.max_rows {
             let Some(candidate) = self.waiting.pop_front() else { break };
@@ -84,19 +84,19 @@ impl Ranking {
 }
 
 impl CandidateLikelihood {
-    /// The sum of the log-probabilities.
+    /// Returns the sum of the log-probabilities.
     #[must_use]
     pub fn sum(&self) -> f32 {
         self.logprobs.iter().sum()
     }
 
-    /// Their mean, by token.
+    /// Returns the mean of the log-probabilities.
     #[must_use]
     pub fn mean(&self) -> f32 {
         self.sum() / self.logprobs.len().max(1) as f32
     }
 
-    /// Notes how likely the next token is; nothing when there is none.
+    /// Records the log-probability of the next token, if there is one.
     fn take(&mut self, logits: &[f32]) -> Result<(), GenerationError> {
         let position = self.logprobs.len();
         if let Some(&token) = self.token_ids.get(position) {
@@ -106,7 +106,7 @@ impl CandidateLikelihood {
         Ok(())
     }
 
-    /// The token to feed so that the logits of the one behind it come out; nothing after the last but one.
+    /// Returns the token to feed for the logits of the next token; `None` when no token is left to score.
     fn next_to_feed(&self) -> Option<u32> {
         let next = self.logprobs.len();
         (next < self.token_ids.len()).then(|| self.token_ids[next - 1])

@@ -1,5 +1,5 @@
-//! Reads generation parameters by name out of a JSON object. Every name that is asked for counts as known, so that what
-//! nobody asked for is refused, without a list of names beside the code that reads them.
+//! Reads generation parameters by name from a JSON object. Every name that is read counts as known, and all others are
+//! rejected, so there is no list of names beside the code that reads them.
 
 use std::sync::Arc;
 
@@ -8,66 +8,66 @@ use serde_json::{Map, Value};
 use super::Vocabulary;
 use crate::json::json_type;
 
-/// A parameter that cannot be used.
+/// An error in the generation parameters.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ParamError {
-    /// `params` itself has the wrong type.
+    /// `params` is not an object.
     #[error("params must be an object of generation parameters, not {found}")]
     NotAnObject {
-        /// The JSON type found.
+        /// Its JSON type.
         found: &'static str,
     },
-    /// A name that no parameter has.
+    /// A parameter has an unknown name.
     #[error("params: unknown parameter {name:?}; known are {known}")]
     Unknown {
         /// The name.
         name: String,
-        /// All names.
+        /// All known names.
         known: String,
     },
-    /// A value of the wrong type or out of range.
+    /// A value has the wrong type or is out of range.
     #[error("params: {name} is {value}, but must be {range}")]
     OutOfRange {
         /// The parameter.
         name: &'static str,
         /// The value as JSON, shortened.
         value: String,
-        /// What is allowed.
+        /// The allowed values.
         range: String,
     },
 }
 
-/// The parameters of a request while they are read. `null` counts as not given, as in transformers.
+/// Reads the parameters of a request. `null` counts as absent, as in transformers.
 pub(super) struct ParamReader<'a> {
     given: &'a Map<String, Value>,
-    asked: Vec<&'static str>,
+    read: Vec<&'static str>,
     /// The tokenizer, for parameters that hold text.
     pub(super) vocabulary: &'a Arc<dyn Vocabulary>,
-    /// What a filter of sampling must leave, however strict it is.
+    /// The fewest tokens that a sampling filter must leave.
     pub(super) min_tokens_to_keep: usize,
-    /// The length that answers are held to.
+    /// The most new tokens of the answer.
     pub(super) max_new_tokens: usize,
 }
 
 impl<'a> ParamReader<'a> {
     pub(super) fn new(given: &'a Map<String, Value>, vocabulary: &'a Arc<dyn Vocabulary>) -> Self {
-        Self { given, asked: Vec::new(), vocabulary, min_tokens_to_keep: 1, max_new_tokens: usize::MAX }
+        Self { given, read: Vec::new(), vocabulary, min_tokens_to_keep: 1, max_new_tokens: usize::MAX }
     }
 
-    /// A value that the request gives.
+    /// Returns a value, if the request has it.
     pub(super) fn value(&mut self, name: &'static str) -> Option<&'a Value> {
-        self.asked.push(name);
+        self.read.push(name);
         self.given.get(name).filter(|value| !value.is_null())
     }
 
-    /// An integer of at least `lowest`.
+    /// Reads an integer of at least `lowest`.
     pub(super) fn integer(&mut self, name: &'static str, lowest: usize) -> Result<Option<usize>, ParamError> {
         self.parse(name, &format!("an integer of at least {lowest}"), |value| {
             value.as_u64().and_then(|number| usize::try_from(number).ok()).filter(|number| *number >= lowest)
         })
     }
 
-    /// A finite number for which `is_in_range` holds, in words `range`.
+    /// Reads a finite number for which `is_in_range` holds. `range` says so in words.
     pub(super) fn number(
         &mut self,
         name: &'static str,
@@ -83,7 +83,7 @@ impl<'a> ParamReader<'a> {
         self.parse(name, "true or false", Value::as_bool)
     }
 
-    /// A value of any kind; `None` of `parse` is an error that says what `range` is.
+    /// Reads a value of any type. If `parse` returns `None`, the error states `range`.
     pub(super) fn parse<T>(
         &mut self,
         name: &'static str,
@@ -94,33 +94,33 @@ impl<'a> ParamReader<'a> {
         parse(value).map(Some).ok_or_else(|| self.out_of_range(name, range))
     }
 
-    /// The error for the value that the request gives.
+    /// Returns the error for the value in the request.
     pub(super) fn out_of_range(&self, name: &'static str, range: &str) -> ParamError {
         let value = self.given.get(name).map_or_else(|| "missing".to_owned(), |value| shorten(&value.to_string()));
         ParamError::OutOfRange { name, value, range: range.to_owned() }
     }
 
-    /// Runs `read` and says which of the names that it asked for are given.
+    /// Runs `read`, and returns which of the names that it read are in the request.
     pub(super) fn noting_given<T>(
         &mut self,
         read: impl FnOnce(&mut Self) -> Result<T, ParamError>,
     ) -> Result<(T, Vec<&'static str>), ParamError> {
-        let before = self.asked.len();
+        let before = self.read.len();
         let result = read(self)?;
         let is_given = |name: &&'static str| self.given.get(*name).is_some_and(|value| !value.is_null());
-        Ok((result, self.asked[before..].iter().copied().filter(is_given).collect()))
+        Ok((result, self.read[before..].iter().copied().filter(is_given).collect()))
     }
 
-    /// Refuses what nobody asked for.
+    /// Rejects names that were never read.
     pub(super) fn finish(self) -> Result<(), ParamError> {
-        match self.given.keys().find(|name| !self.asked.contains(&name.as_str())) {
-            Some(name) => Err(ParamError::Unknown { name: shorten(name), known: self.asked.join(", ") }),
+        match self.given.keys().find(|name| !self.read.contains(&name.as_str())) {
+            Some(name) => Err(ParamError::Unknown { name: shorten(name), known: self.read.join(", ") }),
             None => Ok(()),
         }
     }
 }
 
-/// The object, empty for `null`.
+/// Returns the object, an empty one for `null`.
 pub(super) fn fields(value: &Value) -> Result<Map<String, Value>, ParamError> {
     match value {
         Value::Null => Ok(Map::new()),
@@ -129,7 +129,7 @@ pub(super) fn fields(value: &Value) -> Result<Map<String, Value>, ParamError> {
     }
 }
 
-/// Enough to recognise a value in a message, and never a whole body.
+/// Shortens a value for a message.
 fn shorten(text: &str) -> String {
     const SHOWN: usize = 40;
     match text.char_indices().nth(SHOWN) {

@@ -1,4 +1,4 @@
-//! Greedy search and sampling: every sequence of its own, from the same prompt.
+//! Greedy search and sampling: independent sequences from the same prompt.
 
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -12,7 +12,7 @@ use super::{Continuation, DecidedToken, GenerationError, GenerationParams, Origi
 pub(super) struct Sampling {
     params: GenerationParams,
     sequences: Vec<Sampled>,
-    /// The sequence of each row.
+    /// The number of each row's sequence.
     rows: Vec<usize>,
 }
 
@@ -35,7 +35,7 @@ impl Sampling {
     }
 
     pub(super) fn advance(&mut self, logits: &[&[f32]]) -> Result<Vec<Continuation>, GenerationError> {
-        // At first there is one row of logits, the prompt's, and all sequences start from it.
+        // The first logits are those of the prompt, one row, from which all sequences start.
         let is_start = self.rows.is_empty();
         let rows = if is_start { (0..self.sequences.len()).collect() } else { std::mem::take(&mut self.rows) };
         let mut continuations = Vec::with_capacity(rows.len());
@@ -58,7 +58,7 @@ impl Sampling {
         }
     }
 
-    /// The samples in the order of their number: all are as likely as they came.
+    /// Returns the samples in the order of their numbers.
     pub(super) fn into_sequences(self) -> Vec<Sequence> {
         let length_penalty = self.params.length_penalty;
         let finish = |sequence: Sampled| {
@@ -86,14 +86,14 @@ impl Sampled {
     }
 }
 
-/// A random stream of its own for each sequence of a request.
+/// Returns the random stream of one sequence of a request.
 pub(super) fn random(seed: u64, number: usize) -> ChaCha8Rng {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
     random.set_stream(number as u64);
     random
 }
 
-/// An index drawn by the softmax of `scores`.
+/// Draws an index from the softmax of `scores`.
 fn draw(scores: &[f32], random: &mut ChaCha8Rng) -> Option<usize> {
     let highest = scores[argmax(scores)?];
     let mut left = random.random::<f64>() * sum_of_exp(scores, highest);
@@ -105,5 +105,5 @@ fn draw(scores: &[f32], random: &mut ChaCha8Rng) -> Option<usize> {
             break;
         }
     }
-    last // rounding may leave a trace of the sum behind the last one
+    last // rounding may leave a remainder of the sum after the last index
 }

@@ -106,7 +106,8 @@ fn chi_square(value: &Value, expected: &[f64]) -> f64 {
         *counts.entry(generate(value, seed)[0].token_ids[0]).or_default() += 1;
     }
     let term = |(token, probability): (usize, &f64)| {
-        let (observed, expected) = (counts.get(&(token as u32)).copied().unwrap_or(0), probability * f64::from(DRAWS));
+        let observed = counts.get(&(token as u32)).copied().unwrap_or(0);
+        let expected = probability * f64::from(DRAWS);
         if *probability == 0.0 {
             assert_eq!(observed, 0, "token {token} is impossible");
             return 0.0;
@@ -167,7 +168,8 @@ fn a_wrong_distribution_would_be_noticed() {
 #[test]
 fn equal_seeds_give_equal_answers_and_samples_of_a_request_differ() {
     let several = json!({"do_sample": true, "num_return_sequences": 6, "max_new_tokens": 12, "min_new_tokens": 12});
-    let (first, second) = (generate(&several, 5), generate(&several, 5));
+    let first = generate(&several, 5);
+    let second = generate(&several, 5);
     assert_eq!(first, second);
     assert_ne!(first, generate(&several, 6));
     let distinct: std::collections::HashSet<_> = first.iter().map(|sequence| sequence.token_ids.clone()).collect();
@@ -176,7 +178,8 @@ fn equal_seeds_give_equal_answers_and_samples_of_a_request_differ() {
 
 #[test]
 fn sampling_from_one_token_is_greedy_search() {
-    let (sampled, greedy) = (json!({"do_sample": true, "top_k": 1, "temperature": 0.3}), json!({}));
+    let sampled = json!({"do_sample": true, "top_k": 1, "temperature": 0.3});
+    let greedy = json!({});
     assert_eq!(generate(&sampled, 1), generate(&greedy, 0));
 }
 

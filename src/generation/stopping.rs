@@ -1,4 +1,4 @@
-//! When an answer ends: the end token, a stop string, the length.
+//! The conditions that end an answer: end token, stop string, length.
 
 use std::fmt;
 use std::sync::Arc;
@@ -8,19 +8,19 @@ use utoipa::ToSchema;
 
 use super::Vocabulary;
 
-/// Why generation ended.
+/// The reason for which generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StopReason {
-    /// The end token came.
+    /// The end token was generated.
     Eos,
     /// A stop string was completed. It stays in the text, as in transformers.
     StopString,
-    /// `max_new_tokens` were written.
+    /// `max_new_tokens` were generated.
     Length,
 }
 
-/// The rules of one request.
+/// The conditions of one request.
 #[derive(Clone)]
 pub(super) struct Stopping {
     pub(super) eos_token_id: u32,
@@ -38,7 +38,8 @@ impl fmt::Debug for Stopping {
 }
 
 impl Stopping {
-    /// Looks at the newest token of a row: `ids` is the whole of it, the last `new_tokens` of them generated.
+    /// Returns whether the newest token of a row ends it, and why. Of the ids of the row, the last `new_tokens` were
+    /// generated.
     pub(super) fn reason(&self, ids: &[u32], new_tokens: usize) -> Option<StopReason> {
         if ids.last() == Some(&self.eos_token_id) {
             Some(StopReason::Eos)
@@ -51,8 +52,8 @@ impl Stopping {
         }
     }
 
-    /// Whether a stop string ends within the bytes of the newest token. Image positions and special tokens have no bytes
-    /// and are no part of any string.
+    /// Returns whether a stop string ends within the bytes of the newest token. Image positions and special tokens have no
+    /// bytes, and are not part of any string.
     fn completes_a_string(&self, ids: &[u32]) -> bool {
         let Some(longest) = self.strings.iter().map(Vec::len).max() else { return false };
         let Some((newest, earlier)) = ids.split_last() else { return false };
@@ -82,7 +83,8 @@ mod tests {
 
     fn stops(text: &str, strings: &[&str]) -> bool {
         let strings = strings.iter().map(|string| string.as_bytes().to_vec()).collect();
-        let (vocabulary, may_begin_in_prompt) = (Arc::new(Letters), true);
+        let vocabulary = Arc::new(Letters);
+        let may_begin_in_prompt = true;
         let stopping = Stopping { eos_token_id: 0, max_new_tokens: 99, strings, may_begin_in_prompt, vocabulary };
         let ids = Letters.encode(text);
         stopping.reason(&ids, 1) == Some(StopReason::StopString)
@@ -109,7 +111,8 @@ mod tests {
     #[test]
     fn a_string_that_begins_in_the_prompt_counts_only_where_it_may() {
         for (may_begin_in_prompt, reason) in [(true, Some(StopReason::StopString)), (false, None)] {
-            let (strings, vocabulary) = (vec![b"bc".to_vec()], Arc::new(Letters));
+            let strings = vec![b"bc".to_vec()];
+            let vocabulary = Arc::new(Letters);
             let stopping = Stopping { eos_token_id: 0, max_new_tokens: 99, strings, may_begin_in_prompt, vocabulary };
             assert_eq!(stopping.reason(&Letters.encode("abc"), 1), reason);
             assert_eq!(stopping.reason(&Letters.encode("abc"), 2), Some(StopReason::StopString));

@@ -1,4 +1,4 @@
-//! What one request wants of the decoder, whatever the method: rows take logits, and go on with a token or end.
+//! The work of one request on the decoder, by any method: each row takes logits, and continues with a token or ends.
 
 use super::beam_search::BeamSearch;
 use super::draft::Draft;
@@ -6,30 +6,30 @@ use super::ranking::{CandidateLikelihood, Ranking};
 use super::sampling::Sampling;
 use super::{DecidedToken, GenerationError, GenerationParams, Sequence};
 
-/// Where a row comes from.
+/// The origin of a row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
-    /// It goes on where the row of this number was.
+    /// Continues the row of this number in the last step.
     Row(usize),
-    /// It begins again right behind the prompt.
+    /// Begins again right after the prompt.
     Prompt,
 }
 
 /// A row of the next step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Continuation {
-    /// What it goes on from.
+    /// The row that it continues.
     pub origin: Origin,
-    /// The token that it feeds.
+    /// The token that the step feeds.
     pub token: u32,
 }
 
-/// What came of a task.
+/// The result of a task.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
     /// Answers, best first.
     Sequences(Vec<Sequence>),
-    /// The candidates, in the order they were given.
+    /// The candidates with their likelihood, in the order of the request.
     Ranked(Vec<CandidateLikelihood>),
 }
 
@@ -59,7 +59,7 @@ impl Outcome {
     }
 }
 
-/// One request's work on the decoder.
+/// The work of one request on the decoder.
 #[derive(Debug)]
 pub struct Task {
     method: Method,
@@ -75,11 +75,12 @@ enum Method {
 }
 
 impl Task {
-    /// Generates behind `prompt`: the image positions' id (if the checkpoint has one), then the text's ids. `seed` is for
-    /// sampling; equal seeds give equal answers.
+    /// Makes a task that generates after `prompt`: the id of the image positions, if the checkpoint has one, then the ids of
+    /// the text. `seed` is for sampling; equal seeds give equal answers.
     #[must_use]
     pub fn generate(prompt: Vec<u32>, params: GenerationParams, seed: u64) -> Self {
-        let (rows, max_new_tokens) = (params.rows(), params.max_new_tokens);
+        let rows = params.rows();
+        let max_new_tokens = params.max_new_tokens;
         let draft = Draft::new(prompt);
         let method = if params.num_beams > 1 {
             Method::BeamSearch(Box::new(BeamSearch::new(draft, params, seed)))
@@ -89,7 +90,8 @@ impl Task {
         Self { method, rows, max_new_tokens }
     }
 
-    /// The likelihood of each candidate's tokens behind the prompt, with at most `rows` of them in work at once.
+    /// Makes a task that computes the likelihood of each candidate's tokens after the prompt, with at most `rows` candidates
+    /// at once.
     #[must_use]
     pub fn rank(candidates: Vec<Vec<u32>>, rows: usize) -> Self {
         let longest = candidates.iter().map(Vec::len).max().unwrap_or(0);
@@ -97,23 +99,23 @@ impl Task {
         Self { method: Method::Ranking(Ranking::new(candidates, rows)), rows, max_new_tokens: longest }
     }
 
-    /// Rows that it occupies at most.
+    /// Returns the most rows that it occupies.
     #[must_use]
     pub fn rows(&self) -> usize {
         self.rows
     }
 
-    /// New tokens of a row at most.
+    /// Returns the most new tokens of a row.
     #[must_use]
     pub fn max_new_tokens(&self) -> usize {
         self.max_new_tokens
     }
 
-    /// Takes the logits `[vocab]` of each row, as the model wrote them, in the order of the last continuations; the first
-    /// time those of the prompt's last position. Says what the next step feeds; nothing when the task has ended.
+    /// Takes the unprocessed logits `[vocab]` of each row, in the order of the last continuations; at first those of the
+    /// prompt's last position. Returns the rows of the next step, none when the task has ended.
     ///
     /// # Errors
-    /// [`GenerationError`] when no token can be chosen. The task is then of no further use.
+    /// [`GenerationError`] when no token can be chosen. The task must not be advanced again.
     pub fn advance(&mut self, logits: &[&[f32]]) -> Result<Vec<Continuation>, GenerationError> {
         match &mut self.method {
             Method::Sampling(sampling) => sampling.advance(logits),
@@ -122,7 +124,7 @@ impl Task {
         }
     }
 
-    /// The new tokens so far, from the one of number `first` on, if they are decided for good: for a single sequence.
+    /// Returns the new tokens from number `first` on, if they are final: those of a single sequence.
     #[must_use]
     pub fn decided(&self, first: usize) -> Vec<DecidedToken> {
         match &self.method {
@@ -131,7 +133,7 @@ impl Task {
         }
     }
 
-    /// What came of it.
+    /// Returns the result.
     #[must_use]
     pub fn into_outcome(self) -> Outcome {
         match self.method {

@@ -72,7 +72,8 @@ impl FirstFrame {
         if (self.width, self.height) == self.canvas {
             return;
         }
-        let (columns, rows) = (self.left..self.left + self.width, self.top..self.top + self.height);
+        let columns = self.left..self.left + self.width;
+        let rows = self.top..self.top + self.height;
         for (x, y, pixel) in rgb.enumerate_pixels_mut() {
             if !(columns.contains(&x) && rows.contains(&y)) {
                 pixel.0 = self.around;

@@ -105,7 +105,9 @@ struct Header {
 
 impl Header {
     fn read(bytes: &[u8]) -> Result<Self, ImageError> {
-        let (mut exif, mut xmp, mut frame) = (Vec::new(), None, None);
+        let mut exif = Vec::new();
+        let mut xmp = None;
+        let mut frame = None;
         for segment in Segments::new(bytes) {
             let Segment { marker, body } = segment?;
             match marker {

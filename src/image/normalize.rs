@@ -9,7 +9,8 @@ impl Normalizer {
     /// The table for the mean and deviation of each channel, both for samples between 0 and 1.
     pub(super) fn new(mean: [f64; 3], std: [f64; 3]) -> Self {
         let table = std::array::from_fn(|channel| {
-            let (mean, std) = (mean[channel] as f32 * 255.0, std[channel] as f32 * 255.0);
+            let mean = mean[channel] as f32 * 255.0;
+            let std = std[channel] as f32 * 255.0;
             std::array::from_fn(|byte| (byte as f32 - mean) / std)
         });
         Self { table }

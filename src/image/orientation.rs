@@ -25,7 +25,9 @@ struct Walk {
 impl Walk {
     fn new(orientation: Orientation, width: usize, height: usize) -> Option<Self> {
         let row = width.cast_signed();
-        let (top_right, bottom_left, bottom_right) = (width - 1, (height - 1) * width, height * width - 1);
+        let top_right = width - 1;
+        let bottom_left = (height - 1) * width;
+        let bottom_right = height * width - 1;
         let (start, step_x, step_y, swaps_axes) = match orientation.number() {
             2 => (top_right, -1, row, false),
             3 => (bottom_right, -1, -row, false),

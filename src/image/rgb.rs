@@ -17,7 +17,8 @@ pub(super) enum StoredGrey {
 
 /// 8-bit RGB of a decoded image; an RGB image is passed through.
 pub(super) fn to_rgb(format: ImageFormat, decoded: DynamicImage, grey: StoredGrey) -> Result<RgbImage, ImageError> {
-    let (width, height) = (decoded.width(), decoded.height());
+    let width = decoded.width();
+    let height = decoded.height();
     let samples = match decoded {
         DynamicImage::ImageRgb8(rgb) => return Ok(rgb),
         DynamicImage::ImageRgba8(rgba) => colours(rgba.as_raw(), 4, |sample| sample),

@@ -108,7 +108,8 @@ impl Decoder {
         if let Some(reason) = &self.broken {
             return Err(RuntimeError::Broken { reason: reason.clone() });
         }
-        let (rows, gained) = (step.rows.clone(), step.gained.clone());
+        let rows = step.rows.clone();
+        let gained = step.gained.clone();
         if Arc::get_mut(&mut self.logits).is_none() {
             self.logits = Arc::new(Buffer::on_host(&self.place, self.logits.bytes())?); // somebody still reads the last ones
         }
@@ -120,7 +121,9 @@ impl Decoder {
 
     fn run(&mut self, step: Step) -> ort::Result<()> {
         let Step { rows, input_ids, seq_len, prefix_len, gained } = step;
-        let (count, hidden, vocab) = (rows.len(), self.manifest.hidden_size, self.manifest.vocab_size);
+        let count = rows.len();
+        let hidden = self.manifest.hidden_size;
+        let vocab = self.manifest.vocab_size;
         let lens: Vec<usize> = rows.clone().map(|slot| self.cache.len(slot)).collect();
         let written = prefix_len + seq_len; // what is padded is written too
         let longest = lens.iter().max().map_or(0, |len| len + written);
@@ -275,8 +278,8 @@ fn inputs(manifest: &DecoderManifest) -> Vec<Expected> {
         Expected::new(&names.total_sequence_length, Int32, &[]),
         Expected::new(&names.logits_index, Int64, &[None, None]),
     ];
-    let (cache, shape) =
-        (cache_element(manifest).onnx(), [None, Some(manifest.num_heads), None, Some(manifest.head_dim)]);
+    let cache = cache_element(manifest).onnx();
+    let shape = [None, Some(manifest.num_heads), None, Some(manifest.head_dim)];
     expected.extend(
         cache_tensors(manifest).map(|(layer, kind)| Expected::new(&manifest.past_name(layer, kind), cache, &shape)),
     );
@@ -285,8 +288,8 @@ fn inputs(manifest: &DecoderManifest) -> Vec<Expected> {
 
 fn outputs(manifest: &DecoderManifest) -> Vec<Expected> {
     let logits = [None, None, Some(manifest.vocab_size)];
-    let (cache, shape) =
-        (cache_element(manifest).onnx(), [None, Some(manifest.num_heads), None, Some(manifest.head_dim)]);
+    let cache = cache_element(manifest).onnx();
+    let shape = [None, Some(manifest.num_heads), None, Some(manifest.head_dim)];
     let mut expected = vec![Expected::new(&manifest.outputs.logits, TensorElementType::Float32, &logits)];
     expected.extend(
         cache_tensors(manifest).map(|(layer, kind)| Expected::new(&manifest.present_name(layer, kind), cache, &shape)),

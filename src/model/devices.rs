@@ -39,14 +39,16 @@ impl Devices {
     }
 
     pub(super) fn vision_encoder(&self, manifest: &Manifest) -> Result<StageProvider, RuntimeError> {
-        let (image, stage) = (&manifest.image, &manifest.vision_encoder);
+        let image = &manifest.image;
+        let stage = &manifest.vision_encoder;
         let dimensions = vec![3, image.height as usize, image.width as usize];
         let engine = (manifest.precision.vision_encoder, &*stage.inputs.pixel_values, dimensions);
         self.stage(self.providers.vision_encoder, engine)
     }
 
     pub(super) fn qformer(&self, manifest: &Manifest) -> Result<StageProvider, RuntimeError> {
-        let (image, stage) = (&manifest.vision_encoder, &manifest.qformer);
+        let image = &manifest.vision_encoder;
+        let stage = &manifest.qformer;
         let dimensions = vec![image.num_tokens, image.hidden_size];
         let engine = (manifest.precision.qformer, &*stage.inputs.image_embeds, dimensions);
         self.stage(self.providers.qformer, engine)

@@ -129,7 +129,8 @@ impl ImageEncoder for ImageStage {
         self.vision_encoder.run(images, &mut self.image_embeds)?;
         let seen = Instant::now();
         let prefixes = self.qformer.run(&self.image_embeds, images.len())?;
-        let (vision_encoder, qformer) = (seen - started, seen.elapsed());
+        let vision_encoder = seen - started;
+        let qformer = seen.elapsed();
         Ok(prefixes.into_iter().map(|prefix| EncodedImage { prefix, vision_encoder, qformer }).collect())
     }
 

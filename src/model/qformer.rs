@@ -52,7 +52,8 @@ impl QFormer {
         decoder: &Place,
     ) -> Result<Self, RuntimeError> {
         let manifest = bundle.manifest();
-        let (vision, qformer) = (&manifest.vision_encoder, &manifest.qformer);
+        let vision = &manifest.vision_encoder;
+        let qformer = &manifest.qformer;
         let input_shape = [vision.num_tokens, vision.hidden_size];
         let query_shape = [qformer.num_query_tokens, qformer.hidden_size];
         let prefix_shape = [qformer.num_query_tokens, manifest.decoder.hidden_size];

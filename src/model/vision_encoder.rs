@@ -27,10 +27,12 @@ pub struct VisionEncoder {
 impl VisionEncoder {
     pub(super) fn open(runtime: &Runtime, bundle: &Bundle, devices: &Devices) -> Result<Self, RuntimeError> {
         let manifest = bundle.manifest();
-        let (image, vision) = (&manifest.image, &manifest.vision_encoder);
+        let image = &manifest.image;
+        let vision = &manifest.vision_encoder;
         let input_shape = [3, image.height as usize, image.width as usize];
         let output_shape = [vision.num_tokens, vision.hidden_size];
-        let (f32, [channels, height, width]) = (TensorElementType::Float32, input_shape.map(Some));
+        let f32 = TensorElementType::Float32;
+        let [channels, height, width] = input_shape.map(Some);
         let input = Expected::new(&vision.inputs.pixel_values, f32, &[None, channels, height, width]);
         let output =
             Expected::new(&vision.outputs.image_embeds, f32, &[None, Some(output_shape[0]), Some(output_shape[1])]);
@@ -74,7 +76,8 @@ impl VisionEncoder {
             let in_pieces = || failed(ort::Error::new("the pixels of an image are not in one piece"));
             place.copy_from_slice(image.as_slice().ok_or_else(in_pieces)?);
         }
-        let ([channels, height, width], [tokens, hidden]) = (self.input_shape, self.output_shape);
+        let [channels, height, width] = self.input_shape;
+        let [tokens, hidden] = self.output_shape;
         let mut run = || {
             let mut binding = Binding::new(self.session.session())?;
             let input = [images.len(), channels, height, width];

@@ -134,7 +134,8 @@ impl<'m> Binding<'m> {
         part: Part<'_>,
     ) -> ort::Result<()> {
         assert!(part.start + part.bytes() <= buffer.bytes(), "a tensor lies within its buffer");
-        let (info, address) = (buffer.memory_info()?, address.wrapping_byte_add(part.start));
+        let info = buffer.memory_info()?;
+        let address = address.wrapping_byte_add(part.start);
         match part.element {
             Element::F32 => self.bind_as::<f32>(names, info, address, part.shape),
             Element::F16 => self.bind_as::<f16>(names, info, address, part.shape),
@@ -152,7 +153,8 @@ impl<'m> Binding<'m> {
         // SAFETY: the memory lies where its info says, holds all elements of the shape as `bind` checked, and stays
         // borrowed by the caller for 'm, exclusively if it is bound as an output.
         let view = unsafe { TensorRefMut::<T>::from_raw(info, address, shape)? };
-        let (io, value) = (self.binding.ptr_mut(), view.ptr());
+        let io = self.binding.ptr_mut();
+        let value = view.ptr();
         // SAFETY: all pointers are live; ONNX Runtime takes its own reference to the OrtValue.
         unsafe {
             if let Some(TensorName(name)) = input {

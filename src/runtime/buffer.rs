@@ -168,7 +168,8 @@ impl Buffer {
     pub(crate) fn release(&mut self, bytes: Range<usize>) {
         let Memory::Map(map) = &mut self.memory else { return };
         assert!(bytes.end <= map.len(), "what is released lies within the map");
-        let (start, end) = (bytes.start.next_multiple_of(PAGE_BYTES), bytes.end - bytes.end % PAGE_BYTES);
+        let start = bytes.start.next_multiple_of(PAGE_BYTES);
+        let end = bytes.end - bytes.end % PAGE_BYTES;
         if start >= end {
             return;
         }
@@ -275,7 +276,8 @@ impl Buffer {
         assert!(from_end <= self.bytes && to_end <= self.bytes, "what is copied lies within the buffer");
         assert!(from_end <= pieces.to || to_end <= pieces.from, "what is written is not read");
         let address = self.address_mut();
-        let (from, to) = (self.end(address, pieces.from), self.end(address, pieces.to));
+        let from = self.end(address, pieces.from);
+        let to = self.end(address, pieces.to);
         // SAFETY: all pieces lie within this buffer, which is borrowed exclusively, and none of them meet, as was checked.
         unsafe { copy(self.gpu(), from, to, pieces) }
     }

@@ -67,7 +67,8 @@ impl Gpu {
             ));
         }
         let opened = CudaContext::new(id).and_then(|context| {
-            let (stream, name) = (context.new_stream()?, context.name()?);
+            let stream = context.new_stream()?;
+            let name = context.name()?;
             Ok((context.compute_capability()?, Self { context, stream, name, driver }))
         });
         let (capability, gpu) = opened.map_err(failed("the GPU cannot be used"))?;

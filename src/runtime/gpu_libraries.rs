@@ -64,7 +64,8 @@ impl GpuLibraries {
                 opened => opened.map_err(|reason| RuntimeError::Gpu { reason, remedy: CUDA_REMEDY.to_owned() })?,
             }
         }
-        let (cuda, cudnn) = (cuda_runtime_version(), packed_version("libcudnn.so.9", c"cudnnGetVersion"));
+        let cuda = cuda_runtime_version();
+        let cudnn = packed_version("libcudnn.so.9", c"cudnnGetVersion");
         let tensorrt = if needs_tensorrt { Some(open_tensorrt(folder)?) } else { None };
         let unknown = || "of unknown version".to_owned();
         Ok(Self { cuda: cuda.map_or_else(unknown, cuda_version), cudnn: cudnn.unwrap_or_else(unknown), tensorrt })

@@ -104,7 +104,8 @@ impl KvBuffer {
 
     /// Writes the first `len` positions of a slot into memory for so many, as `[tensors, heads, len, head_dim]`.
     pub(crate) fn save_row(&self, slot: usize, len: usize, saved: &mut Buffer) -> Result<(), RuntimeError> {
-        let (head, used) = (self.shape.head(), len * self.shape.position());
+        let head = self.shape.head();
+        let used = len * self.shape.position();
         for (place, tensor) in self.tensors.iter().enumerate() {
             saved.copy_from(
                 &tensor.memory,
@@ -129,7 +130,8 @@ impl KvBuffer {
         saved_len: usize,
         len: usize,
     ) -> Result<(), RuntimeError> {
-        let (head, stored) = (self.shape.head(), saved_len * self.shape.position());
+        let head = self.shape.head();
+        let stored = saved_len * self.shape.position();
         for (place, tensor) in self.tensors.iter_mut().enumerate() {
             tensor.memory.copy_from(
                 saved,
@@ -148,7 +150,8 @@ impl KvBuffer {
 
     /// Copies `positions` of slot `from` into another slot `to`.
     pub(crate) fn copy_row(&mut self, from: usize, to: usize, positions: Range<usize>) -> Result<(), RuntimeError> {
-        let (start, head) = (positions.start * self.shape.position(), self.shape.head());
+        let start = positions.start * self.shape.position();
+        let head = self.shape.head();
         for tensor in &mut self.tensors {
             tensor.memory.copy_within(&Pieces {
                 from: from * self.shape.slot() + start,
@@ -179,7 +182,8 @@ impl KvBuffer {
     /// A run over the first slots, up to `rows`, whose cache grows in place.
     pub(crate) fn bind(&mut self, session: &Session, rows: Range<usize>) -> ort::Result<Binding<'_>> {
         let KvShape { heads, max_len, head_dim, element, .. } = self.shape;
-        let (start, shape) = (rows.start * self.shape.slot(), [rows.len(), heads, max_len, head_dim]);
+        let start = rows.start * self.shape.slot();
+        let shape = [rows.len(), heads, max_len, head_dim];
         let mut binding = Binding::new(session)?;
         for KvTensor { names, memory } in &mut self.tensors {
             binding.in_place((&names.past, &names.present), memory, Part { start, element, shape: &shape })?;
@@ -313,7 +317,8 @@ mod tests {
     fn of_a_shortened_row_whole_pages_are_released_and_no_kept_position_changes() {
         // Heads of two and a half pages, so that pages are shared by neighbouring heads.
         let page = PAGE_BYTES / 16;
-        let (heads, max_len) = (3, 5 * page / 2);
+        let heads = 3;
+        let max_len = 5 * page / 2;
         for kept in [1, page - 1, page, page + 1, max_len - 1] {
             let mut buffer = buffer(2, heads, max_len, 4);
             fill(&mut buffer, 1.0);
@@ -321,7 +326,8 @@ mod tests {
             buffer.release(1, kept);
             assert!(saved(&buffer, 1, kept).iter().all(|element| *element == 1.0), "kept {kept}");
             assert_eq!(written(&buffer, 0), whole);
-            let (released, most) = (whole - written(&buffer, 1), 2 * heads * (max_len - kept) * 4);
+            let released = whole - written(&buffer, 1);
+            let most = 2 * heads * (max_len - kept) * 4;
             assert!(
                 released <= most && released + 2 * heads * 2 * page * 4 > most,
                 "kept {kept}: {released} of {most}"

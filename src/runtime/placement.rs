@@ -39,7 +39,8 @@ impl Placement {
     pub(super) fn of(session: &Session) -> ort::Result<Self> {
         let api = ort::api();
         let mut placement: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
-        let (mut subgraphs, mut count) = (ptr::null(), 0);
+        let mut subgraphs = ptr::null();
+        let mut count = 0;
         // SAFETY: the session is live, and ONNX Runtime writes an array that lives as long as it.
         let subgraphs = unsafe {
             Error::result_from_status((api.Session_GetEpGraphAssignmentInfo)(
@@ -50,7 +51,9 @@ impl Placement {
             items(subgraphs, count)
         };
         for subgraph in subgraphs {
-            let (mut provider, mut nodes, mut count) = (ptr::null(), ptr::null(), 0);
+            let mut provider = ptr::null();
+            let mut nodes = ptr::null();
+            let mut count = 0;
             // SAFETY: the subgraph belongs to the session, as do the strings and arrays that are written here.
             let (provider, nodes) = unsafe {
                 Error::result_from_status((api.EpAssignedSubgraph_GetEpName)(*subgraph, &raw mut provider))?;

@@ -84,7 +84,8 @@ impl Providers {
     }
 
     fn check(self, manifest: &Manifest) -> Result<(), RuntimeError> {
-        let (target, kv_dtype) = (manifest.target, manifest.decoder.kv_dtype);
+        let target = manifest.target;
+        let kv_dtype = manifest.decoder.kv_dtype;
         let unsupported =
             |what: String, remedy: &str| Err(RuntimeError::Unsupported { what, remedy: remedy.to_owned() });
         match self.decoder {

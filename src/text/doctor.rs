@@ -1,33 +1,32 @@
-//! The prompt doctor: notices in a text what is known to spoil this family's answers. Used for the warnings of an
-//! answer.
+//! The prompt doctor: warns of prompts that are known to give bad answers with this family of checkpoints.
 //!
-//! It must not change or refuse a text, and rather misses a fault than warns of a good text: a documented template, a
-//! caption's beginning and no text at all pass in silence.
+//! It never changes or rejects a text. It prefers to miss a fault over warning of a good text: documented templates,
+//! beginnings of captions and empty texts give no warning.
 
-/// Most tokens of a text in training, the leading one included (`max_txt_len` of LAVIS).
+/// The most tokens of a text in training, with the start token (`max_txt_len` of LAVIS).
 const TRAINED_TOKENS: usize = 32;
-/// A chat was never trained on and works by example, so several turns may well be longer than one text in training.
+/// The most tokens of a chat. Chats were not part of training and work by example, so they may be longer.
 const CHAT_TOKENS: usize = 256;
 
-/// What may spoil an answer, and what to do about it.
+/// A fault of a prompt that may spoil its answer, with the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PromptWarning {
-    /// The text holds a special string such as `<image>`. The tokenizer notices it, in `Encoded::special_text`.
+    /// The text holds a special string such as `<image>`. The tokenizer reports it in `Encoded::special_text`.
     #[error("the text holds {special}, which was read as plain text")]
     SpecialText {
         /// The string.
         special: String,
     },
-    /// A question or an instruction as one would say it. The decoder then often answers nothing or repeats itself.
+    /// A question or instruction without the template. The decoder then often answers nothing, or repeats itself.
     #[error(
         "the text reads as a question or an instruction without the template, \
          write it as \"Question: … Answer:\", or send no text for a caption"
     )]
     NoTemplate,
-    /// A question of the template whose place for the answer is missing.
-    #[error("the text has a \"Question:\" without an \"Answer:\" behind it, write it as \"Question: … Answer:\"")]
+    /// A question of the template without `Answer:`.
+    #[error("the text has a \"Question:\" without an \"Answer:\" after it, write it as \"Question: … Answer:\"")]
     NoAnswerMark,
-    /// Two marks of the template side by side, as when a text is put into the template twice.
+    /// Two marks of the template in a row, as when the template is applied twice.
     #[error(
         "the text has nothing between \"{before}\" and \"{after}\", fill in what is missing or remove one of the two"
     )]
@@ -37,24 +36,24 @@ pub enum PromptWarning {
         /// The second.
         after: &'static str,
     },
-    /// White space at the end, which the model sees as a token between the text and its answer.
+    /// White space at the end, which is a token between text and answer.
     #[error("the text ends in white space, which is a token of its own and changes the answer, remove it")]
     TrailingWhiteSpace,
-    /// A caption or question beyond what the model has seen.
+    /// A caption or question longer than those in training.
     #[error("the text has {tokens} tokens, the model was trained with at most {TRAINED_TOKENS}, shorten it")]
     LongText {
-        /// Its length, the leading token included.
+        /// Its length, with the start token.
         tokens: usize,
     },
-    /// A chat so long that its beginning hides the question.
+    /// A chat that is too long.
     #[error("the chat has {tokens} tokens, more than {CHAT_TOKENS} spoil the answer, leave out its earliest turns")]
     LongChat {
-        /// Its length, the leading token included.
+        /// Its length, with the start token.
         tokens: usize,
     },
 }
 
-/// What may spoil the answer to a text of so many tokens, the leading one included as in `Encoded::input_ids`.
+/// Returns warnings about a text of `tokens` tokens, with the start token, as in `Encoded::input_ids`.
 #[must_use]
 pub fn diagnose(text: &str, tokens: usize) -> Vec<PromptWarning> {
     let marks = marks(text);
@@ -88,7 +87,7 @@ impl Kind {
     }
 }
 
-/// A mark of the template and where it stands. `Short answer:` is an answer's mark too.
+/// A mark of the template, and its position. `Short answer:` is a mark of an answer, too.
 #[derive(Clone, Copy)]
 struct Mark {
     kind: Kind,
@@ -96,7 +95,7 @@ struct Mark {
     end: usize,
 }
 
-/// The marks of a text in their order. Small letters count: a template need not be ours to be one.
+/// Returns the marks of a text in order, in capital or small letters.
 fn marks(text: &str) -> Vec<Mark> {
     let text = text.to_ascii_lowercase();
     let mut marks = Vec::new();
@@ -112,10 +111,11 @@ fn marks(text: &str) -> Vec<Mark> {
     marks
 }
 
-/// The first fault of a text that has marks. What stands behind the last answer's mark is taken for its beginning.
+/// Returns the first fault of a text with marks. Text after the last mark of an answer counts as the answer's beginning.
 fn broken_template(text: &str, marks: &[Mark]) -> Option<PromptWarning> {
     for pair in marks.windows(2) {
-        let (before, after) = (pair[0], pair[1]);
+        let before = pair[0];
+        let after = pair[1];
         if text[before.end..after.start].trim().is_empty() {
             return Some(PromptWarning::NothingBetween { before: before.kind.text(), after: after.kind.text() });
         }
@@ -137,18 +137,18 @@ fn ends_as_question(text: &str) -> bool {
     text.trim_end().ends_with(['?', '？'])
 }
 
-/// Verbs that turn the words behind a question word into a question.
+/// Verbs that make a question of the words after a question word.
 const AUXILIARIES: [&str; 14] =
     ["is", "are", "was", "were", "do", "does", "did", "can", "could", "will", "would", "should", "has", "have"];
 const DETERMINERS: [&str; 13] =
     ["the", "a", "an", "this", "that", "these", "those", "my", "your", "his", "her", "its", "their"];
 const PRONOUNS: [&str; 8] = ["you", "we", "i", "they", "he", "she", "it", "there"];
-/// What an instruction is about, besides a thing with its determiner: "list all", "tell me", "count how".
+/// The objects of an instruction, besides a noun with its determiner: "list all", "tell me", "count how".
 const OBJECTS: [&str; 7] = ["all", "every", "each", "me", "us", "how", "what"];
-/// As far as a question's verb is looked for: "what kind of dog breed is this".
+/// The most words up to the verb of a question: "what kind of dog breed is this".
 const WORDS_TO_VERB: usize = 5;
 
-/// Whether the first words are a question's or an instruction's. Many of them may begin a caption as well ("can of
+/// Returns whether a text begins like a question or an instruction. Many first words may begin a caption, too ("can of
 /// soda", "show jumping", "what appears to be", "where the river ends"), so the next words decide.
 fn begins_as_question(text: &str) -> bool {
     let words: Vec<String> = text.split_whitespace().take(1 + WORDS_TO_VERB).map(plain_word).collect();
@@ -169,7 +169,7 @@ fn begins_as_question(text: &str) -> bool {
     }
 }
 
-/// A word in small letters, without the marks around it.
+/// Returns a word in small letters, without punctuation around it.
 fn plain_word(word: &str) -> String {
     word.trim_matches(|character: char| !character.is_alphanumeric()).replace('’', "'").to_lowercase()
 }
@@ -352,7 +352,7 @@ mod tests {
             ),
             (
                 NoAnswerMark,
-                "the text has a \"Question:\" without an \"Answer:\" behind it, write it as \"Question: … Answer:\"",
+                "the text has a \"Question:\" without an \"Answer:\" after it, write it as \"Question: … Answer:\"",
             ),
             (
                 NothingBetween { before: "Answer:", after: "Question:" },

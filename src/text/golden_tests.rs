@@ -71,7 +71,7 @@ fn a_text_that_cannot_fit_is_refused() {
     assert!(matches!(tokenizer.encode("a photo of", exact - 1), Err(TextError::TooLong { .. })));
     let huge = "a".repeat(10_000_000);
     let error = tokenizer.encode(&huge, 256).unwrap_err();
-    assert_eq!(error.to_string(), "the text has 10000000 bytes and needs more than 256 tokens, send a shorter one");
+    assert_eq!(error.to_string(), "the text has 10000000 bytes and needs more than 256 tokens; send a shorter one");
 }
 
 #[test]

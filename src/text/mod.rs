@@ -1,7 +1,7 @@
-//! Text: a prompt becomes token ids, token ids become an answer, whole or piece by piece.
+//! Text: turns prompts into token ids, and token ids into answers, whole or piece by piece.
 //!
-//! Used by `engine`, by the command line and by the scoring routes. This module is pure: it takes the bytes of
-//! `tokenizer.json` and the special ids of the bundle's manifest, and reads no file, clock, environment or global.
+//! Pure: takes the bytes of `tokenizer.json` and the special ids of the bundle's manifest, and reads no file, clock,
+//! environment or global.
 
 mod doctor;
 mod error;

@@ -1,37 +1,36 @@
-//! The prompts this family of checkpoints was trained and measured with. Used by whoever has a question or a chat
-//! rather than a finished text.
+//! The prompt templates with which this family of checkpoints was trained and evaluated.
 //!
-//! It must not change a caption's beginning or a raw text: there every character is the caller's.
+//! The beginning of a caption and a raw text are passed on unchanged.
 
 use std::fmt::Write;
 
-/// What is asked about an image.
+/// A prompt, before its template is applied.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Prompt {
-    /// A caption, which goes on from the beginning; the default, with an empty one.
+    /// A caption that continues a beginning. The default is an empty beginning.
     Caption {
-        /// Such as `a photo of`, passed on as it is.
+        /// The beginning, such as `a photo of`.
         beginning: String,
     },
     /// One question.
     Question(String),
-    /// A question with what was asked and answered before.
+    /// A question with earlier questions and answers.
     Chat {
         /// Earlier turns, the oldest first.
         turns: Vec<Turn>,
-        /// What is asked now.
+        /// The current question.
         question: String,
     },
-    /// A finished text, passed on as it is.
+    /// A text without template.
     Raw(String),
 }
 
-/// A question of a chat and the answer it got.
+/// An earlier question of a chat, and its answer.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Turn {
-    /// What was asked.
+    /// The question.
     pub question: String,
-    /// What was answered, with or without a full stop at its end.
+    /// The answer, with or without a full stop.
     pub answer: String,
 }
 
@@ -42,7 +41,7 @@ impl Default for Prompt {
 }
 
 impl Prompt {
-    /// The text that is encoded for the model. It never ends in white space that is not the caller's own.
+    /// Returns the text for the model. Templates never end in white space.
     #[must_use]
     pub fn text(&self) -> String {
         match self {
@@ -56,10 +55,10 @@ impl Prompt {
 fn chat(turns: &[Turn], question: &str) -> String {
     let mut text = String::new();
     for Turn { question, answer } in turns {
-        // The template ends an answer with a full stop, and a model often has done so itself.
+        // The template ends an answer with a full stop, which the model has often written already.
         let answer = answer.trim();
         let stop = if answer.ends_with('.') { "" } else { "." };
-        let _ = write!(text, "Question: {} Answer: {answer}{stop} ", question.trim()); // a String takes everything
+        let _ = write!(text, "Question: {} Answer: {answer}{stop} ", question.trim()); // writing to a String does not fail
     }
     text + "Question: " + question.trim() + " Answer:"
 }

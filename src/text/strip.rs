@@ -1,4 +1,4 @@
-//! Python's `str.strip()`. Used for answers, whole or as they grow; Rust's `trim` keeps four control characters that Python removes.
+//! Python's `str.strip()`, for answers. Rust's `trim` keeps four control characters that Python removes.
 
 /// Removes leading and trailing white space in Python's sense.
 pub(super) fn strip(text: &str) -> &str {

@@ -1,7 +1,7 @@
-//! The bytes that each token stands for. Used by the tokenizer, and through it for streaming and stop strings.
+//! The bytes of each token, for streaming and stop strings.
 //!
-//! A vocabulary in the manner of GPT-2 writes bytes as printable characters. This undoes it, token by token, as the
-//! library's byte-level decoder does it; what answers hide is left out.
+//! GPT-2's vocabularies write bytes as printable characters. This table reverses that, token by token, like the library's
+//! byte-level decoder. Tokens that answers hide have no bytes.
 
 use std::collections::HashSet;
 
@@ -10,13 +10,13 @@ use tokenizers::Tokenizer as Inner;
 /// Bytes by token id. Ids need not be dense, so they are looked up in a sorted list: a megabyte for 50,000 tokens.
 pub(super) struct TokenBytes {
     ids: Vec<u32>,
-    /// Where the bytes of the id in the same place end.
+    /// The end of each id's bytes.
     ends: Vec<usize>,
     bytes: Vec<u8>,
 }
 
 impl TokenBytes {
-    /// The table of the vocabulary's ids and the added ones, without those that are hidden.
+    /// Makes the table of the vocabulary's ids and the added ones, without hidden ones.
     pub(super) fn new(inner: &Inner, vocabulary: impl Iterator<Item = u32>, hidden: &HashSet<u32>) -> Self {
         let mut ids: Vec<u32> = vocabulary.chain(inner.get_added_tokens_decoder().into_keys()).collect();
         ids.retain(|id| !hidden.contains(id));
@@ -31,7 +31,7 @@ impl TokenBytes {
         Self { ends: ends.collect(), ids, bytes }
     }
 
-    /// The bytes of a token; none for an id that is hidden or has no token.
+    /// Returns the bytes of a token; none for a hidden id, or one without a token.
     pub(super) fn get(&self, id: u32) -> &[u8] {
         let Ok(place) = self.ids.binary_search(&id) else { return &[] };
         let start = place.checked_sub(1).map_or(0, |before| self.ends[before]);
@@ -39,7 +39,7 @@ impl TokenBytes {
     }
 }
 
-/// GPT-2's way of writing bytes: printable ones of Latin-1 stand for themselves, the n-th of the others is U+0100 + n.
+/// GPT-2's encoding of bytes: printable Latin-1 characters stand for themselves, U+0100 + n for the n-th other byte.
 struct Alphabet(Vec<Option<u8>>);
 
 impl Alphabet {
@@ -56,7 +56,7 @@ impl Alphabet {
         Self(bytes)
     }
 
-    /// A token with any other character, as an added one may be, is not written in this alphabet: it is its UTF-8.
+    /// Appends the bytes of a token. A token with any other character, such as an added one, is plain UTF-8.
     fn push_bytes(&self, token: &str, bytes: &mut Vec<u8>) {
         let start = bytes.len();
         for character in token.chars() {

@@ -1,7 +1,7 @@
-//! The tokenizer of a bundle: plain encoding of prompts, decoding of answers. Used through `text`.
+//! The tokenizer of a bundle: encodes prompts as plain text, and decodes answers.
 //!
-//! It must not turn a user's `</s>` or `<image>` into special ids, must not truncate, pad or lower-case, and must not
-//! clean up spaces.
+//! It never turns a user's `</s>` or `<image>` into special ids, never truncates, pads or lower-cases, and never cleans up
+//! spaces.
 
 use std::collections::HashSet;
 
@@ -13,16 +13,16 @@ use super::strip::strip;
 use super::token_bytes::TokenBytes;
 use crate::bundle::TokenizerManifest;
 
-/// The `tokenizer` part of a bundle's manifest.
+/// The special ids, from the bundle's manifest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SpecialIds {
-    /// Stands in front of every text.
+    /// Begins every text.
     pub bos_token_id: u32,
     /// Ends an answer: an ordinary token, "\n" for this family.
     pub eos_token_id: u32,
     /// Padding; never part of an answer.
     pub pad_token_id: u32,
-    /// The place of an image vector; older checkpoints have none.
+    /// Stands for an image position. Older checkpoints have none.
     pub image_token_id: Option<u32>,
 }
 
@@ -38,7 +38,7 @@ impl From<&TokenizerManifest> for SpecialIds {
 }
 
 impl SpecialIds {
-    /// The ids that answers never show. The end token is not among them: it is text that is stripped.
+    /// Returns the ids that answers never show. The end token is not one of them: it is white space, which is stripped.
     fn hidden(&self) -> impl Iterator<Item = u32> {
         [self.bos_token_id, self.pad_token_id].into_iter().chain(self.image_token_id)
     }
@@ -49,12 +49,12 @@ impl SpecialIds {
 pub struct Encoded {
     /// `bos_token_id`, then the ids of the text.
     pub input_ids: Vec<i64>,
-    /// Special strings such as `<image>` that the text holds, in the order of their ids. They were encoded as plain
-    /// text, which the answer should say.
+    /// The special strings in the text, such as `<image>`, in the order of their ids. They were encoded as plain text, of
+    /// which the answer should warn.
     pub special_text: Vec<String>,
 }
 
-/// Prompts to ids and ids to answers. Can be shared between threads.
+/// Encodes prompts and decodes answers. Can be shared between threads.
 pub struct Tokenizer {
     inner: Inner,
     ids: SpecialIds,
@@ -65,7 +65,7 @@ pub struct Tokenizer {
 }
 
 impl Tokenizer {
-    /// A tokenizer from the bytes of `tokenizer.json` and the ids of the manifest.
+    /// Makes a tokenizer from the bytes of `tokenizer.json` and the ids of the manifest.
     ///
     /// # Errors
     /// [`TextError::Unreadable`], [`TextError::NotByteLevel`], or an id that does not agree with the tokenizer.
@@ -81,7 +81,7 @@ impl Tokenizer {
         special.sort_by_key(|(id, _)| *id);
         let hidden =
             special.iter().map(|(id, _)| *id).filter(|id| *id != ids.eos_token_id).chain(ids.hidden()).collect();
-        let vocabulary = inner.get_vocab(false); // a copy of all tokens, so one for both
+        let vocabulary = inner.get_vocab(false); // copies all tokens, so it is called once
         Ok(Self {
             bytes: TokenBytes::new(&inner, vocabulary.values().copied(), &hidden),
             hidden,
@@ -92,21 +92,21 @@ impl Tokenizer {
         })
     }
 
-    /// The special ids it was made with.
+    /// Returns the special ids.
     pub fn special_ids(&self) -> SpecialIds {
         self.ids
     }
 
-    /// The ids of a prompt: `bos_token_id`, then the text, special strings in it as plain text.
+    /// Encodes a prompt: `bos_token_id`, then the text, with special strings as plain text.
     ///
-    /// `max_tokens` counts all of them. A text that is too long by its bytes alone is refused without encoding it, so
-    /// the work is bounded by `max_tokens`, whatever was sent.
+    /// The ids are at most `max_tokens`. A text with too many bytes for that is rejected before it is encoded, so
+    /// `max_tokens` bounds the work.
     ///
     /// # Errors
     /// [`TextError::TooLong`]; [`TextError::Unencodable`] if the library fails.
     pub fn encode(&self, text: &str, max_tokens: usize) -> Result<Encoded, TextError> {
         let too_long = || TextError::TooLong { bytes: text.len(), max_tokens };
-        // No token stands for more bytes than the longest of the vocabulary.
+        // No token has more bytes than the longest of the vocabulary.
         let most_bytes = max_tokens.saturating_sub(1).saturating_mul(self.longest_token_bytes);
         if max_tokens == 0 || text.len() > most_bytes {
             return Err(too_long());
@@ -120,8 +120,8 @@ impl Tokenizer {
         Ok(Encoded { input_ids, special_text: special_text.cloned().collect() })
     }
 
-    /// The ids of a text alone, without `bos_token_id`, special strings in it as plain text: for words to forbid and
-    /// for candidates. The work grows with the text, which the caller has to bound.
+    /// Encodes a text without `bos_token_id`, with special strings as plain text: for bad words and candidates. The caller
+    /// must bound the length of the text.
     ///
     /// # Errors
     /// [`TextError::Unencodable`] if the library fails.
@@ -130,18 +130,18 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// The bytes that an id adds to an answer: none for special ids and ids without a token. They need not be whole
+    /// Returns the bytes that an id adds to an answer: none for special ids and ids without a token. They need not be whole
     /// characters.
     #[must_use]
     pub fn token_bytes(&self, id: u32) -> &[u8] {
         self.bytes.get(id)
     }
 
-    /// The text of an answer: special ids and ids without a token are skipped, bytes that are not UTF-8 become U+FFFD,
-    /// then white space is stripped as by Python.
+    /// Decodes an answer: skips special ids and ids without a token, turns bytes that are not UTF-8 into U+FFFD, then strips
+    /// white space like Python.
     ///
     /// # Errors
-    /// None for a byte-level decoder; [`TextError::Unencodable`] passes on what the library reports.
+    /// [`TextError::Unencodable`] with an error of the library, which a byte-level decoder never returns.
     pub fn decode(&self, ids: &[u32]) -> Result<String, TextError> {
         let shown: Vec<u32> = ids.iter().copied().filter(|id| !self.hidden.contains(id)).collect();
         let text = self.inner.decode(&shown, false).map_err(|source| TextError::Unencodable { source })?;

@@ -32,7 +32,8 @@ fn cancelled_jobs_end_in_every_phase() {
 fn jobs_are_answered_after_the_last_handle_is_dropped() {
     let running = Setup::default().start();
     running.controls.encode.hold(0);
-    let (expected, pending) = (running.expected(&Question::default()), running.submit(Question::default()));
+    let expected = running.expected(&Question::default());
+    let pending = running.submit(Question::default());
     drop(running); // lets the encoder go on
     assert_eq!(pending.wait().unwrap().best.token_ids, expected[0].token_ids);
 }

@@ -38,7 +38,8 @@ fn permanently_failing_model_fails_every_job() {
 fn non_finite_logits_fail_their_job_alone() {
     let running = Setup::default().start();
     let broken = running.submit(Question { text: "~", params: json!({"max_new_tokens": 100}), ..Question::default() });
-    let (asked, whole) = (about(0, "whole"), running.submit(about(0, "whole")));
+    let asked = about(0, "whole");
+    let whole = running.submit(about(0, "whole"));
     assert!(matches!(broken.wait(), Err(EngineError::Generation(_))));
     running.check(&asked, &whole.wait().unwrap());
 }

@@ -109,7 +109,8 @@ pub(super) fn preprocessor() -> Preprocessor {
 pub(super) fn encoded_images(prefix_len: usize) -> Vec<Image> {
     static ENCODED: LazyLock<Mutex<BTreeMap<usize, Vec<Image>>>> = LazyLock::new(Mutex::default);
     let encode = || {
-        let (table, mut encoder) = (ImageTable::new(preprocessor(), 0), FakeEncoder::new(prefix_len, Arc::default()));
+        let table = ImageTable::new(preprocessor(), 0);
+        let mut encoder = FakeEncoder::new(prefix_len, Arc::default());
         let images = FILES.map(|file| table.open(file).unwrap());
         for image in &images {
             table.encode(&[image], &mut encoder).remove(0).unwrap();
@@ -300,7 +301,8 @@ impl FakeDecoder {
     }
 
     fn is_allowed(&self, slot: usize, piece: &PromptPiece<'_>) -> bool {
-        let (prompt, piece) = (positions(piece.image, piece.input_ids), &piece.positions);
+        let prompt = positions(piece.image, piece.input_ids);
+        let piece = &piece.positions;
         if !self.is_slot(slot) {
             return false;
         }
@@ -401,7 +403,8 @@ impl StepDecoder for FakeDecoder {
         if !self.is_slot(from) || !self.is_slot(to) {
             return;
         }
-        let (source, target) = (&self.rows[from], &self.rows[to]);
+        let source = &self.rows[from];
+        let target = &self.rows[to];
         let is_well = self.expect(positions.end <= source.len, || {
             format!("{positions:?} are copied from slot {from}, which holds {}", source.len)
         }) && self

@@ -109,7 +109,9 @@ fn failed_image_is_retried_by_the_next_request_and_then_encoded_once() {
     let first = running.prepare(about(0, "first"));
     let second = running.prepare(about(0, "second"));
     let submit = |job| running.engine.submit(job, &running.engine.reserve(1).unwrap()).unwrap();
-    let (first, between, second) = (submit(first), running.submit(about(1, "between")), submit(second));
+    let first = submit(first);
+    let between = running.submit(about(1, "between"));
+    let second = submit(second);
     running.controls.encode.wait_for(1);
     running.controls.encode.hold(1);
     assert!(matches!(first.wait(), Err(EngineError::Model { .. })));

@@ -15,7 +15,7 @@ use super::fake_model::{Controls, FakeDecoder, Model, Run, encoded_images, posit
 use crate::bundle::GenerationDefaults;
 use crate::engine::admission::Admission;
 use crate::engine::decoder_worker::DecoderWorker;
-use crate::engine::job::{Finished, Queued};
+use crate::engine::job::{FinishedJob, QueuedJob};
 use crate::engine::slots::{SlotTable, Usage};
 use crate::engine::{DecoderLimits, EngineError, Image, PreparedJob, StepDecoder as _};
 use crate::generation::{DecidedToken, GenerationError, GenerationParams, Outcome, Task, letters};
@@ -214,7 +214,7 @@ struct Followed<'a> {
     input_ids: Vec<i64>,
     image: Image,
     place: Place,
-    reply: Option<oneshot::Receiver<Result<Finished, EngineError>>>,
+    reply: Option<oneshot::Receiver<Result<FinishedJob, EngineError>>>,
     tokens: UnboundedReceiver<DecidedToken>,
     decided: Vec<u32>,
     answer: Option<Result<Outcome, EngineError>>,
@@ -296,7 +296,8 @@ struct Table<'a> {
 
 impl<'a> Table<'a> {
     fn new(case: &Case) -> Self {
-        let (limits, controls) = (case.limits(), Arc::<Controls>::default());
+        let limits = case.limits();
+        let controls = Arc::<Controls>::default();
         case.failing_steps.iter().for_each(|(first, count)| controls.decode.fail(*first..first + count));
         case.failing_pieces.iter().for_each(|number| controls.prefill.fail(*number..number + 1));
         let cache_bytes = case.cached_images * (case.prefix_len + 1) * POSITION_BYTES;
@@ -313,7 +314,8 @@ impl<'a> Table<'a> {
     }
 
     fn arrive(&mut self, number: usize, asked: &'a Asked) {
-        let (input_ids, image) = (asked.input_ids(), self.images[asked.image].clone());
+        let input_ids = asked.input_ids();
+        let image = self.images[asked.image].clone();
         let deadline = if asked.is_late { Instant::now() } else { Instant::now() + HOUR };
         let job = PreparedJob {
             image: image.clone(),
@@ -322,7 +324,8 @@ impl<'a> Table<'a> {
             warnings: Vec::new(),
             deadline,
         };
-        let ((reply, answer), (send, tokens)) = (oneshot::channel(), mpsc::unbounded_channel());
+        let (reply, answer) = oneshot::channel();
+        let (send, tokens) = mpsc::unbounded_channel();
         self.jobs.push(Followed {
             asked,
             number,
@@ -336,7 +339,7 @@ impl<'a> Table<'a> {
             answer: None,
         });
         let permit = Admission::reserve(&self.admission, 1, Instant::now() + HOUR).unwrap();
-        self.worker.waiting.push_back(Queued::new(job, permit, reply, Some(send)));
+        self.worker.waiting.push_back(QueuedJob::new(job, permit, reply, Some(send)));
     }
 
     /// The caller goes, unless its answer has come.
@@ -414,7 +417,8 @@ impl<'a> Table<'a> {
         let fed: usize = runs.iter().map(piece).sum();
         assert!(fed <= self.most_fed, "{fed} positions in one turn");
 
-        let (slots, kv_tokens) = (self.limits.slots, self.limits.kv_tokens);
+        let slots = self.limits.slots;
+        let kv_tokens = self.limits.kv_tokens;
         let alive = || self.jobs.iter().filter(|job| !job.is_over());
         assert_eq!(self.admission.taken(), alive().count(), "places are given back with the job, and not before");
         let begun = || alive().filter(|job| job.place != Place::Waiting);
@@ -429,7 +433,8 @@ impl<'a> Table<'a> {
         let is_idle = |slot: &usize| *slot >= usage.rows && !usage.prompts.contains(slot);
         let (idle, busy): (Vec<usize>, Vec<usize>) = (0..slots).partition(is_idle);
         let held = |of: Vec<usize>| -> usize { of.into_iter().map(|slot| self.worker.decoder.held(slot)).sum() };
-        let (idle, busy) = (held(idle), held(busy));
+        let idle = held(idle);
+        let busy = held(busy);
         assert!(busy <= booked, "{busy} positions are held by rows that booked {booked}");
         assert!(idle + booked <= kv_tokens, "{booked} of {kv_tokens} positions are booked, and {idle} not given back");
     }

@@ -1,7 +1,7 @@
 //! Logits processors, in transformers' order. They see the whole row: image positions, prompt and new tokens.
 //!
-//! A processor is one file: a `read` that takes its parameters from the request, and the arithmetic. To add one, write the
-//! file and name its `read` in [`ALWAYS`] or [`SAMPLING`], at the place where transformers has it.
+//! A processor is one file: a `read` that reads its parameters from the request, and the arithmetic. To add one, write the
+//! file, and add its `read` to [`ALWAYS`] or [`SAMPLING`] in the order of transformers.
 
 mod bad_words;
 mod min_new_tokens;
@@ -19,42 +19,42 @@ use std::sync::Arc;
 
 use super::reader::{ParamError, ParamReader};
 
-/// What a processor may look at.
+/// The row, as processors see it.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct History<'a> {
-    /// Ids of the whole row.
+    /// The ids of the whole row.
     pub(super) ids: &'a [u32],
-    /// How many of them are new.
+    /// The number of new tokens at its end.
     pub(super) new_tokens: usize,
 }
 
-/// One way to change the scores of the next token. Scores are logits, or log-probabilities with beams; −∞ forbids a token.
+/// Changes the scores of the next token. Scores are logits, or log-probabilities with beams. −∞ forbids a token.
 pub(super) trait LogitsProcessor: Debug + Send + Sync {
     fn process(&self, scores: &mut [f32], history: History<'_>);
 
-    /// Whether it may change anything now; a step in which none does copies nothing.
+    /// Returns whether it may change scores now. A step without active processors copies no scores.
     fn is_active(&self, _: History<'_>) -> bool {
         true
     }
 }
 
-/// A processor, or nothing when its parameters leave it off.
+/// A processor, or `None` if its parameters turn it off.
 type Registered = Option<Box<dyn LogitsProcessor>>;
 
 type Read = fn(&mut ParamReader<'_>) -> Result<Registered, ParamError>;
 
-/// In force with every method.
+/// The processors of every method.
 const ALWAYS: &[Read] = &[repetition_penalty::read, no_repeat_ngram::read, bad_words::read, min_new_tokens::read];
 
-/// In force with `do_sample` only.
+/// The processors of sampling.
 const SAMPLING: &[Read] = &[temperature::read, top_k::read, top_p::read, min_p::read, typical_p::read];
 
-/// The processors that a request turns on.
+/// The processors of one request.
 #[derive(Debug, Clone)]
 pub(super) struct Processors(Arc<[Box<dyn LogitsProcessor>]>);
 
 impl Processors {
-    /// Also the names that are given and have no effect, because the request does not sample.
+    /// Reads the processors. Also returns the names of parameters without effect, because the request does not sample.
     pub(super) fn read(reader: &mut ParamReader<'_>, do_sample: bool) -> Result<(Self, Vec<&'static str>), ParamError> {
         let mut processors = Vec::new();
         for read in ALWAYS {
@@ -72,7 +72,7 @@ impl Processors {
         Ok((Self(processors.into()), idle))
     }
 
-    /// The scores after all processors; borrowed when none is active.
+    /// Returns the scores after all processors; borrowed if none is active.
     pub(super) fn process<'a>(&self, scores: &'a [f32], history: History<'_>) -> Cow<'a, [f32]> {
         let mut scores = Cow::Borrowed(scores);
         for processor in self.0.iter().filter(|processor| processor.is_active(history)) {
@@ -82,7 +82,7 @@ impl Processors {
     }
 }
 
-/// Makes a token impossible. Ids beyond the columns are passed over.
+/// Forbids a token. Ignores ids beyond the columns.
 fn forbid(scores: &mut [f32], id: u32) {
     if let Some(score) = scores.get_mut(id as usize) {
         *score = f32::NEG_INFINITY;

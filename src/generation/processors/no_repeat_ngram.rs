@@ -12,7 +12,8 @@ pub(super) fn read(reader: &mut ParamReader<'_>) -> Result<Registered, ParamErro
 
 impl LogitsProcessor for NoRepeatNgram {
     fn process(&self, scores: &mut [f32], history: History<'_>) {
-        let (ids, size) = (history.ids, self.0);
+        let ids = history.ids;
+        let size = self.0;
         let newest = &ids[ids.len() + 1 - size..];
         for ngram in ids.windows(size) {
             if ngram[..size - 1] == *newest {
