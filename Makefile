@@ -36,7 +36,7 @@ FEATURES := $(if $(shell command -v nasm),--features jpeg-simd)
 # exporter has changed.
 SHARED := ../shared/data
 GOLDEN := $(SHARED)/golden
-EXPORTER := $(wildcard export/blip2_export/*.py export/blip2_export/*/*.py)
+EXPORTER := $(wildcard export/blip2_export/*.py export/blip2_export/*/*.py export/blip2_export/*/*/*.py)
 
 # Python beside the exporter's, seen from export/.
 LINTED := ../tests/clients ../tests/docker ../tests/deploy ../deploy ../benches
@@ -107,12 +107,13 @@ test-gpu-bundles: setup $(BIN)/pytest ## Export the tiny model for GPUs, and run
 	for kind in cuda-fp16 cuda-int8 tensorrt-fp16; do \
 	    (cd export && ../$(BIN)/python -m blip2_export export --checkpoint ../onnx/checkpoint --target $${kind%-*} \
 	        --precision $${kind#*-} --output ../.gpu-bundles/$$kind) && \
-	    BLIP2_TEST_BUNDLE=.gpu-bundles/$$kind cargo test --locked $(FEATURES) --test blip2 providers:: || exit 1; done
+	    BLIP2_TEST_BUNDLE=.gpu-bundles/$$kind cargo test --locked $(FEATURES) --test blip2 providers:: -- --include-ignored || exit 1; done
 
 goldens: setup .goldens/bundle/manifest.json ## Compare the runtime with the reference's answers in ../shared/data/golden
-	BLIP2_REFERENCE_BUNDLE=.goldens/bundle cargo test --locked $(FEATURES) --test blip2 goldens:: -- --nocapture
+	cargo test --locked $(FEATURES) --lib text:: -- --ignored
+	BLIP2_REFERENCE_BUNDLE=.goldens/bundle cargo test --locked $(FEATURES) --test blip2 goldens:: -- --ignored --nocapture
 
-docker: ## Build the image that serves on CPUs, blip2 (ten minutes from nothing)
+docker: ## Build the image that serves on CPUs, blip2 (15 minutes from nothing)
 	$(DOCKER_BUILD) --target cpu --tag blip2 .
 
 docker-cuda: ## Build the one that serves on NVIDIA GPUs, blip2:cuda; DOCKER_ARGS="--build-arg TENSORRT=IMAGE" adds TensorRT

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer
 
-from blip2_export.config import parse_config
+from blip2_export.checkpoint.config import parse_config
 from compare import machine
 from compare.cases import BY_NAME, KINDS, CaseKind, cases_of_round
 from compare.contenders import BundleContender, Contender, Place, TransformersContender

@@ -16,7 +16,7 @@ from compare.cases import Manner
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from blip2_export.config import Blip2Config
+    from blip2_export.checkpoint.config import Blip2Config
     from compare.cases import Ask
 
 # 4 bits carry a 32-bit scale and a zero point for every 32 weights. Its output layer has 8 bits.

@@ -6,8 +6,8 @@ import pytest
 from compare.cases import Ask, Manner
 from compare.work import Floors, Row, Work, case_floor_s
 
-from blip2_export.config import parse_config
-from blip2_export.synthetic import BLIP2_OPT_2_7B
+from blip2_export.checkpoint.config import parse_config
+from blip2_export.synthetic.checkpoint import BLIP2_OPT_2_7B
 
 WORK = Work.of(parse_config(BLIP2_OPT_2_7B))
 RATES = {"bandwidth": 38e9, "int8": 1.05e12, "fp32": 0.15e12, "bf16": 0.6e12}

@@ -7,8 +7,8 @@ import os
 
 __version__ = "0.1.0"
 
-# No word to outside. ONNX Runtime reports to its maker from the moment it is loaded, and reads the variable then and
-# never again; this file runs before any module of the package can import it. What was set before is replaced: of all
-# values only `1` and `true` are understood. The hub's client is asked for files, and for nothing else.
+# No telemetry. ONNX Runtime reports to its vendor as soon as it is loaded, and reads the variable only then; this file
+# runs before any module of the package can import it. An earlier value is replaced, because only `1` and `true` are
+# understood. The hub's client then sends nothing but requests for files.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"

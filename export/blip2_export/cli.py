@@ -1,7 +1,7 @@
-"""The command line. Exit codes: 0 done, 1 the result is bad (see the command), 2 usage or fatal, 130 interrupted.
+"""The command line. Exit codes: 0 success, 1 a negative result (see the command), 2 usage or fatal, 130 interrupted.
 
-Each command is a module with `add_arguments` and `run`, whose docstring is its help. It is imported only when it,
-or its help, is asked for: `export` works without torch, and `--help` is quick.
+Each command is a module with `add_arguments` and `run`, whose docstring is its help. It is imported only when it or its
+help is asked for: `export` works without torch, and `--help` is quick.
 """
 
 from __future__ import annotations
@@ -30,9 +30,12 @@ COMMANDS = {
     "register": ("commands.register", "register a bundle with Azure Machine Learning or MLflow"),
     "evaluate": ("commands.evaluate", "measure a served bundle on VQAv2 questions or COCO captions"),
     "make-checkpoint": ("commands.make_checkpoint", "write a synthetic checkpoint of the real dimensions"),
-    "train-shapes": ("shapes.train", "train the tiny model on drawn scenes of coloured shapes"),
-    "draw-shapes": ("shapes.draw", "draw unseen scenes with questions, as pictures and a cases file for verify"),
-    "evaluate-shapes": ("shapes.evaluate", "measure the tiny model on unseen scenes"),
+    "train-shapes": ("commands.train_shapes", "train the tiny model on drawn scenes of coloured shapes"),
+    "draw-shapes": (
+        "commands.draw_shapes",
+        "draw unseen scenes with questions: images and a cases file for verify",
+    ),
+    "evaluate-shapes": ("commands.evaluate_shapes", "measure the tiny model on unseen scenes"),
 }
 NEED_REFERENCE = ("verify", "train-shapes")
 
@@ -49,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     module.add_arguments(parser)
     options = parser.parse_args(rest)
-    # A stopped command cleans up behind itself, as after Ctrl-C.
+    # A command that is stopped cleans up, as after Ctrl-C.
     usual = signal.signal(signal.SIGTERM, _interrupt)
     try:
         if chosen.command in NEED_REFERENCE:
@@ -76,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _line(error: Exception) -> str:
-    """An error as one line. What the system says of a file comes without its class and number."""
+    """Returns an error as one line. An error of the system is shown without its class and number."""
     if isinstance(error, OSError) and error.strerror:
         place = error.filename2 or error.filename
         return f"{place}: {error.strerror}" if place else error.strerror

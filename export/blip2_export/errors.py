@@ -1,5 +1,5 @@
-"""The one exception that ends a command with exit code 2 and a single line on stderr."""
+"""The exception that ends a command with exit code 2 and a single line on stderr."""
 
 
 class ExportError(Exception):
-    """Something the user can act on: the message says what, where, and what to do."""
+    """An error that the user can act on: the message says what is wrong, where, and what to do."""

@@ -1,4 +1,4 @@
-"""The hash and size of a file. Without numpy, so that commands which only read bundles need none of the exporter."""
+"""Hashes files. Needs no numpy, so that commands that only read bundles run without the exporter's dependencies."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Json = dict[str, Any]
 
 
 def file_entry(path: Path) -> Json:
-    """The sha256 and the size in bytes of a file, as manifests list them."""
+    """Returns the sha256 and the size in bytes of a file, as manifests list them."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):

@@ -1,4 +1,4 @@
-"""What a waiting person sees on stderr: lines, and for long work a bar with stage, bytes and time left."""
+"""Shows progress on stderr: lines, and for long work a bar with stage, bytes and time left."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ LINE_SECONDS = 10.0  # in a log
 
 
 def progress(line: str) -> None:
-    """Tells a waiting person what is going on; results go to stdout, this does not."""
+    """Prints a line of progress on stderr; results go to stdout."""
     print(f"blip2_export: {line}", file=sys.stderr, flush=True)
 
 
 class ByteProgress:
-    """Work measured in bytes. One line that is redrawn on a terminal, a line now and then elsewhere.
+    """Progress of work measured in bytes: a line that is redrawn on a terminal, a line at intervals elsewhere.
 
     The time left follows the pace of the current stage, because stages differ in work per byte.
     """
@@ -50,7 +50,7 @@ class ByteProgress:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Ends the line on a terminal, so that what follows has its own."""
+        """Ends the line on a terminal, so that the next output starts on its own."""
         if self._interactive:
             self._stream.write("\n")
 
@@ -71,11 +71,11 @@ class ByteProgress:
 
 
 def size(count: int) -> str:
-    """Bytes for people: `3.9 MB`, `7.48 GB`."""
+    """Formats bytes for people: `3.9 MB`, `7.48 GB`."""
     return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
 def duration(seconds: float) -> str:
-    """Seconds for people: `45 s`, `3 min 20 s`."""
+    """Formats seconds for people: `45 s`, `3 min 20 s`."""
     whole = round(max(seconds, 0))
     return f"{whole} s" if whole < 60 else f"{whole // 60} min {whole % 60:02} s"

@@ -1,7 +1,7 @@
-"""Everything that wants an NVIDIA GPU, in one run: export, verify, tests and benches, with a JSON of what came out.
+"""Runs every step that needs an NVIDIA GPU: export, verify, tests and benches, and writes the results as JSON.
 
-`python -m gpu_check --help`, or `make gpu-check`. Standard library only, so that it starts anywhere and says itself
-what is missing.
+`python -m gpu_check --help`, or `make gpu-check`. It uses the standard library only, so that it starts anywhere and
+reports what is missing.
 """
 
 import os

@@ -37,7 +37,7 @@ examples, from export/:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the stages; 1 if one failed."""
+    """Runs the stages. Returns 1 if one failed, else 0."""
     options = _parser().parse_args(arguments)
     try:
         gpu, no_gpu = find_gpu(options.device_id), ""
@@ -82,17 +82,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", nargs="+", metavar="STAGE", help="these stages alone")
     parser.add_argument("--skip", nargs="+", default=[], metavar="STAGE", help="all but these")
     parser.add_argument("--quick", action="store_true", help="the tiny model alone, without the real size")
-    parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="of the real size (default: a synthetic one)")
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="DIR", help="checkpoint of the real size (default: a synthetic one)"
+    )
     parser.add_argument("--device-id", type=int, default=0, metavar="N", help="the GPU (default: 0)")
     work = REPOSITORY / ".gpu-check"
     parser.add_argument(
-        "--work", type=Path, default=work, metavar="DIR", help="bundles lie in it (default: .gpu-check)"
+        "--work", type=Path, default=work, metavar="DIR", help="folder for the bundles (default: .gpu-check)"
     )
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: WORK/results/<date>-<GPU>")
-    limit = "a stage is ended after so many (default: 180)"
+    limit = "time limit for a stage, in minutes (default: 180)"
     parser.add_argument("--timeout-minutes", type=float, default=180, metavar="M", help=limit)
-    parser.add_argument("--list", action="store_true", help="name the stages and end")
-    parser.add_argument("--dry-run", action="store_true", help="print the commands and end")
+    parser.add_argument("--list", action="store_true", help="list the stages and exit")
+    parser.add_argument("--dry-run", action="store_true", help="print the commands and exit")
     return parser
 
 

@@ -1,4 +1,4 @@
-"""Loads the libraries of `.ort-gpu/` in a process of its own, in the order of their dependence, and prints versions.
+"""Loads the libraries of `.ort-gpu/` in dependency order, in its own process, and prints their versions.
 
 `python -m gpu_check.libraries FOLDER [--tensorrt]`; exit code 1 names the first that cannot be loaded.
 """
@@ -26,7 +26,7 @@ MAIN = "libonnxruntime.so"
 
 
 def main() -> int:
-    """Loads and prints."""
+    """Loads the libraries and prints their versions."""
     parser = argparse.ArgumentParser(prog="gpu_check.libraries", description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tensorrt", action="store_true")

@@ -1,4 +1,4 @@
-"""The GPU and its driver, as nvidia-smi tells them, and whether the GPU build of ONNX Runtime has code for it."""
+"""Reads the GPU and its driver from nvidia-smi, and checks that ONNX Runtime's GPU build supports it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 
-# What CUDA 13 needs (NVIDIA, CUDA compatibility: minor version compatibility).
+# The requirements of CUDA 13 (NVIDIA, CUDA compatibility: minor version compatibility).
 OLDEST_DRIVER = 580
 # The machine code in libonnxruntime_providers_cuda.so 1.31.1, by `cuobjdump --list-elf`; it has no PTX that a driver
 # could compile for others. Code for 8.6 runs on 8.7; that for 9.0 and 12.0 is of these alone (sm_90a, sm_120a).
@@ -15,7 +15,7 @@ QUERY = ("name", "driver_version", "compute_cap", "memory.total")
 
 
 class NoGpuError(Exception):
-    """Why nothing can run on a GPU here, with the remedy."""
+    """No usable GPU: the message has the reason and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Gpu:
 
 
 def find_gpu(device_id: int) -> Gpu:
-    """The GPU of a number.
+    """Finds the GPU of a number.
 
     Raises:
         NoGpuError: there is none, or it or its driver is too old.
@@ -63,7 +63,7 @@ def find_gpu(device_id: int) -> Gpu:
 def _parse(line: str) -> Gpu:
     fields = [field.strip() for field in line.strip().split(",")]
     if len(fields) != len(QUERY):
-        raise NoGpuError(f"nvidia-smi says what cannot be read: {line.strip()!r}")
+        raise NoGpuError(f"cannot parse this line of nvidia-smi: {line.strip()!r}")
     name, driver, capability, memory = fields
     return Gpu(name, driver, capability, int(memory) if memory.isdecimal() else None)
 

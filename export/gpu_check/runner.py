@@ -1,4 +1,4 @@
-"""Runs stages one after the other, each into a log of its own, and keeps the results on the disk after every one."""
+"""Runs stages one after another, each with its own log, and saves the results after every stage."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TAIL_LINES = 40
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a stage."""
+    """The outcome of a stage."""
 
     stage: str
     status: str
@@ -36,7 +36,7 @@ class Outcome:
 
 
 class Runner:
-    """`no_gpu` is why no GPU can be used, or empty. `document` is what results.json tells beside the stages."""
+    """Runs stages. `no_gpu` is the reason why no GPU can be used, or empty; `document` goes into results.json."""
 
     def __init__(self, results: Path, document: Json, no_gpu: str, timeout_s: float) -> None:
         self.results = results
@@ -46,7 +46,7 @@ class Runner:
         self.outcomes: list[Outcome] = []
 
     def run(self, stages: Sequence[Stage], left_out: dict[str, str]) -> bool:
-        """Runs all stages but those left out (name -> why), and returns whether none failed."""
+        """Runs all stages except those left out (name -> reason), and returns whether none failed."""
         self.results.mkdir(parents=True, exist_ok=True)
         for stage in stages:
             print(f"{stage.name}: {stage.title}", flush=True)
@@ -81,7 +81,7 @@ class Runner:
         return Outcome(stage.name, status, reason, round(time.monotonic() - started, 1), commands, tuple(tail))
 
     def _command(self, command: Command, log: IO[str]) -> tuple[int, str]:
-        """The exit code, and why there is none."""
+        """Runs a command, and returns its exit code, or the reason why there is none."""
         print(f"$ {command.line()}", file=log, flush=True)
         searched = os.environ.get("LD_LIBRARY_PATH", "")
         added = {

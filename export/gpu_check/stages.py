@@ -1,4 +1,4 @@
-"""The stages: what each runs, what it needs, and in which order."""
+"""Defines the stages: their commands, needs and order."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class Command:
     environment: dict[str, str] = field(default_factory=dict)
 
     def line(self) -> str:
-        """For a shell."""
+        """The command for a shell."""
         set_first = "".join(f"{name}={value} " for name, value in self.environment.items())
         return f"cd {self.folder} && {set_first}{' '.join(self.words)}"
 
 
 @dataclass(frozen=True)
 class Need:
-    """A file that must be there, and what is said otherwise. `is_fault`: that counts as a failure, not as a skip."""
+    """A required file, and the message if it is missing. `is_fault`: counts as a failure, not as a skip."""
 
     path: Path
     otherwise: str
@@ -38,7 +38,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Stage:
-    """A named step. `tolerated` are exit codes that are a result and no failure, with what they mean."""
+    """A named step. `tolerated` maps exit codes that are results, not failures, to their meaning."""
 
     name: str
     title: str
@@ -50,7 +50,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class Places:
-    """Where everything lies. `checkpoint` is one to use in the place of a synthetic one."""
+    """The paths. `checkpoint` replaces the synthetic one."""
 
     repository: Path
     work: Path
@@ -71,7 +71,7 @@ class Places:
 
     @property
     def tensorrt(self) -> Path:
-        """What tells that TensorRT is linked."""
+        """The file whose presence shows that TensorRT is linked."""
         return self.repository / ".ort-gpu/libnvinfer.so.10"
 
     @property
@@ -95,7 +95,7 @@ class Places:
 
 
 def stages(places: Places) -> list[Stage]:
-    """All stages in order. The tiny model tells right from wrong; the real size is for memory and speed."""
+    """Returns all stages in order. The tiny model tests correctness, the real size memory and speed."""
     sizes = ["tiny"] if places.quick else ["tiny", "full"]
     found = [_machine(places), _libraries(places), _build(places)]
     if not places.quick and places.checkpoint is None:
@@ -239,7 +239,7 @@ def _blip2_export(places: Places, *words: str) -> Command:
 
 
 def _of_python(places: Places) -> dict[str, str]:
-    """For TensorRT. torch looks for its CUDA libraries beside itself first, in versions of its own."""
+    """Returns the environment for TensorRT. torch finds its own CUDA libraries, in its versions, first."""
     searched = f"{places.onnxruntime.parent}:$LD_LIBRARY_PATH"  # the runner fills in what is searched already
     # CUDA would count the fastest first, and nvidia-smi, which names the GPU in the results, does not.
     counted = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": str(places.device_id)}

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 import tiny_checkpoint
 
-from blip2_export.export import ExportOptions, export
-from blip2_export.onnx_blip2 import OnnxBlip2
+from blip2_export.bundle.writer import ExportOptions, export
+from blip2_export.verification.onnx_blip2 import OnnxBlip2
 
 if TYPE_CHECKING:
     from pathlib import Path

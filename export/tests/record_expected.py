@@ -23,7 +23,7 @@ MAX_NEW_TOKENS = 12
 
 def compute(folder: Path) -> dict[str, Any]:
     """The expected numbers for a checkpoint folder."""
-    from blip2_export.reference import Reference
+    from blip2_export.verification.reference import Reference
 
     reference = Reference(folder)
     pixel_values = tiny_checkpoint.pixel_values()

@@ -100,7 +100,7 @@ def test_the_gpu_is_read_and_names_the_folder(pretend: Callable[..., None], tmp_
         ("NVIDIA A100, 570.86.10, 8.0, 40960", 0, "driver 570.86.10 is too old for CUDA 13: install 580 or later"),
         ("NVIDIA B200, 580.95.05, 10.0, 183359", 0, "B200 has compute capability 10.0; this ONNX Runtime has code for"),
         ("No devices were found", 6, "nvidia-smi ended with 6: No devices were found"),
-        ("something else", 0, "nvidia-smi says what cannot be read: 'something else'"),
+        ("something else", 0, "cannot parse this line of nvidia-smi: 'something else'"),
     ],
 )
 def test_what_cannot_be_used_is_named(pretend: Callable[..., None], line: str, code: int, message: str) -> None:

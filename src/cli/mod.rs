@@ -90,7 +90,7 @@ impl Failure {
         Self { code: 1, error: error.into() }
     }
 
-    /// What was typed cannot be used.
+    /// The flags or their values cannot be used.
     fn usage(error: impl Into<anyhow::Error>) -> Self {
         Self { code: 2, error: error.into() }
     }

@@ -15,7 +15,7 @@ use super::server_args::port;
 /// Of an answer that is not 200, this much is shown. Those of the probes are shorter.
 const MOST_SHOWN: usize = 200;
 
-/// As typed.
+/// The flags of `blip2 probe`, as typed.
 #[derive(Debug, Args)]
 pub(super) struct ProbeArgs {
     /// Address that the service listens on; of 0.0.0.0 and :: the loopback address is asked
@@ -26,7 +26,7 @@ pub(super) struct ProbeArgs {
     #[arg(long, env = "BLIP2_PORT")]
     port: Option<u16>,
 
-    /// What to ask: /readyz tells whether it can answer, / and /livez whether it lives
+    /// Path to request: /readyz checks readiness, / and /livez check liveness
     #[arg(long, default_value = "/readyz")]
     path: String,
 

@@ -16,7 +16,7 @@ const MIB: usize = 1 << 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum ProviderArg {
-    /// What the bundle was exported for (`--target`)
+    /// The provider that the bundle was exported for (`--target`)
     Auto,
     /// The CPU kernels of ONNX Runtime
     Cpu,
@@ -74,7 +74,7 @@ impl From<DecoderProviderArg> for Provider {
     }
 }
 
-/// As typed.
+/// The flags of every command that runs the model, as typed.
 #[derive(Debug, Args)]
 pub(super) struct RuntimeArgs {
     /// Bundle to load: a folder that holds exactly one manifest.json, at any depth

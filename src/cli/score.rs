@@ -14,7 +14,7 @@ use crate::launch::open;
 use crate::telemetry::{self, LogTarget};
 use crate::text::Prompt;
 
-/// As typed.
+/// The flags of `blip2 score`, as typed.
 #[derive(Debug, Args)]
 pub(super) struct ScoreArgs {
     #[command(flatten)]
@@ -82,7 +82,7 @@ impl From<Ranking> for RankingRow {
 
 pub(super) fn run(args: &ScoreArgs) -> Result<(), Failure> {
     telemetry::start(LogTarget::Stderr);
-    // What was typed is checked before a model is loaded, which may take seconds.
+    // Check the flags before loading a model, which may take seconds.
     let params = serde_json::from_str(&args.params).context("--params is not JSON").map_err(Failure::usage)?;
     let image = fs::read(&args.image)
         .with_context(|| format!("cannot read the image {}", args.image.display()))

@@ -23,7 +23,7 @@ use crate::telemetry::{self, LogFormat, LogTarget, Traces};
 /// A tiny model replays all golden answers in this time, a large one its shortest. `blip2 verify` replays all.
 const GOLDEN_BUDGET: Duration = Duration::from_secs(1);
 
-/// As typed.
+/// The flags of `blip2 serve`, as typed.
 #[derive(Debug, Args)]
 pub(super) struct ServeArgs {
     #[command(flatten)]
@@ -35,7 +35,7 @@ pub(super) struct ServeArgs {
     #[arg(long, value_name = "S", env = "BLIP2_GOLDEN_INTERVAL_S", default_value = "300")]
     golden_interval_s: SecondsOrNever,
 
-    /// What log lines look like
+    /// Format of log lines
     #[arg(long, value_enum, env = "BLIP2_LOG_FORMAT", default_value = "text")]
     log_format: LogFormatArg,
 }
@@ -102,7 +102,7 @@ async fn serve(settings: ServerSettings, runtime: Settings, golden_interval: Dur
     server.await.map_err(Failure::start)
 }
 
-/// What the service was started with, as far as it may be told.
+/// Logs the settings, without secrets.
 fn log(settings: &ServerSettings) {
     tracing::info!(
         host = settings.host,
@@ -154,7 +154,7 @@ async fn stop_on_signal(
     handle.stop(true).await;
 }
 
-/// What loading brings.
+/// The loaded model, and what the service needs to know of it.
 struct Loaded {
     model: ServedModel,
     /// Bytes.

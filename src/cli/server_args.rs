@@ -15,7 +15,7 @@ use crate::server::{ApiKey, ServerSettings, ServiceName};
 /// The port that Azure's containers are asked on.
 const DEFAULT_PORT: u16 = 5001;
 
-/// As typed.
+/// The flags of the HTTP service, as typed.
 #[derive(Debug, Args)]
 pub(super) struct ServerArgs {
     /// Address to listen on

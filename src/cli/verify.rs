@@ -8,7 +8,7 @@ use super::runtime_args::RuntimeArgs;
 use crate::launch::{open, replay_goldens};
 use crate::telemetry::{self, LogTarget};
 
-/// As typed.
+/// The flags of `blip2 verify`, as typed.
 #[derive(Debug, Args)]
 pub(super) struct VerifyArgs {
     #[command(flatten)]

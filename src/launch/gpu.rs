@@ -13,7 +13,7 @@ use crate::runtime::{Gpu, GpuLibraries, Providers, Runtime, RuntimeError};
 pub(super) struct OpenedGpu {
     gpu: Gpu,
     libraries: GpuLibraries,
-    /// What may be taken of its memory.
+    /// Bytes of its memory that may be used.
     pub(super) bytes: u64,
 }
 
@@ -34,7 +34,7 @@ impl OpenedGpu {
         Ok(Self { gpu, libraries, bytes })
     }
 
-    /// What the sessions must know.
+    /// Builds the settings of the sessions on this GPU.
     pub(super) fn settings(
         self,
         settings: &Settings,
@@ -57,7 +57,7 @@ impl OpenedGpu {
     }
 }
 
-/// What is left for the sessions beside the caches, if those lie on the GPU too. Never 0, which ONNX Runtime takes for no limit.
+/// Computes the bytes left for the sessions after the caches that lie on the GPU. Never 0, which ONNX Runtime reads as no limit.
 fn memory_limit(bytes: u64, plan: &MemoryPlan) -> usize {
     let caches = match plan.kind {
         MemoryKind::Host => 0,

@@ -7,7 +7,7 @@ use crate::bundle::Manifest;
 use crate::memory::{MemoryKind, MemoryNeeds, MemoryPlan, MemoryShortage, available_bytes};
 use crate::runtime::{Provider, Providers};
 
-/// What CUDA, its libraries and the runs of a session take beside weights and caches. An estimate: not measured.
+/// Bytes for CUDA, its libraries and the runs of a session, besides weights and caches. An estimate, not measured.
 const GPU_WORKING_BYTES: u64 = 1 << 30;
 
 /// How the memory is shared where the decoder is. For the other memory it is only checked that its stages fit.
@@ -71,7 +71,7 @@ fn gpu_files(manifest: &Manifest, providers: Providers) -> u64 {
     on_gpu.map(|(_, file)| manifest.graph_bytes(file)).sum()
 }
 
-/// What comes on top of weights, caches and rows: fitted to what an int8 bundle of opt-2.7b's dimensions took on the CPU, 267
+/// Estimates the memory besides weights, caches and rows. Fitted to an int8 bundle of opt-2.7b's dimensions on the CPU, which took 267
 /// MiB at most where this says 278 (benches/results).
 fn working_bytes(manifest: &Manifest, slots: usize, max_len: usize) -> u64 {
     const PIECE: usize = 64; // positions of a prompt in one run

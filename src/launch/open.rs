@@ -135,7 +135,7 @@ fn warm_up(model: &mut Blip2, providers: Providers) -> Result<(), ModelError> {
     Ok(())
 }
 
-/// What turns requests into tensors and tokens into text, as the bundle's manifest wants it.
+/// Builds the preprocessor and the tokenizer from the bundle's manifest.
 ///
 /// # Errors
 /// [`LaunchError::Image`] or [`LaunchError::Text`] when the manifest and its files do not fit.

@@ -21,7 +21,7 @@ const LIBRARY_NAME: &str = "libonnxruntime.so";
 /// In the user's cache folder.
 const TENSORRT_CACHE: &str = "blip2/tensorrt";
 
-/// What it takes to open a bundle and start an engine.
+/// Settings to open a bundle and start an engine.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Folder in which the search for the bundle begins.

@@ -6,7 +6,7 @@ use csv::{Reader, ReaderBuilder, StringRecord};
 use super::table::{find_columns, invalid};
 use super::{ImageSource, Row, ScoringError};
 
-/// What messages call the table.
+/// The table's name in messages.
 const TABLE: &str = "text/csv";
 
 /// The rows of a table. Columns are found by name, the first of a name counts, and others are ignored.

@@ -1,5 +1,5 @@
-//! What happens around every request: ids are read and written, the key is compared, cross-origin headers set, and its
-//! end is observed (`exchange`): one line in the log, never with a query, a header or a body.
+//! The layer around every request: reads and writes ids, checks the key, sets cross-origin headers, and observes the end of
+//! the answer (`exchange`) with one log line, which never holds a query, a header or a body.
 
 use actix_web::body::MessageBody;
 use actix_web::dev::{ServiceRequest, ServiceResponse};

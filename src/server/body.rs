@@ -35,7 +35,7 @@ pub(super) fn check_announced(request: &HttpRequest, state: &State) -> Result<()
     Ok(())
 }
 
-/// What is made of a body while it arrives, in the time that there is for that.
+/// Awaits `reading`, which consumes a body, within the body timeout.
 pub(super) async fn in_time<T>(
     state: &State,
     reading: impl Future<Output = Result<T, HttpError>>,

@@ -24,7 +24,7 @@ pub enum HttpError {
     /// A table lacks a column.
     #[error("{table}: columns holds no {column:?}; for captions send \"image\" as the only column")]
     MissingColumn {
-        /// What the request calls the table.
+        /// The table's name in the request.
         table: &'static str,
         /// The column.
         column: &'static str,
@@ -87,7 +87,7 @@ pub enum HttpError {
     Engine(#[source] EngineError),
 }
 
-/// What went wrong, as the catalogue's server says it.
+/// An error, as the catalogue's server writes it.
 #[derive(ToSchema)]
 #[schema(as = AzureError, example = json!({"message": "row 0: image is empty"}))]
 #[expect(dead_code, reason = "only described")]
@@ -144,7 +144,7 @@ impl HttpError {
         }
     }
 
-    /// What the client reads: nothing of causes, paths or the inside of the service.
+    /// Returns the client's message. Never reveals causes, paths or internals.
     pub(super) fn message(&self) -> String {
         match self {
             Self::Engine(error @ (EngineError::DeadlineExceeded | EngineError::Store(_))) => error.to_string(),

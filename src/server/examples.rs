@@ -1,4 +1,4 @@
-//! What the descriptions of several protocols show.
+//! Examples in the descriptions of several protocols.
 
 /// An image of 8 × 6 pixels, so that an example works when it is posted back.
 pub(super) const EXAMPLE_IMAGE: &str =

@@ -1,4 +1,4 @@
-//! What `/metrics` reads when somebody asks: what the engine has in work, its caches, memory, readiness.
+//! Gauges read when `/metrics` is scraped: the engine's work, its caches, memory, readiness.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;

@@ -1,4 +1,4 @@
-//! What a protocol is to the service: its paths, its routes, its description, and the shape of its errors.
+//! The type of a protocol: its paths, routes, description, and the shape of its errors.
 
 use actix_web::{HttpResponse, web};
 use utoipa::openapi::OpenApi;

@@ -1,4 +1,4 @@
-//! What the service is started with: where it listens, whom it answers, what it takes. Made from the command line by `cli`.
+//! Settings of the service: addresses, limits, timeouts, access. Built from the command line by `cli`.
 
 use std::num::NonZeroUsize;
 use std::time::Duration;

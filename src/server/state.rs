@@ -1,4 +1,4 @@
-//! What all HTTP workers share: settings, the engine once it is there, and whether the service is ready.
+//! State shared by all HTTP workers: settings, the engine once it is loaded, and readiness.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -114,12 +114,12 @@ impl State {
         }
     }
 
-    /// What is served.
+    /// Returns the served model.
     pub(super) fn model(&self) -> Result<&ServedModel, HttpError> {
         self.0.model.get().map(|(model, _)| model).ok_or(HttpError::NotReady)
     }
 
-    /// What answers rows. Looked up once a request.
+    /// Returns the scorer. Look it up once per request.
     pub(super) fn scorer(&self) -> Result<&Scorer, HttpError> {
         self.0.model.get().map(|(_, scorer)| scorer).ok_or(HttpError::NotReady)
     }

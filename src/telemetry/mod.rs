@@ -26,7 +26,7 @@ pub enum LogTarget {
     Stderr,
 }
 
-/// What log lines look like.
+/// Format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogFormat {
     /// `2026-01-31T12:00:00.123456Z  INFO request method=POST path="/score" status=200 …`

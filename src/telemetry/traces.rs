@@ -15,10 +15,10 @@ const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORT
 
 const SERVICE_NAME: &str = "service.name";
 
-/// What the service is called where nobody gave it a name.
+/// The service's name if none is configured.
 const DEFAULT_SERVICE_NAME: &str = "blip2";
 
-/// What is still unsent at the end is given up after this time.
+/// Time after which unsent spans are dropped at the end.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The exporter. Dropping it sends what is still unsent.
@@ -70,7 +70,7 @@ fn is_wanted(variable: impl Fn(&str) -> Option<String>) -> bool {
     has_endpoint && !is("OTEL_SDK_DISABLED", "true") && !is("OTEL_TRACES_EXPORTER", "none")
 }
 
-/// What describes this process: `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES`, and a name if they give none.
+/// Describes this process: `OTEL_SERVICE_NAME` and `OTEL_RESOURCE_ATTRIBUTES`, and a name if they give none.
 fn resource() -> Resource {
     let resource = Resource::builder().build();
     let has_name = resource

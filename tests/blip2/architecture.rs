@@ -91,6 +91,12 @@ fn engine_generation_and_server_know_no_onnx_runtime() {
 }
 
 #[test]
+fn scoring_knows_neither_http_nor_a_protocol() {
+    let found: Vec<_> = offenders(&["crate::server", "actix", "StatusCode", "utoipa"], &["server/", "cli/"]);
+    assert_eq!(found.into_iter().filter(|file| file.starts_with("scoring/")).collect::<Vec<_>>(), NONE);
+}
+
+#[test]
 fn every_source_file_says_what_it_is() {
     let mut files = Vec::new();
     collect(&repository("src"), &mut files);

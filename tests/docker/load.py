@@ -1,7 +1,7 @@
 """Clients that keep asking until the service is gone. Standard input is the body; a JSON object of counts comes out.
 
-`answered` are those with 200, `refused` those with 429 or 503 and those that reached a closed port. A connection that ends
-without an answer is `lost`.
+`answered` are those with 200, `refused` those with 429 or 503 and those that reached a closed port. A connection that
+ends without an answer is `lost`.
 """
 
 import http.client

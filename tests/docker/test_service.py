@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from conftest import Container
+
     Start = Callable[..., Container]
 
 SCENE = (ROOT / "tests/fixtures/scene.png").read_bytes()

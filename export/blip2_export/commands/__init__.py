@@ -1,1 +1,1 @@
-"""The commands, one module each: arguments, help, and the call of what does the work."""
+"""The commands, one module each: arguments, help, and a call into the package."""

@@ -1,8 +1,8 @@
 """Compares every file of a bundle with the hash in its manifest, as the server does before it answers.
 
-Needs neither the checkpoint nor ONNX Runtime, and reads a bundle of 4 GB in seconds: for after an export, a download or
-a copy. What the bundle answers is not looked at; that is `verify`, and `blip2 verify`. Exit code 2: a file is missing
-or differs.
+Use it after an export, a download or a copy. It needs neither the checkpoint nor ONNX Runtime, and reads a bundle of
+4 GB in seconds. It does not look at the answers; `verify` and `blip2 verify` do. Exit code 2 means that a file is
+missing or differs.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Checks."""
+    """Checks the bundle."""
     check(options.bundle)
     return 0
 
 
 def check(folder: Path) -> None:
-    """Compares the files, and prints what was compared.
+    """Compares all files with their hashes, and prints how many there are.
 
     Raises:
         ExportError: a file is missing or differs.
     """
-    from blip2_export.bundle import check_files, read_manifest
+    from blip2_export.bundle.folder import check_files, read_manifest
     from blip2_export.progress import ByteProgress, size
 
     manifest = read_manifest(folder)
@@ -47,4 +47,4 @@ def check(folder: Path) -> None:
         for name, entry in files.items():
             check_files(folder, {"files": {name: entry}})
             bar.advance(entry["bytes"])
-    print(f"{folder}: {len(files)} files, {size(total)}, all with the hash that the manifest says")
+    print(f"{folder}: {len(files)} files, {size(total)}, all hashes match the manifest")

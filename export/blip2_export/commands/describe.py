@@ -1,7 +1,7 @@
 """Writes a bundle's model card, bill of materials and MLmodel anew, from its manifest and parity certificate.
 
-`export` and `verify` do this by themselves; it is for bundles of an older exporter. Graphs, goldens and certificate
-stay as they are, byte by byte, and are compared with their hashes first.
+`export` and `verify` write them too; use this command for bundles of an older exporter. Graphs, golden answers and
+certificate are compared with their hashes first, and stay the same to the byte.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Describes."""
-    from blip2_export.bundle import check_files, read_manifest, replace_files
+    """Writes the documents."""
+    from blip2_export.bundle.folder import check_files, read_manifest, replace_files
     from blip2_export.description.documents import documents
     from blip2_export.description.names import DOCUMENTS
     from blip2_export.description.parity_file import read_certificate

@@ -1,11 +1,11 @@
 """Measures a served model on VQAv2-format questions or COCO captions.
 
-Asks a running server (`blip2 serve`) over HTTP and prints the VQA accuracy, or CIDEr with BLEU and ROUGE-L. The
-answers are appended to --output as they come; the same command goes on where an earlier run stopped. By default
-generation is the server's: greedy, 20 new tokens.
+Asks a running server (`blip2 serve`) over HTTP and prints the VQA accuracy, or CIDEr with BLEU and ROUGE-L. Appends
+every answer to --output as it arrives; the same command resumes a run that was stopped. By default the server decides
+on generation: greedy, 20 new tokens.
 
-Exit code 1 means that some rows were refused: they count as wrong, and are asked again by the next run. Captions
-need the extra `evaluate`: pip install 'blip2-export[evaluate]'.
+Exit code 1 means that some rows were refused: they count as wrong, and the next run asks them again. Captions need the
+extra `evaluate`: pip install 'blip2-export[evaluate]'.
 """
 
 from __future__ import annotations
@@ -34,18 +34,21 @@ examples:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line."""
+    """Adds the arguments of the command."""
     parser.add_argument("--url", default="http://127.0.0.1:5001", help="the server (default: %(default)s)")
-    parser.add_argument("--task", choices=("vqa", "captions"), required=True, help="what is asked and scored")
+    parser.add_argument("--task", choices=("vqa", "captions"), required=True, help="the task to ask and score")
     parser.add_argument("--questions", type=Path, metavar="FILE", help="vqa: the questions")
     parser.add_argument(
-        "--annotations", type=Path, metavar="FILE", help="the annotators' answers (vqa: without it nothing is scored)"
+        "--annotations",
+        type=Path,
+        metavar="FILE",
+        help="the annotators' answers (vqa: optional; without it nothing is scored)",
     )
-    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of the pictures")
+    parser.add_argument("--images", type=Path, required=True, metavar="DIR", help="folder of the images")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE", help="the answers, as JSON lines")
-    parser.add_argument("--limit", type=_count, metavar="N", help="only the first N questions or pictures")
+    parser.add_argument("--limit", type=_count, metavar="N", help="ask only the first N questions or images")
     parser.add_argument(
-        "--concurrency", type=_count, default=8, metavar="N", help="rows at once (default: %(default)s)"
+        "--concurrency", type=_count, default=8, metavar="N", help="number of rows in flight (default: %(default)s)"
     )
     parser.add_argument(
         "--template",
@@ -63,16 +66,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--tokenizer",
         choices=("nltk", "stanford"),
         default="nltk",
-        help="captions: what cuts words; stanford is the official one and needs Java (default: %(default)s)",
+        help="captions: the tokenizer; stanford is the official one and needs Java (default: %(default)s)",
     )
-    parser.add_argument("--name", default="", help="what is measured; answers of another name are not mixed with it")
+    parser.add_argument("--name", default="", help="name of the measured model; a file holds answers of one name only")
     parser.add_argument(
-        "--timeout", type=_seconds, default=120, metavar="S", help="seconds for one answer (default: %(default)s)"
+        "--timeout",
+        type=_seconds,
+        default=120,
+        metavar="S",
+        help="time limit for one answer, in seconds (default: %(default)s)",
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Asks what is not answered yet, prints the result, and returns the exit code."""
+    """Asks the unanswered rows, prints the result, and returns the exit code."""
     from blip2_export.evaluation.results import Results
     from blip2_export.evaluation.settings import choose_settings
 
@@ -83,7 +90,7 @@ def run(options: argparse.Namespace) -> int:
         try:
             _ask(options, settings, task, results)
         except KeyboardInterrupt:
-            progress(f"{len(results.answers)} answers are in {options.output}; run the same command again to go on")
+            progress(f"{len(results.answers)} answers are in {options.output}; run the same command again to resume")
             raise
     print(task.report(results.answers))
     return _report_errors(task, results)
@@ -115,7 +122,7 @@ def _ask(options: argparse.Namespace, settings: Settings, task: Task, results: R
     missing = [sample for sample in task.samples if sample.id not in results.answers]
     answered = len(task.samples) - len(missing)
     if answered:
-        progress(f"{answered} of {len(task.samples)} are answered in {options.output}; {len(missing)} are left to ask")
+        progress(f"{answered} of {len(task.samples)} are answered in {options.output}; asking the other {len(missing)}")
     ask(client, task, missing, results, options.concurrency)
 
 

@@ -10,9 +10,9 @@ the hub, which is downloaded (extra `hub`). Decoders other than OPT are refused.
   cuda       fp16 (default); int8, int4: 8- or 4-bit weights in the decoder, the encoder in fp16
   tensorrt   as cuda, with encoder and Q-Former in standard ONNX operators
 
-The Q-Former stays in fp32 everywhere. Weights are read and written one layer at a time, so the memory needed does not
-depend on the size of the checkpoint. The output folder is written beside its final place and renamed, so it is
-either whole or absent, and the same input gives the same bytes.
+The Q-Former stays in fp32 everywhere. Weights are read and written one layer at a time, so memory use does not depend
+on the size of the checkpoint. The output folder is written under a temporary name and renamed, so it is either
+complete or absent. The same input gives the same bytes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blip2_export.precision import CHOICES, DEFAULT_PRECISION, PRECISIONS, TARGETS
+from blip2_export.graph.precision import CHOICES, DEFAULT_PRECISION, PRECISIONS, TARGETS
 
 if TYPE_CHECKING:
     import argparse
@@ -40,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--revision", help="branch, tag or commit of the hub's repository; only with an id")
     parser.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder to write")
-    parser.add_argument("--target", choices=TARGETS, default="cpu", help="where it will run (default: cpu)")
+    parser.add_argument(
+        "--target", choices=TARGETS, default="cpu", help="hardware that the bundle is for (default: cpu)"
+    )
     defaults = ", ".join(f"{target}: {precision}" for target, precision in DEFAULT_PRECISION.items())
     parser.add_argument("--precision", choices=PRECISIONS, help=f"see above (default: {defaults})")
     for stage in ("vision_encoder", "decoder"):
@@ -55,24 +57,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--rounding",
         choices=("optimized", "nearest"),
         default="optimized",
-        help="how weights in groups are rounded: by a search for the least error, or plainly (default: optimized)",
+        help="rounding of weights in groups: search for the least error, or round to nearest (default: optimized)",
     )
     parser.add_argument(
         "--calibration",
         type=Path,
         metavar="DIR",
-        help="folder with pictures, and cases.json or prompts.txt: round 4-bit weights by GPTQ for such inputs",
+        help="folder with images, and cases.json or prompts.txt: round 4-bit weights by GPTQ for such inputs",
     )
     parser.add_argument("--name", help="name of the bundle (default: the checkpoint's)")
     parser.add_argument("--force", action="store_true", help="replace the bundle in --output")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Exports."""
+    """Exports the checkpoint."""
     from dataclasses import fields
 
-    from blip2_export.export import ExportOptions, export
-    from blip2_export.hub import local_folder
+    from blip2_export.bundle.writer import ExportOptions, export
+    from blip2_export.checkpoint.location import local_folder
 
     options.checkpoint = local_folder(options.checkpoint, options.revision)
     export(ExportOptions(**{field.name: getattr(options, field.name) for field in fields(ExportOptions)}))

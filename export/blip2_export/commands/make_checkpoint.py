@@ -1,12 +1,12 @@
 """Writes a synthetic checkpoint: random weights in the exact layout and dimensions of Salesforce/blip2-opt-2.7b.
 
-For measuring speed and memory, and for trying every step, without the real weights. Activations and logits have the
-range of a trained model's, and pictures and prompts decide the answers, but the answers mean nothing, and rounding
-changes them far more often: the best token is never far ahead of the second.
+Use it to measure speed and memory, or to try every step, without the real weights. Activations and logits have the
+range of a trained model's, and answers depend on images and prompts, but they mean nothing. Rounding changes them far
+more often than real ones, because the best token is never far ahead of the second.
 
 --like takes the dimensions from another config.json. Tensors depend on the seed, their names and the configuration
 alone. The tokenizer is a made-up one with the special tokens in their places; --tokenizer copies a real one. The
-output folder is written beside its final place and renamed, so it is either whole or absent.
+output folder is written under a temporary name and renamed, so it is either complete or absent.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="folder with tokenizer.json, or vocab.json and merges.txt, to copy (default: a made-up tokenizer)",
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the weights (default: 0)")
-    parser.add_argument("--dtype", default="float16", help="float16, bfloat16 or float32 (default: float16)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the weights (default: 0)")
+    parser.add_argument(
+        "--dtype", default="float16", help="type of the weights: float16, bfloat16 or float32 (default: float16)"
+    )
     parser.add_argument(
         "--shard-size",
         type=_bytes,
@@ -48,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Writes the checkpoint."""
-    from blip2_export.synthetic import SyntheticOptions, make_checkpoint
+    from blip2_export.synthetic.checkpoint import SyntheticOptions, make_checkpoint
 
     fields = ("output", "like", "tokenizer", "seed", "dtype")
     chosen = {field: getattr(options, field) for field in fields}

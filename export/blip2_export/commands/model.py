@@ -1,7 +1,7 @@
-"""From a checkpoint to a bundle that can be served: downloads, exports, checks the hashes, and says how to serve it.
+"""Makes a bundle that can be served: downloads and exports a checkpoint, checks the hashes, and says how to serve it.
 
-The checkpoint is a folder in the hub's layout, or an id of the hub; then it is downloaded into the hub's cache, and
-a download that broke goes on where it stopped. `make model` runs this command; `export` has more options.
+The checkpoint is a folder in the hub's layout, or an id of the hub, which is downloaded into the hub's cache. A
+download that broke off is resumed. `make model` runs this command; `export` has more options.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blip2_export.precision import DEFAULT_PRECISION, PRECISIONS, TARGETS
+from blip2_export.graph.precision import DEFAULT_PRECISION, PRECISIONS, TARGETS
 
 if TYPE_CHECKING:
     import argparse
@@ -26,7 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     parser.add_argument("--checkpoint", required=True, metavar="DIR|ID", help="folder, or id of the hub")
     parser.add_argument("--revision", help="branch, tag or commit of the hub's repository; only with an id")
-    parser.add_argument("--target", choices=TARGETS, default="cpu", help="where it will run (default: cpu)")
+    parser.add_argument(
+        "--target", choices=TARGETS, default="cpu", help="hardware that the bundle is for (default: cpu)"
+    )
     defaults = ", ".join(f"{target}: {precision}" for target, precision in DEFAULT_PRECISION.items())
     parser.add_argument("--precision", choices=PRECISIONS, help=f"as `export` has it (default: {defaults})")
     parser.add_argument("--output", type=Path, metavar="DIR", help="default: onnx/NAME[-TARGET]-PRECISION")
@@ -35,14 +37,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Makes the bundle."""
-    from blip2_export.bundle import check_output
+    from blip2_export.bundle.folder import check_output
+    from blip2_export.bundle.writer import ExportOptions, export
+    from blip2_export.checkpoint.location import expanded, local_folder
     from blip2_export.commands.check import check
-    from blip2_export.export import ExportOptions, export
-    from blip2_export.hub import expanded, local_folder
-    from blip2_export.precision import stage_precisions
+    from blip2_export.graph.precision import stage_precisions
 
     precision = options.precision or DEFAULT_PRECISION[options.target]
-    # What can be refused is refused before gigabytes are downloaded.
+    # Wrong options are refused before gigabytes are downloaded.
     stage_precisions(options.target, precision)
     output = expanded(str(options.output)) if options.output else _output(options.checkpoint, options.target, precision)
     check_output(output, force=options.force)
@@ -54,7 +56,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _output(checkpoint: str, target: str, precision: str) -> Path:
-    from blip2_export.hub import expanded
+    from blip2_export.checkpoint.location import expanded
 
     folder = expanded(checkpoint)
     name = folder.resolve().name if folder.is_dir() else folder.name
@@ -62,7 +64,7 @@ def _output(checkpoint: str, target: str, precision: str) -> Path:
 
 
 def how_to_serve(bundle: Path, target: str) -> str:
-    """The commands, for a shell in the repository's folder."""
+    """Returns the commands that serve a bundle, for a shell in the repository's folder."""
     image, gpus = ("blip2", "") if target == "cpu" else ("blip2:cuda", "--gpus all ")
     mount = shlex.quote(f"{bundle.resolve()}:/model:ro")
     folder = shlex.quote(str(bundle))

@@ -1,8 +1,7 @@
 """Registers a bundle as a model, with Azure Machine Learning or with any MLflow registry.
 
-Task, licence, the checkpoint's id and commit, precision, target, opset and the hashes of the files become tags and
-properties; the signature is that of Azure's catalogue model, in the bundle's file MLmodel. Every file is compared with
-its hash first.
+Task, licence, the checkpoint's id and commit, precision, target, opset and file hashes become tags and properties. The
+signature, in the bundle's file MLmodel, is that of Azure's catalogue model. Every file is compared with its hash first.
 
 --dry-run prints what would be sent, and needs neither network nor the packages of Azure and MLflow: for Azure it is a
 file for `az ml model create --file`. To send it, install the extra `azure` or `mlflow`, each in an environment of its
@@ -51,14 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Registers."""
+    """Registers the bundle."""
     _refuse(options, OF_MLFLOW if options.to == "azure" else OF_AZURE)
     send = _azure if options.to == "azure" else _mlflow
     return send(options)
 
 
 def _refuse(options: argparse.Namespace, others: tuple[str, ...]) -> None:
-    """Flags of the other registry would be ignored, so they are refused."""
+    """Refuses flags of the other registry, which would be ignored."""
     for name in others:
         if getattr(options, name) is not None:
             flag = f"--{name.replace('_', '-')}"

@@ -5,8 +5,8 @@ every layer are compared; then the bundle with itself: unequal rows in one batch
 of a prefix.
 
 One stage of one side is in memory at a time: BLIP-2 OPT-2.7b takes 12 GB, most of it for the reference, whatever
-the precision of the bundle. What is free is looked at before anything starts. Bundles for GPUs are run on the CPU,
-unless --provider says otherwise; then nothing falls back to the CPU in silence.
+the precision of the bundle. Free memory is checked before anything starts. Bundles for GPUs are run on the CPU,
+unless --provider says otherwise; then a silent fallback to the CPU is an error.
 
 Prints a table, and writes parity.json, parity.html (the same with plots) and golden/ into the bundle. Exit code 1
 means that the bundle misses a limit of its precision. Needs the extra `reference`: pip install
@@ -24,17 +24,17 @@ examples:
   python -m blip2_export verify --checkpoint blip2-opt-2.7b --bundle onnx/int4 --cases cases.json --beams 0
   python -m blip2_export verify --checkpoint blip2-opt-2.7b --bundle onnx/cuda --provider cuda --reference-device cuda
 
-A cases file: {"cases": [{"image": "cat.png", "text": "Question: what is this? Answer:"}]}; pictures are
+A cases file: {"cases": [{"image": "cat.png", "text": "Question: what is this? Answer:"}]}; images are
 relative to it; `name` and `max_new_tokens` are optional.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
-    parser.add_argument("--checkpoint", required=True, metavar="DIR|ID", help="what it was exported from")
-    parser.add_argument("--revision", help="of the hub's repository; only with an id")
+    parser.add_argument("--checkpoint", required=True, metavar="DIR|ID", help="the checkpoint it was exported from")
+    parser.add_argument("--revision", help="branch, tag or commit of the hub's repository; only with an id")
     parser.add_argument("--bundle", type=Path, required=True, metavar="DIR", help="the bundle to verify")
-    parser.add_argument("--cases", type=Path, metavar="FILE", help="pictures and prompts (default: drawn ones)")
+    parser.add_argument("--cases", type=Path, metavar="FILE", help="images and prompts (default: drawn ones)")
     parser.add_argument(
         "--golden", type=_count, default=8, metavar="N", help="golden answers to keep in the bundle (default: 8)"
     )
@@ -52,20 +52,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--provider",
         choices=("cpu", "cuda", "tensorrt"),
         default="cpu",
-        help="what runs the bundle; tensorrt leaves the decoder to cuda; both need onnxruntime-gpu (default: cpu)",
+        help="execution provider; tensorrt leaves the decoder to cuda; both need onnxruntime-gpu (default: cpu)",
     )
     parser.add_argument("--device-id", type=_count, default=0, metavar="N", help="the GPU to use (default: 0)")
     parser.add_argument(
-        "--reference-device", choices=("cpu", "cuda"), default="cpu", help="what runs transformers (default: cpu)"
+        "--reference-device",
+        choices=("cpu", "cuda"),
+        default="cpu",
+        help="device that runs transformers (default: cpu)",
     )
 
 
 def run(options: argparse.Namespace) -> int:
-    """Verifies."""
-    from blip2_export.hub import local_folder
-    from blip2_export.providers import Provider
-    from blip2_export.verify import Where, verify
-    from blip2_export.workload import BeamPlan
+    """Verifies the bundle."""
+    from blip2_export.checkpoint.location import local_folder
+    from blip2_export.inference.providers import Provider
+    from blip2_export.verification.verify import Where, verify
+    from blip2_export.verification.workload import BeamPlan
 
     beams = BeamPlan(options.beams, options.beam_cases)
     checkpoint = local_folder(options.checkpoint, options.revision)

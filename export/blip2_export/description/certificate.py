@@ -1,4 +1,4 @@
-"""The parity certificate as sentences, for the model card, and as metrics, for the bill of materials."""
+"""Words the parity certificate: sentences for the model card, metrics for the bill of materials."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ NOT_VERIFIED = (
 
 
 def verdict(certificate: Json | None) -> str:
-    """One word or two, for tags: `passed`, `missed`, `not verified`."""
+    """Returns the verdict for tags: `passed`, `missed` or `not verified`."""
     if certificate is None:
         return "not verified"
     return "passed" if certificate["passed"] else "missed"
 
 
 def sentences(certificate: Json | None) -> str:
-    """What was compared with what, and how it came out, in Markdown."""
+    """Returns what was compared and the result, in Markdown."""
     if certificate is None:
         return NOT_VERIFIED
     greedy, logits = certificate["greedy"], certificate["logits"]
@@ -43,7 +43,7 @@ def sentences(certificate: Json | None) -> str:
 
 
 def metrics(certificate: Json) -> dict[str, str]:
-    """Name -> value of what a reader compares bundles by."""
+    """Returns the metrics by which bundles are compared, as name -> value."""
     found = {
         "parity with transformers": verdict(certificate),
         "equal greedy answers": _share(certificate["greedy"]["equal_share"]),
@@ -57,6 +57,6 @@ def metrics(certificate: Json) -> dict[str, str]:
 
 
 def _share(value: float) -> str:
-    """A share in percent. What is not all is never rounded to 100 %."""
+    """Returns a share in percent. A share below 1 is never rounded to 100 %."""
     shown = f"{value:.2%}"
     return "under 100 %" if shown == "100.00%" and value < 1 else f"{shown[:-1].rstrip('0').rstrip('.')} %"

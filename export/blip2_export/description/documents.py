@@ -1,4 +1,4 @@
-"""The three documents of a bundle, made."""
+"""Makes the three documents of a bundle."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Json = dict[str, Any]
 
 
 def documents(manifest: Mapping[str, Any], certificate: Json | None = None) -> dict[str, bytes]:
-    """The documents of a bundle with this manifest, and this parity certificate if it was verified.
+    """Returns the documents of a bundle with this manifest, and its parity certificate if it was verified.
 
     They list graphs, weights and tokenizer only: what else the manifest lists, themselves included, changes nothing.
     """

@@ -37,7 +37,7 @@ HUB = "https://huggingface.co"
 
 
 def ml_bom(manifest: Mapping[str, Any], origin: Origin, certificate: Json | None) -> bytes:
-    """The file's bytes. The serial number follows from the content, which holds no time."""
+    """Returns the content of the file. The serial number is derived from the content, which holds no time."""
     checkpoint = _checkpoint(manifest, origin)
     bundle = _bundle(manifest, origin, checkpoint)
     bom = Bom(serial_number=UUID(int=0))
@@ -87,7 +87,7 @@ def _checkpoint(manifest: Mapping[str, Any], origin: Origin) -> Component:
 
 
 def _language_model(name: str) -> Component:
-    """The language model that the checkpoint was trained around."""
+    """Returns the language model that the checkpoint was trained around."""
     return Component(
         type=ComponentType.MACHINE_LEARNING_MODEL,
         bom_ref=f"ancestor:{name}",
@@ -103,7 +103,7 @@ def _on_hub(repository: str, revision: str | None) -> ExternalReference:
 
 
 def _ancestor(checkpoint: Component) -> Component:
-    """The checkpoint as an ancestor: the same model, named without its files, which are listed once."""
+    """Returns the checkpoint as an ancestor: the same model, named without its files, which are listed once."""
     return Component(
         type=checkpoint.type, bom_ref="ancestor:checkpoint", name=checkpoint.name, version=checkpoint.version
     )
@@ -120,7 +120,7 @@ def _file(reference: str, name: str, entry: Json) -> Component:
 
 
 def _licences(licences: tuple[Licence, ...]) -> list[DisjunctiveLicense]:
-    """By SPDX id where SPDX has the licence, else by name."""
+    """Names a licence by its SPDX id where there is one, else by name."""
     return [
         DisjunctiveLicense(
             id=None if _is_outside_spdx(licence) else licence.spdx,

@@ -1,6 +1,6 @@
-"""MLmodel: what MLflow reads of a model's folder. The signature is that of the catalogue model.
+"""Writes MLmodel, the file that MLflow reads in a model's folder. The signature is that of the catalogue model.
 
-Neither time nor id nor version of MLflow: those differ by run, and this file is hashed. MLflow makes up what is
+Holds neither time nor id nor version of MLflow: those differ by run, and this file is hashed. MLflow fills in what is
 missing when it loads the file.
 """
 
@@ -35,7 +35,7 @@ SIGNATURE: Json = {
 
 
 def mlmodel(manifest: Mapping[str, Any], origin: Origin) -> bytes:
-    """The file's bytes."""
+    """Returns the content of the file."""
     content = {
         "flavors": {
             FLAVOR: {

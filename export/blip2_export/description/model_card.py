@@ -1,4 +1,4 @@
-"""README.md of a bundle: a model card as the Hugging Face hub reads it, YAML in front and Markdown behind."""
+"""Writes a bundle's README.md: a model card as the Hugging Face hub reads it, YAML first and Markdown after it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ UNKNOWN = {"license": "unknown"}
 
 
 def model_card(manifest: Mapping[str, Any], origin: Origin, certificate: Json | None) -> bytes:
-    """The card's bytes."""
+    """Returns the content of the card."""
     front = yaml.safe_dump(_front(manifest, origin), sort_keys=False, allow_unicode=True, width=1000)
     parts = (
         f"# {' '.join(manifest['name'].split())}",
@@ -56,7 +56,7 @@ def model_card(manifest: Mapping[str, Any], origin: Origin, certificate: Json | 
 
 
 def _front(manifest: Mapping[str, Any], origin: Origin) -> Json:
-    """Fields and values as the hub knows them."""
+    """Returns the card's YAML fields, by the hub's names."""
     licences = _licence_fields(origin)
     front: Json = {"language": "en", **licences} if licences != UNKNOWN else dict(licences)
     if origin.repository:
@@ -73,7 +73,7 @@ def _front(manifest: Mapping[str, Any], origin: Origin) -> Json:
 
 
 def _licence_fields(origin: Origin) -> Json:
-    """The hub knows single licences by name; a pair is `other`, with a name and a link."""
+    """Returns the licence fields. The hub has names for single licences; a pair is `other`, with a name and a link."""
     expression = origin.licence_expression
     if expression == "unknown":
         return UNKNOWN

@@ -1,7 +1,7 @@
-"""What is known about where the weights of a bundle come from: publisher, licences, intended use, limits.
+"""The known origins of weights: publisher, licences, intended use, limits.
 
-A checkpoint is known by its repository on the hub, as the hub's cache names it, by a published commit, or by the hash
-of its weights. The name of a folder proves nothing, so anything else is of unknown origin, and no licence is claimed
+A checkpoint is identified by its repository, as the hub's cache names it, by a published commit, or by the hash of its
+weights. The name of a folder proves nothing, so any other checkpoint is of unknown origin, and no licence is claimed
 for it.
 """
 
@@ -55,7 +55,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Origin:
-    """What is known of a checkpoint. `repository` is its id on the hub, if that is known."""
+    """The facts about a checkpoint. `repository` is its id on the hub, if known."""
 
     summary: str
     repository: str | None
@@ -141,7 +141,7 @@ LIMITS = (
 
 
 def origin_of(manifest: Mapping[str, Any]) -> Origin:
-    """What is known about the checkpoint that a manifest names."""
+    """Returns the facts about the checkpoint that a manifest names."""
     checkpoint = manifest["checkpoint"]
     repository = checkpoint["id"]
     if repository not in PUBLISHED:

@@ -1,4 +1,4 @@
-"""Reading the parity certificate of a bundle that has one."""
+"""Reads the parity certificate of a bundle."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PARITY, PAGE = "parity.json", "parity.html"
 
 
 def read_certificate(folder: Path, manifest: Mapping[str, Any]) -> Json | None:
-    """The certificate that the manifest lists, if it lists one.
+    """Returns the certificate that the manifest lists, if it lists one.
 
     Raises:
         ExportError: it is no JSON object.

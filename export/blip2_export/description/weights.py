@@ -1,4 +1,4 @@
-"""Which files of a bundle are the model itself, as opposed to what is told about it."""
+"""Tells the files of the model itself from the files that describe it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ UNITS = ((10**9, "GB"), (10**6, "MB"), (10**3, "kB"))
 
 
 def graph_files(manifest: Mapping[str, Any]) -> dict[str, Json]:
-    """Graphs, their external data and the tokenizer, by name, with hash and size."""
+    """Returns hash and size of the graphs, their external data and the tokenizer, by file name."""
     graphs = tuple(manifest[stage]["file"] for stage in STAGES)
     tokenizer = manifest["tokenizer"]["file"]
     files = manifest["files"].items()
@@ -22,22 +22,22 @@ def graph_files(manifest: Mapping[str, Any]) -> dict[str, Json]:
 
 
 def external_data(manifest: Mapping[str, Any]) -> list[str]:
-    """Names of the files that hold the weights of a graph beside it."""
+    """Returns the names of the files that hold weights outside the graphs."""
     return [name for name in graph_files(manifest) if name.endswith(".onnx.data")]
 
 
 def total_bytes(manifest: Mapping[str, Any]) -> int:
-    """The bytes of graphs, weights and tokenizer."""
+    """Returns the total size of graphs, weights and tokenizer in bytes."""
     return sum(entry["bytes"] for entry in graph_files(manifest).values())
 
 
 def stage_precisions(manifest: Mapping[str, Any]) -> str:
-    """Precision by stage, in words: `vision encoder int8, Q-Former fp32, decoder int8`."""
+    """Returns the precision by stage, in words: `vision encoder int8, Q-Former fp32, decoder int8`."""
     return ", ".join(f"{words} {manifest['precision'][stage]}" for stage, words in STAGES.items())
 
 
 def readable(count: int) -> str:
-    """Bytes for people. Apart from `progress.size`, because a file of a bundle may have a few hundred of them."""
+    """Formats bytes for people. Differs from `progress.size` in that it also shows a few hundred bytes."""
     for unit, name in UNITS:
         if count >= unit:
             return f"{count / unit:.2f} {name}"

@@ -1,4 +1,4 @@
-"""Asks many rows at once and writes each answer as it comes, with progress on stderr."""
+"""Asks many rows concurrently and writes each answer as it arrives, with progress on stderr."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Progress:
-    """Says now and then how far it is: rows, rate since the start of this run, time left."""
+    """Prints progress at intervals: rows, rate since the start of this run, time left."""
 
     total: int
     done: int
@@ -33,7 +33,7 @@ class Progress:
         self._started = self._said = time.monotonic()
 
     def step(self, note: str) -> None:
-        """One row more; `note` is put behind."""
+        """Counts one more row; `note` is appended to the line."""
         self.done += 1
         now = time.monotonic()
         if now - self._said >= self.every_s or self.done == self.total:
@@ -47,7 +47,7 @@ def ask(client: ScoreClient, task: Task, samples: Sequence[Sample], results: Res
     """Asks these samples of the task, `concurrency` at a time.
 
     Raises:
-        ExportError: the run cannot go on. What was answered is in the file.
+        ExportError: the run cannot continue. The answers so far are in the file.
     """
     so_far = Progress(len(task.samples), len(task.samples) - len(samples))
     pending: dict[Future[str | RowRefusedError], Sample] = {}

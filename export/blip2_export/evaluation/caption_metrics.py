@@ -1,4 +1,4 @@
-"""CIDEr, BLEU and ROUGE-L of captions, by the COCO evaluation code itself (pycocoevalcap).
+"""Computes CIDEr, BLEU and ROUGE-L of captions with the COCO evaluation code (pycocoevalcap).
 
 Its tokenizer is a Java program, the Stanford tokenizer. NLTK's follows the same rules, the Penn Treebank's, without
 Java, so it is the default; `stanford_words` runs the Java one, for the official number to the last digit.
@@ -31,7 +31,7 @@ def need_metrics() -> None:
     """Checks that the extra is installed, before hours are spent on answers.
 
     Raises:
-        ExportError: it is not.
+        ExportError: it is not installed.
     """
     try:
         importlib.import_module("nltk")
@@ -43,7 +43,7 @@ def need_metrics() -> None:
 
 
 def treebank_words(texts: Sequence[str]) -> list[str]:
-    """Cut by NLTK."""
+    """Splits captions into words with NLTK."""
     from nltk.tokenize import NLTKWordTokenizer
 
     tokenizer = NLTKWordTokenizer()
@@ -56,14 +56,14 @@ def _join(tokens: list[str]) -> str:
 
 
 def _period(word: str) -> str:
-    """The word with the period that it would have from the Stanford tokenizer, or without it."""
+    """Returns the word with or without its period, as the Stanford tokenizer leaves it."""
     if _LOST_ITS_PERIOD.fullmatch(word):
         return f"{word}."
     return word[:-1] if _ENDS_A_SENTENCE.fullmatch(word) else word
 
 
 def stanford_words(texts: Sequence[str]) -> list[str]:
-    """Cut by the Stanford tokenizer that pycocoevalcap brings along.
+    """Splits captions into words with the Stanford tokenizer of pycocoevalcap.
 
     Raises:
         ExportError: there is no Java, or it fails.
@@ -84,7 +84,7 @@ def stanford_words(texts: Sequence[str]) -> list[str]:
 def caption_scores(
     captions: dict[Id, str], references: dict[Id, list[str]], tokenize: Callable[[Sequence[str]], list[str]]
 ) -> dict[str, float]:
-    """The scores of captions against what people wrote, times 100. Both have the same, at least one, keys."""
+    """Returns the scores of captions against human references, times 100. Both have the same keys, at least one."""
     from pycocoevalcap.bleu.bleu import Bleu
     from pycocoevalcap.cider.cider import Cider
     from pycocoevalcap.rouge.rouge import Rouge

@@ -1,6 +1,6 @@
-"""Asks a server's `/score`, one row a request, and waits when the server is busy or gone for a while.
+"""Sends rows to a server's `/score`, one per request, and retries while the server is busy or unreachable.
 
-One row a request, because a request is answered whole or not at all; the server decodes rows of many requests together.
+One row per request, because a request is answered whole or not at all; the server batches rows across requests.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ OF_THE_ROW = (413, 500, 504)
 
 
 class RowRefusedError(Exception):
-    """The server gave no answer to this row, and would give none to the same request."""
+    """The server refused this row, and would refuse the same request again."""
 
 
 class _BusyError(Exception):
@@ -55,15 +55,15 @@ class ScoreClient:
         self._closed = threading.Event()
 
     def close(self) -> None:
-        """Lets threads that wait for another try give up at once."""
+        """Makes threads that wait for a retry give up at once."""
         self._closed.set()
 
     def answer(self, image: Path, text: str) -> str:
-        """The server's text for one picture and prompt.
+        """Returns the server's text for one image and prompt.
 
         Raises:
             RowRefusedError: the server refuses this row, or fails on it.
-            ExportError: the picture cannot be read, the server is out of reach, or it would refuse every row.
+            ExportError: the image cannot be read, the server is out of reach, or it would refuse every row.
         """
         body = self._body(image, text)
         for wait_s in (*WAITS_S, None):
@@ -73,7 +73,7 @@ class ScoreClient:
                 if not self._reached:
                     raise ExportError(f"{busy}; start the server, or name another with --url") from busy
                 if wait_s is None:
-                    raise ExportError(f"{busy}; given up, run the same command again to go on") from busy
+                    raise ExportError(f"{busy}; gave up, run the same command again to resume") from busy
                 # Unequal pauses, so that threads refused together do not come back together.
                 if self._closed.wait(max(wait_s * random.uniform(0.5, 1), busy.retry_after_s)):
                     raise ExportError(f"{busy}; stopped while waiting") from busy
@@ -83,7 +83,7 @@ class ScoreClient:
         try:
             encoded = base64.b64encode(image.read_bytes()).decode()
         except OSError as error:
-            raise ExportError(f"{image}: {error.strerror}; --images names the folder of the pictures") from error
+            raise ExportError(f"{image}: {error.strerror}; --images must name the folder of the images") from error
         request: Json = {"input_data": {"columns": ["image", "text"], "data": [[encoded, text]]}}
         if self._params:
             request["params"] = self._params
@@ -125,7 +125,7 @@ class ScoreClient:
 
 
 def _score_url(url: str) -> str:
-    """The scoring route: the URL itself if it has a path, else its `/score`."""
+    """Returns the scoring route: the URL itself if it has a path, else its `/score`."""
     try:
         parts = urlsplit(url)
         usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
@@ -137,7 +137,7 @@ def _score_url(url: str) -> str:
 
 
 def _message(error: urllib.error.HTTPError) -> str:
-    """What the server says, on one line."""
+    """Returns the server's message on one line."""
     try:
         content = error.read(MESSAGE_BYTES)
     except (OSError, http.client.HTTPException):
@@ -150,5 +150,5 @@ def _message(error: urllib.error.HTTPError) -> str:
 
 
 def _retry_after_s(value: str | None) -> float:
-    """Seconds to wait; the header's other form, a date, is left to the pauses of our own."""
+    """Returns the seconds to wait. A date, the header's other form, is ignored in favour of our own pauses."""
     return min(int(value), LONGEST_WAIT_S) if value is not None and value.strip().isdecimal() else 0

@@ -1,6 +1,6 @@
 """Reads VQAv2-format questions with their annotations, and COCO-format captions.
 
-All of it comes from outside, so every shape is checked. Pictures are only looked for: they are read when they are sent.
+The files are untrusted, so their structure is checked. Images only need to exist here: they are read when sent.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ Json = dict[str, Any]
 Id = int | str
 
 IMAGE_NAME = "COCO_{data_subtype}_{{:012}}.jpg"
-"""The picture of a question by its image_id, as in the folders of COCO 2014."""
+"""The image of a question by its image_id, as in the folders of COCO 2014."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One row to be answered: the id of its question (or picture, for captions), the picture and the prompt."""
+    """A row to ask: the id of its question (of its image, for captions), the image and the prompt."""
 
     id: Id
     image: Path
@@ -35,7 +35,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Annotation:
-    """What the annotators said to a question."""
+    """The annotators' answers to a question."""
 
     question_type: str
     answer_type: str
@@ -51,7 +51,7 @@ class Source:
     sha256: str
 
     def entries(self, key: str) -> list[Json]:
-        """The list of objects under a key.
+        """Returns the list of objects under a key.
 
         Raises:
             ExportError: there is none.
@@ -62,7 +62,7 @@ class Source:
         return value
 
     def field(self, entry: Json, key: str, *kinds: type) -> Any:  # noqa: ANN401 (one of `kinds`)
-        """The value of an entry's key.
+        """Returns the value of an entry's key.
 
         Raises:
             ExportError: it is missing or of another type.
@@ -75,7 +75,7 @@ class Source:
 
 
 def read_source(path: Path, flag: str) -> Source:
-    """Reads a file; `flag` is what named it.
+    """Reads a file; `flag` is the option that named it.
 
     Raises:
         ExportError: it cannot be read or is not JSON.
@@ -83,17 +83,17 @@ def read_source(path: Path, flag: str) -> Source:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ExportError(f"{path}: {error.strerror}; {flag} names a JSON file") from error
+        raise ExportError(f"{path}: {error.strerror}; {flag} must name a JSON file") from error
     try:
         return Source(path, json.loads(content), hashlib.sha256(content).hexdigest())
     except (ValueError, RecursionError) as error:
-        raise ExportError(f"{path}: not JSON ({error}); {flag} names the unpacked file") from error
+        raise ExportError(f"{path}: not JSON ({error}); {flag} must name the unpacked file") from error
 
 
 def read_questions(
     source: Source, images: Path, prompt: Callable[[str], str], image_name: str | None, limit: int | None
 ) -> list[Sample]:
-    """The questions of a VQAv2-format file, in its order, at most `limit`. `image_name` is a pattern for the image_id.
+    """Returns the questions of a VQAv2-format file in order, at most `limit`. `image_name` is a pattern for image_id.
 
     Raises:
         ExportError: something is missing or of another shape.
@@ -102,8 +102,8 @@ def read_questions(
     if image_name is None:
         subtype = source.content.get("data_subtype")
         if not isinstance(subtype, str):
-            raise ExportError(f'{source.path}: holds no "data_subtype" to name the pictures by; give --image-name')
-        # The pictures of test-dev are those of test.
+            raise ExportError(f'{source.path}: holds no "data_subtype" to name the images by; give --image-name')
+        # The images of test-dev are those of test.
         image_name = IMAGE_NAME.format(data_subtype=subtype.replace("test-dev", "test"))
     return [
         Sample(
@@ -116,7 +116,7 @@ def read_questions(
 
 
 def read_annotations(source: Source, ids: Iterable[Id]) -> dict[Id, Annotation]:
-    """The annotations of these questions.
+    """Returns the annotations of these questions.
 
     Raises:
         ExportError: a question has none, or something is of another shape.
@@ -128,7 +128,7 @@ def read_annotations(source: Source, ids: Iterable[Id]) -> dict[Id, Annotation]:
 
 
 def read_captioned(source: Source, images: Path, prompt: str, limit: int | None) -> list[Sample]:
-    """The pictures of a COCO-format file, in its order, at most `limit`.
+    """Returns the images of a COCO-format file in order, at most `limit`.
 
     Raises:
         ExportError: something is missing or of another shape.
@@ -140,25 +140,25 @@ def read_captioned(source: Source, images: Path, prompt: str, limit: int | None)
 
 
 def read_references(source: Source, ids: Iterable[Id]) -> dict[Id, list[str]]:
-    """The captions that people wrote for these pictures.
+    """Returns the human captions of these images.
 
     Raises:
-        ExportError: a picture has none, or something is of another shape.
+        ExportError: an image has none, or something is of another shape.
     """
     references: dict[Id, list[str]] = {key: [] for key in ids}
     for entry in source.entries("annotations"):
         captions = references.get(source.field(entry, "image_id", int, str))
         if captions is not None:
             captions.append(source.field(entry, "caption", str))
-    _check_complete(source, [key for key, captions in references.items() if not captions], "picture")
+    _check_complete(source, [key for key, captions in references.items() if not captions], "image")
     return references
 
 
 def check_samples(samples: list[Sample], path: Path, name: str) -> None:
-    """Checks what would otherwise show only after hours: no samples, an id twice, a missing picture.
+    """Checks, before hours of asking, that there are samples, that ids are unique and that images exist.
 
     Raises:
-        ExportError: one of these. `name` is what an id stands for.
+        ExportError: a check failed. `name` is what an id stands for.
     """
     if not samples:
         raise ExportError(f"{path}: holds no {name}")
@@ -172,7 +172,7 @@ def check_samples(samples: list[Sample], path: Path, name: str) -> None:
     if missing:
         others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
         raise ExportError(
-            f"{name} {missing[0].id}: {missing[0].image} not found{others}; --images names the folder of the pictures"
+            f"{name} {missing[0].id}: {missing[0].image} not found{others}; --images must name the folder of the images"
         )
 
 

@@ -1,7 +1,7 @@
-"""The file of answers: a header line with the settings, then one JSON line per row, written as the answers come.
+"""Keeps the file of answers: a header line with the settings, then a JSON line per row, written as answers arrive.
 
-So a run that was stopped, or killed in the middle of a line, goes on where it ended; and answers of two models or of
-two prompts never end up in one file.
+A run that was stopped, or killed in the middle of a line, can be resumed. Answers of two models or two prompts never
+end up in one file.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ ERROR = "error"
 
 
 class Results:
-    """The answers so far, and the open end of their file."""
+    """The answers so far, and their file, open for more."""
 
     def __init__(self, path: Path, settings: Json, id_key: str, answer_key: str) -> None:
-        """Opens the file for more answers, or begins it.
+        """Opens the file for more answers, or creates it.
 
         Raises:
             ExportError: it cannot be used, is not such a file, or was begun with other settings.
@@ -43,7 +43,7 @@ class Results:
         try:
             self._file = path.open("a+b")
         except OSError as error:
-            raise ExportError(f"{path}: {error.strerror}; --output names the file for the answers") from error
+            raise ExportError(f"{path}: {error.strerror}; --output must name the file for the answers") from error
         try:
             self._read()
         except BaseException:
@@ -64,12 +64,12 @@ class Results:
         self._remember(sample_id, answer, None)
 
     def add_error(self, sample_id: Id, detail: Json, error: str) -> None:
-        """Writes why a row has no answer. A later run asks it again."""
+        """Writes the reason why a row has no answer. A later run asks it again."""
         self._write({self._id_key: sample_id, **detail, ERROR: error})
         self._remember(sample_id, None, error)
 
     def _remember(self, sample_id: Id, answer: str | None, error: str | None) -> None:
-        """A later line about the same row replaces an earlier one."""
+        """Keeps the last line about a row."""
         self.answers.pop(sample_id, None)
         self.errors.pop(sample_id, None)
         if answer is not None:

@@ -1,4 +1,4 @@
-"""How the server is asked: template, parameters, and the two published settings as presets."""
+"""Defines the prompt template and generation parameters, with two published settings as presets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LAVIS_WORDS = 50
 
 @dataclass(frozen=True)
 class Settings:
-    """What is sent with every row: the template and generation parameters, whose absence means the server's default."""
+    """The template and the generation parameters of every row; the server decides on absent parameters."""
 
     template: str
     params: Json = field(default_factory=dict)
@@ -27,14 +27,14 @@ class Settings:
     """Questions are rewritten as LAVIS' text processor does: lower case, without some punctuation, at most 50 words."""
 
     def prompt(self, question: str) -> str:
-        """The text of a row. A template without a place for the question is the text itself."""
+        """Returns the text of a row. A template without a place for the question is the text itself."""
         if self.lavis_questions:
             words = _LAVIS_DROPS.sub("", question.lower()).rstrip(" ").split(" ")
             question = " ".join(words[:_LAVIS_WORDS])
         return self.template.replace(PLACE, question)
 
     def record(self) -> Json:
-        """For the header of the answers."""
+        """Returns the entries for the header of the answers."""
         return {"template": self.template, "lavis_questions": self.lavis_questions, "params": self.params}
 
 
@@ -56,7 +56,7 @@ PRESET_NAMES = ("paper", "lavis")
 
 
 def choose_settings(task: str, preset: str | None, template: str | None, params: Json | None) -> Settings:
-    """The settings of a task or preset, with what was given in place of its own; `params` replace one by one.
+    """Returns the settings of a task or preset, overridden by the options given; `params` are overridden one by one.
 
     Raises:
         ExportError: there is no such preset for the task, or the template has no place for the question.

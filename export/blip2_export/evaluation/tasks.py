@@ -1,4 +1,4 @@
-"""The two tasks: what is asked, how an answer is named in the file, and what is reported in the end."""
+"""Defines the two tasks: what is asked, the keys of an answer in the file, and the final report."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Json = dict[str, Any]
 
 
 class Task(Protocol):
-    """What the command needs of a task."""
+    """A task as the command sees it."""
 
     samples: list[Sample]
     sample_name: str
@@ -35,13 +35,13 @@ class Task(Protocol):
     answer_key: str
 
     def record(self) -> Json:
-        """Which data it is, for the header of the answers."""
+        """Returns which data it is, for the header of the answers."""
 
     def note(self, sample: Sample, answer: str | None) -> str:
-        """Words for the progress after an answer; `None` is a refused row."""
+        """Returns a note for the progress after an answer; `None` is a refused row."""
 
     def report(self, answers: Mapping[Id, str]) -> str:
-        """The result. A sample without an answer counts as wrong."""
+        """Returns the result. A sample without an answer counts as wrong."""
 
 
 class VqaTask:
@@ -69,18 +69,18 @@ class VqaTask:
         self._accuracies: list[float] = []
 
     def record(self) -> Json:
-        """Which data it is, for the header of the answers."""
+        """Returns which data it is, for the header of the answers."""
         return {"questions_sha256": self._sha256}
 
     def note(self, sample: Sample, answer: str | None) -> str:
-        """The accuracy over what this run has asked."""
+        """Returns the accuracy over the rows of this run."""
         if self._annotations is None:
             return ""
         self._accuracies.append(self._accuracy(sample.id, answer))
         return f", accuracy {_percent(self._accuracies)} so far"
 
     def report(self, answers: Mapping[Id, str]) -> str:
-        """The accuracy of all, by type of answer and by type of question."""
+        """Returns the accuracy in all, by type of answer and by type of question."""
         if self._annotations is None:
             return f"{len(answers)} of {len(self.samples)} questions answered, not scored: no --annotations"
         by_answer_type: dict[str, list[float]] = defaultdict(list)
@@ -107,9 +107,9 @@ class VqaTask:
 
 
 class CaptionTask:
-    """Pictures with captions, in the format of COCO."""
+    """Images with captions, in the format of COCO."""
 
-    sample_name, id_key, answer_key = "picture", "image_id", "caption"
+    sample_name, id_key, answer_key = "image", "image_id", "caption"
 
     def __init__(
         self, annotations: Path, images: Path, settings: Settings, tokenizer: str, limit: int | None = None
@@ -122,19 +122,19 @@ class CaptionTask:
         self._references = read_references(source, [sample.id for sample in self.samples])
 
     def record(self) -> Json:
-        """Which data it is, for the header of the answers."""
+        """Returns which data it is, for the header of the answers."""
         return {"annotations_sha256": self._sha256}
 
     def note(self, sample: Sample, answer: str | None) -> str:
-        """Nothing: the scores weigh words by all captions."""
+        """Returns nothing: the scores weigh words by all captions."""
         return ""
 
     def report(self, answers: Mapping[Id, str]) -> str:
-        """CIDEr and its companions, times 100."""
+        """Returns CIDEr, BLEU and ROUGE-L, times 100."""
         captions = {sample.id: answers.get(sample.id, "") for sample in self.samples}
         scores = caption_scores(captions, self._references, TOKENIZERS[self._tokenizer])
         lines = [f"{name:<10}{value:8.2f}" for name, value in scores.items()]
-        return "\n".join([*lines, "", f"{len(captions)} pictures, words cut by the tokenizer {self._tokenizer}"])
+        return "\n".join([*lines, "", f"{len(captions)} images, words split by the tokenizer {self._tokenizer}"])
 
 
 def _percent(accuracies: Iterable[float]) -> str:

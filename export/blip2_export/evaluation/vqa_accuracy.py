@@ -1,4 +1,4 @@
-"""VQA accuracy: the normalisation of answers and the comparison with ten annotators, as visualqa.org describes them.
+"""Computes VQA accuracy: normalises answers and compares them with ten annotators, as visualqa.org describes.
 
 Both sides are normalised, always, as the description says. Copies of the evaluation code leave the annotators' answers
 as they are where all of them agree word for word: `t-shirt` is then counted wrong there, and right here.
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ENOUGH_ANNOTATORS = 3
-"""An answer that so many annotators gave is entirely right."""
+"""An answer of this many annotators is entirely right."""
 
 _NUMBERS = {"none": "0", "zero": "0", "one": "1", "two": "2", "three": "3", "four": "4", "five": "5"}
 _NUMBERS |= {"six": "6", "seven": "7", "eight": "8", "nine": "9", "ten": "10"}
 _ARTICLES = frozenset(("a", "an", "the"))
 
-# Ending -> what it stands behind. Without an apostrophe, those left out are other words: we're, she'll, it's, let's.
+# Ending -> the words before it. Without an apostrophe, the ones left out are other words: we're, she'll, it's, let's.
 _ENDINGS = {
     "n't": "ai are ca could did does do had has have is might must need ought sha should was were wo would",
     "'ve": "could i might must should they we what where who would you",
@@ -43,7 +43,7 @@ _PERIOD_OUTSIDE_A_NUMBER = re.compile(r"\.(?!\d)")
 
 @lru_cache(maxsize=100_000)  # "yes" is normalised once, not a million times
 def normalise(answer: str) -> str:
-    """An answer without what people write differently: case, punctuation, articles, number words, lost apostrophes."""
+    """Normalises an answer: case, punctuation, articles, number words, lost apostrophes."""
     text = _COMMA_IN_A_NUMBER.sub("", answer.lower())
     text = _PERIOD_OUTSIDE_A_NUMBER.sub("", _PUNCTUATION.sub(" ", text))
     words = (_NUMBERS.get(word, word) for word in text.split())
@@ -51,7 +51,7 @@ def normalise(answer: str) -> str:
 
 
 def vqa_accuracy(answer: str, annotators: Sequence[str]) -> float:
-    """How right an answer is, 0 to 1: min(agreeing annotators / 3, 1), averaged over leaving out each one in turn."""
+    """Returns the accuracy from 0 to 1: min(agreeing annotators / 3, 1), averaged over leaving out each in turn."""
     given = normalise(answer)
     counts = Counter(normalise(other) == given for other in annotators)
     agree, differ = counts[True], counts[False]

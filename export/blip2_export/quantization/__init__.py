@@ -1,1 +1,1 @@
-"""Numerics of 4- and 8-bit weights in groups of 32 columns, in numpy alone; the graphs are written elsewhere."""
+"""Rounds weights to 4 or 8 bits in groups of 32 columns, and smooths activations, by calibration data where given."""

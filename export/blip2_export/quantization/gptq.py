@@ -7,7 +7,7 @@ that order. These are the importances that scales and zero points are chosen wit
 since the columns of a group come up in no order.
 
 Measured as squared error of outputs / that of plain rounding, 4 bits, on inputs that were not calibrated with; the
-layers of the committed checkpoint on activations of pictures, and normal weights on correlated inputs with outliers:
+layers of the committed checkpoint on activations of images, and normal weights on correlated inputs with outliers:
 
                                         vision  decoder  synthetic
     optimize                             0.89    0.90     0.89
@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from blip2_export.quantization.groups import GROUP_SIZE, Grouped, largest_code
+from blip2_export.graph.groups import GROUP_SIZE, Grouped, largest_code
 from blip2_export.quantization.optimize import optimize
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ INVERTED_DIRECTLY = 128
 
 
 class Factor(NamedTuple):
-    """What rounding needs of a Hessian H [n, n]."""
+    """The factors of a Hessian H [n, n] that rounding uses."""
 
     order: np.ndarray  # i64 [n], the columns as they are rounded
     upper: np.ndarray  # f32 [n, n], upper triangular; upper.T @ upper is the inverse of H in that order
@@ -83,7 +83,7 @@ def _factor(hessian: np.ndarray) -> Factor:
 
 
 def _inverse_of_lower(lower: np.ndarray) -> np.ndarray:
-    """The inverse of a lower triangular matrix, by halves: a quarter of the work of a general one."""
+    """Inverts a lower triangular matrix by halves, at a quarter of the cost of a general inverse."""
     if len(lower) <= INVERTED_DIRECTLY:
         return np.linalg.inv(lower)
     half = len(lower) // 2
@@ -95,14 +95,14 @@ def _inverse_of_lower(lower: np.ndarray) -> np.ndarray:
 
 
 def _importance(factor: Factor) -> np.ndarray:
-    """What the squared error of each column costs, f32 [n]."""
+    """Returns the weight of each column's squared error, f32 [n]."""
     importance = np.empty(len(factor.order), np.float32)
     importance[factor.order] = np.diagonal(factor.upper) ** -2
     return importance
 
 
 def _round(weight: np.ndarray, factor: Factor, scale: np.ndarray, zero_point: np.ndarray, top: int) -> np.ndarray:
-    """The codes u8 [out, n] of weight [out, n], in groups with scale and zero point [out, groups]."""
+    """Returns the codes u8 [out, n] of weight [out, n], in groups with scale and zero point [out, groups]."""
     order, upper = factor
     # Transposed, every column is one contiguous row; they stand in the order in which they are rounded.
     remaining = np.ascontiguousarray(weight.T)[order]

@@ -1,4 +1,4 @@
-"""Chooses scale and zero point of every group by a search: no data needed, the importance of columns minded if given.
+"""Searches the scale and zero point of every group. Needs no data; weighs columns by their importance if given.
 
 The zero points of MatMulNBits are integers, so a method that puts zero between the codes, such as HQQ, loses most of
 its gain by rounding. Here a group tries a few step sizes around that of plain rounding, each grid with its middle on
@@ -7,7 +7,7 @@ the error that is left with it. The best grid is kept, its codes are rounded aga
 fitted once more. Plain rounding is among the grids, and no step makes it worse but for rounding in f32.
 
 Measured as squared error / that of plain rounding, 4 bits. Weights: normal and Student-t numbers, and the layers of
-the committed checkpoint. Outputs: the layers of its vision encoder and decoder on activations of pictures, and normal
+the committed checkpoint. Outputs: the layers of its vision encoder and decoder on activations of images, and normal
 weights on correlated inputs with outlier channels.
 
                                       weights                        outputs
@@ -28,7 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from blip2_export.quantization.groups import GROUP_SIZE, Grouped, largest_code, split
+from blip2_export.graph.groups import GROUP_SIZE, Grouped, largest_code, split
 
 # The dozen arrays of a chunk stay in the cache of a core, and numpy's loops are long enough to run side by side.
 CHUNK_WEIGHTS = 1 << 17
@@ -81,10 +81,10 @@ def _column_weights(importance: np.ndarray | None, columns: int) -> np.ndarray:
 
 
 class _Search:
-    """The best grid so far of each group of a chunk.
+    """The best grid so far for each group of a chunk.
 
-    All large arrays are [32, groups], so that numpy's inner loops run over groups. Whatever decides is computed
-    element by element, in an order that is written here: the same codes come out on every machine.
+    All large arrays are [32, groups], so that numpy's inner loops run over groups. All deciding values are
+    computed element by element, in a fixed order, so that every machine chooses the same codes.
     """
 
     def __init__(self, weight: np.ndarray, importance: np.ndarray, top: int) -> None:
@@ -105,7 +105,7 @@ class _Search:
         self.zero_point = np.zeros_like(self.size)
 
     def offer(self, excess: np.float32) -> None:
-        """Keeps the grid with so many excess steps where it is the best so far."""
+        """Keeps the grid with this number of excess steps where it is the best so far."""
         steps_a_unit = (self.top + excess) / self.range
         zero_point = np.rint(-self.lowest * steps_a_unit - excess / 2)
         np.clip(zero_point, 0, self.top, out=zero_point)
@@ -116,7 +116,7 @@ class _Search:
             np.copyto(best, offered, where=better)
 
     def rounded(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Codes u8 [32, groups], scale f32 [groups] and zero point u8 [groups] of the best grids."""
+        """Returns codes u8 [32, groups], scale f32 [groups] and zero point u8 [groups] of the best grids."""
         self.scale[self.scale <= 0] = 1  # a group of zeros
         self._round(1 / self.scale, self.zero_point)
         scale, _ = self._fit()
@@ -131,7 +131,7 @@ class _Search:
         np.minimum(self.steps, self.top - zero_point, out=self.steps)
 
     def _fit(self) -> tuple[np.ndarray, np.ndarray]:
-        """The least-squares scale of the steps, and by how much it lowers the error from that of all zeros."""
+        """Returns the least-squares scale of the steps, and its gain over the error of all zeros."""
         along = self._total(np.multiply(self.steps, self.weighted, out=self._products))
         np.multiply(self.steps, self.steps, out=self._products)
         square = self._total(np.multiply(self._products, self.importance, out=self._products))

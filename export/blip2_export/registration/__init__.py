@@ -1,4 +1,4 @@
-"""A bundle as a registered model, of Azure Machine Learning or of MLflow.
+"""Registers a bundle as a model, with Azure Machine Learning or MLflow.
 
-`facts` is what both are told and needs no package of either; `azure_ml` and `mlflow_registry` send it.
+`facts` builds the entries of both, without their packages; `azure_ml` and `mlflow_registry` send them.
 """

@@ -1,4 +1,4 @@
-"""Registering with Azure Machine Learning, by its own SDK (the extra `azure`), as a `custom_model`.
+"""Registers with Azure Machine Learning through its SDK (the extra `azure`), as a `custom_model`.
 
 Not as `mlflow_model`: that type makes Azure install a Python environment when a deployment starts.
 """
@@ -21,7 +21,7 @@ SCHEMA = "https://azuremlschemas.azureedge.net/latest/model.schema.json"
 
 @dataclass(frozen=True)
 class AzurePlace:
-    """Where a model is registered: in a workspace, or in a registry that workspaces share."""
+    """The place of registration: a workspace, or a registry that workspaces share."""
 
     subscription: str | None
     resource_group: str | None
@@ -37,10 +37,10 @@ class AzurePlace:
         )
 
     def check(self, *, is_dry_run: bool = False) -> None:
-        """Refuses what names no place, or two. A dry run may leave the place open.
+        """Refuses flags that name no place, or two. A dry run may leave the place open.
 
         Raises:
-            ExportError: which flags are missing or too many.
+            ExportError: flags are missing or contradict each other.
         """
         if self.registry and (self.workspace or self.resource_group):
             raise ExportError("--registry: a model goes into a registry or a workspace; leave out the other's flags")
@@ -54,7 +54,7 @@ class AzurePlace:
             raise ExportError(f"--to azure needs {', '.join(missing)}, or --registry")
 
     def command(self) -> str:
-        """The flags of `az ml` for it."""
+        """Returns the flags of `az ml` for this place."""
         if self.registry:
             return f"--registry-name {self.registry}"
         flags = {
@@ -66,10 +66,10 @@ class AzurePlace:
 
 
 def model_document(facts: Facts, version: str | None) -> Json:
-    """The model as YAML files of `az ml` have it. Without a version, Azure counts on from the last one.
+    """Returns the model in the form of `az ml` YAML. Without a version, Azure uses one more than the last.
 
     Raises:
-        ExportError: the version is none that Azure takes; its SDK would find out after the upload.
+        ExportError: Azure does not accept the version; its SDK would find out after the upload.
     """
     if version is not None and not NAME.fullmatch(version):
         raise ExportError(
@@ -89,7 +89,7 @@ def model_document(facts: Facts, version: str | None) -> Json:
 
 
 def register(facts: Facts, version: str | None, place: AzurePlace) -> str:
-    """Uploads the bundle and registers it. Returns the name and version it got.
+    """Uploads and registers the bundle. Returns its name and version.
 
     Raises:
         ExportError: the extra is missing, or Azure refused.

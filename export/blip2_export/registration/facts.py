@@ -1,7 +1,7 @@
-"""What a registry is told about a bundle: name, description, tags and properties.
+"""Collects the facts for a registry: name, description, tags and properties.
 
-The numbers that bound them are those that Azure Machine Learning documents for tags and properties of runs; for models
-it documents none. Names of tags keep to the characters that Azure allows everywhere. MLflow's limits are wider.
+The limits are those that Azure Machine Learning documents for tags and properties of runs; it documents none for
+models. Names of tags keep to the characters that Azure allows everywhere. MLflow's limits are wider.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from blip2_export.bundle import MANIFEST, check_files, read_manifest
+from blip2_export.bundle.folder import MANIFEST, check_files, read_manifest
 from blip2_export.description.certificate import verdict
 from blip2_export.description.mlmodel import SIGNATURE
 from blip2_export.description.model_card import TASK
@@ -41,7 +41,7 @@ NONE, UNKNOWN = "none", "unknown"
 
 @dataclass(frozen=True)
 class Facts:
-    """What is registered. `folder` is absolute."""
+    """The facts about a model. `folder` is absolute."""
 
     folder: Path
     name: str
@@ -52,10 +52,10 @@ class Facts:
 
 
 def read_facts(folder: Path, name: str | None) -> Facts:
-    """Checks a bundle and puts together what a registry is told. `name` defaults to one after its checkpoint.
+    """Checks a bundle and collects its facts. `name` defaults to a name after its checkpoint.
 
     Raises:
-        ExportError: a file differs from its hash, is missing or not listed, or `name` is none that registries take.
+        ExportError: a file differs from its hash, is missing or not listed, or registries do not accept `name`.
     """
     manifest = read_manifest(folder)
     _check(folder, manifest)
@@ -78,7 +78,7 @@ def read_facts(folder: Path, name: str | None) -> Facts:
 
 
 def _check(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Refuses a bundle that is damaged, older than its documents, or not alone in its folder."""
+    """Refuses a bundle that is damaged, lacks its documents, or shares its folder with other files."""
     missing = [name for name in DOCUMENTS if name not in manifest["files"]]
     if missing:
         raise ExportError(
@@ -115,7 +115,7 @@ def _licences(origin: Origin) -> str:
 
 
 def _tags(folder: Path, manifest: Mapping[str, Any], origin: Origin) -> dict[str, str]:
-    """What people filter by. `precision` is the decoder's, the one that a bundle is usually named by."""
+    """Returns the tags, for filtering. `precision` is the decoder's, after which bundles are usually named."""
     checkpoint = manifest["checkpoint"]
     return {
         "task": TASK,
@@ -132,7 +132,7 @@ def _tags(folder: Path, manifest: Mapping[str, Any], origin: Origin) -> dict[str
 
 
 def _properties(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """What is looked up. Hashes of files as far as there is room: the manifest, whose hash is a tag, has all."""
+    """Returns the properties, with file hashes while there is room; the manifest, whose hash is a tag, has all."""
     properties = {
         "checkpoint": manifest["checkpoint"]["id"],
         "blip2_export": manifest["tools"]["blip2_export"],
@@ -148,7 +148,7 @@ def _properties(manifest: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _hashes(manifest: Mapping[str, Any]) -> dict[str, str]:
-    """Name of a property -> hash: the bundle's own files, its checkpoint's, then those in folders, goldens that is.
+    """Returns hashes by the property's name: the bundle's own files, its checkpoint's, then golden answers.
 
     A slash is written as a colon, since Azure forbids slashes in names of tags.
     """

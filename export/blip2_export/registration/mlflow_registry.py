@@ -1,7 +1,7 @@
-"""Registering with any MLflow registry, by MLflow itself (the extra `mlflow`).
+"""Registers with any MLflow registry through MLflow (the extra `mlflow`).
 
-The bundle is uploaded as artifacts of a run, and the version points there: so it works with a server and without,
-and a registry never refers to a folder that only this machine has.
+The bundle is uploaded as artifacts of a run, and the version points there. This works with and without a server,
+and a registry never refers to a folder of this machine.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ TRACKING_VARIABLE, EXPERIMENT_VARIABLE = "MLFLOW_TRACKING_URI", "MLFLOW_EXPERIME
 
 
 def tracking_uri(flag: str | None) -> str:
-    """The server or database to register with.
+    """Returns the server or database to register with.
 
     Raises:
-        ExportError: none was named, or it is Azure's, where MLflow cannot upload.
+        ExportError: none was named, or it is Azure's, to which MLflow cannot upload.
     """
     uri = flag or os.environ.get(TRACKING_VARIABLE)
     if not uri:
@@ -35,7 +35,7 @@ def tracking_uri(flag: str | None) -> str:
 
 
 def version_document(facts: Facts, uri: str) -> Json:
-    """What is sent. MLflow has no properties, so they are tags like the others."""
+    """Returns the entry to send. MLflow has no properties, so they become tags."""
     return {
         "tracking_uri": uri,
         "name": facts.name,
@@ -47,7 +47,7 @@ def version_document(facts: Facts, uri: str) -> Json:
 
 
 def register(facts: Facts, uri: str) -> str:
-    """Uploads the bundle and registers it. Returns the name and version it got.
+    """Uploads and registers the bundle. Returns its name and version.
 
     Raises:
         ExportError: the extra is missing, or MLflow refused.

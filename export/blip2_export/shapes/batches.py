@@ -1,7 +1,7 @@
 """Training batches: scenes with several prompts each, packed so that one image prefix serves all of them.
 
-A packed row is `[image prefix][prompt 1][prompt 2]…`. Every prompt has its own positions, directly behind the prefix,
-and sees the prefix and itself only, so the loss is that of separate rows, at a fraction of the tokens.
+A packed row is `[image prefix][prompt 1][prompt 2]…`. Every prompt has its own positions, directly after the prefix,
+and attends to the prefix and itself only, so the loss is that of separate rows, at a fraction of the tokens.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from torch.utils.data import IterableDataset
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as transforms
 
-from .model import IMAGE_SIZE, PATCH_SIZE, QUERY_TOKENS
-from .questions import Exchange, caption_exchange, chat_exchange, question_exchange
-from .scenes import COLORS, SHAPES, Scene, draw_scene
-from .tokenizer import BOS, NEWLINE, encode
+from blip2_export.shapes.model import IMAGE_SIZE, PATCH_SIZE, QUERY_TOKENS
+from blip2_export.shapes.questions import Exchange, caption_exchange, chat_exchange, question_exchange
+from blip2_export.shapes.scenes import COLORS, SHAPES, Scene, draw_scene
+from blip2_export.shapes.tokenizer import BOS, NEWLINE, encode
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,14 +74,14 @@ class SceneBatches(IterableDataset[Batch]):
             index += self.scenes
 
     def exchanges(self, scene: Scene, index: int) -> list[Exchange]:
-        """A caption, some questions, and one chat."""
+        """Returns a caption, some questions, and one chat."""
         rng = np.random.default_rng([self.split, index, 1])
         asked = [question_exchange(scene, rng, training=self.training) for _ in range(self.questions)]
         turns = int(rng.choice(4, p=[0.55, 0.25, 0.15, 0.05])) + 1
         return [caption_exchange(scene), *asked, chat_exchange(scene, rng, turns)]
 
     def collate(self, indices: range) -> Batch:
-        """The batch of these scenes."""
+        """Returns the batch of these scenes."""
         scenes = [draw_scene(self.split, index) for index in indices]
         exchanges = [self.exchanges(scene, index) for scene, index in zip(scenes, indices, strict=True)]
         rows = [self._pack(asked) for asked in exchanges]
@@ -120,13 +120,13 @@ class SceneBatches(IterableDataset[Batch]):
 
 
 def resize(pixels: np.ndarray) -> Tensor:
-    """RGB bytes [height, width, 3] -> u8 [3, size, size], as the torchvision backend of BlipImageProcessor does it."""
+    """Resizes RGB bytes [height, width, 3] to u8 [3, size, size] like BlipImageProcessor's torchvision backend."""
     image = torch.from_numpy(pixels).permute(2, 0, 1)
     return transforms.resize(image, [IMAGE_SIZE, IMAGE_SIZE], InterpolationMode.BICUBIC, antialias=True)
 
 
 def label_patches(scene: Scene) -> tuple[Tensor, Tensor]:
-    """For each patch, row by row: the colour and shape under its centre (0 is background), and that object's cell.
+    """Labels each patch, row by row: the colour and shape at its centre (0 is background), and that object's cell.
 
     The cell of background is `IGNORED`.
     """

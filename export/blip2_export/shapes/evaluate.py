@@ -1,6 +1,6 @@
-"""`evaluate-shapes`: asks a running server about scenes that training has never seen, and counts right answers.
+"""Asks a running server about scenes that training has never seen, and counts right answers.
 
-An answer is right when it equals the expected text exactly. Needs no torch: the whole road is tried, as a client would.
+An answer is right when it equals the expected text exactly. Needs no torch: the service is tested as by a client.
 """
 
 from __future__ import annotations
@@ -12,17 +12,12 @@ import sys
 import urllib.error
 import urllib.request
 from collections import defaultdict
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from blip2_export.errors import ExportError
-
-from .questions import Exchange, caption_exchange, chat_exchange, question_exchange
-from .scenes import HELD_OUT, Scene, draw_scene
-
-if TYPE_CHECKING:
-    import argparse
+from blip2_export.shapes.questions import Exchange, caption_exchange, chat_exchange, question_exchange
+from blip2_export.shapes.scenes import HELD_OUT, Scene, draw_scene
 
 FIRST_SCENE = 100_000
 """Training checks itself on held-out scenes from 0 on; these are others."""
@@ -31,26 +26,18 @@ QUESTIONS = 5
 TIMEOUT_S = 120
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `evaluate-shapes`."""
-    parser.add_argument("--url", default="http://127.0.0.1:5001/score", help="scoring route of the server")
-    parser.add_argument("--scenes", type=int, default=1000, help="unseen scenes, seven answers each")
-    parser.add_argument("--at-least", type=float, default=0.0, help="percentage below which the exit code is 1")
-
-
-def run(arguments: argparse.Namespace) -> int:
-    """Scores the scenes, prints a table, and returns the exit code."""
+def evaluate(url: str, scenes: int) -> float:
+    """Asks about every scene, prints a table by kind of question, and returns the percentage of right answers."""
     counts: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-    for number in range(arguments.scenes):
+    for number in range(scenes):
         scene = draw_scene(HELD_OUT, FIRST_SCENE + number)
         exchanges = _exchanges(scene, number)
-        for exchange, answer in zip(exchanges, _score(arguments.url, scene, exchanges), strict=True):
+        for exchange, answer in zip(exchanges, _score(url, scene, exchanges), strict=True):
             counts[exchange.kind][1] += 1
             counts[exchange.kind][0] += int(answer == exchange.answer)
         if (number + 1) % 100 == 0:
-            print(f"{number + 1} of {arguments.scenes} scenes", file=sys.stderr, flush=True)
-    share = _report(counts)
-    return 0 if share >= arguments.at_least else 1
+            print(f"{number + 1} of {scenes} scenes", file=sys.stderr, flush=True)
+    return _report(counts)
 
 
 def _exchanges(scene: Scene, number: int) -> list[Exchange]:

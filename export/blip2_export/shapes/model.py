@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from transformers import Blip2Config, Blip2ForConditionalGeneration, OPTConfig
 
-from .tokenizer import BOS, IMAGE, NEWLINE, PAD
+from blip2_export.shapes.tokenizer import BOS, IMAGE, NEWLINE, PAD
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,7 +28,7 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def build_config(tokenizer: Tokenizer) -> Blip2Config:
-    """The configuration that goes with a tokenizer."""
+    """Returns the configuration that goes with a tokenizer."""
     vocabulary = tokenizer.get_vocab()
     text = OPTConfig(
         vocab_size=-(-len(vocabulary) // 16) * 16,  # padded, as the published checkpoint's table is
@@ -74,10 +74,10 @@ def build_config(tokenizer: Tokenizer) -> Blip2Config:
 
 
 def build_model(config: Blip2Config, seed: int) -> Blip2ForConditionalGeneration:
-    """A model to train.
+    """Builds a model to train.
 
-    transformers starts this class with query tokens of zero, which keeps all queries equal for ever, and with vision
-    weights of deviation 1e-10; so everything is initialised here, by fan-in.
+    transformers starts this class with query tokens of zero, which keeps all queries equal forever, and with vision
+    weights of deviation 1e-10, so all weights are initialised here, by fan-in.
     """
     torch.manual_seed(seed)
     model = Blip2ForConditionalGeneration(config)
@@ -97,7 +97,7 @@ def build_model(config: Blip2Config, seed: int) -> Blip2ForConditionalGeneration
 
 
 def normalise(pixels: Tensor) -> Tensor:
-    """u8 pixels [batch, 3, size, size] -> pixel_values."""
+    """Normalises u8 pixels [batch, 3, size, size] to pixel_values."""
     mean = torch.tensor(MEAN).view(1, 3, 1, 1) * 255
     std = torch.tensor(STD).view(1, 3, 1, 1) * 255
     return (pixels.float() - mean) / std
@@ -116,14 +116,14 @@ class PatchLabels(nn.Module):
         self.cell = nn.Linear(hidden, cells)
 
     def forward(self, image_embeds: Tensor, labels: Tensor, cells: Tensor) -> Tensor:
-        """The loss of `labels`, `cells` [batch, patches] against `image_embeds` [batch, 1 + patches, hidden]."""
+        """Returns the loss of `labels`, `cells` [batch, patches] for `image_embeds` [batch, 1 + patches, hidden]."""
         patches = image_embeds[:, 1:].flatten(0, 1)
         kind = nn.functional.cross_entropy(self.kind(patches), labels.flatten())
         return kind + 0.2 * nn.functional.cross_entropy(self.cell(patches), cells.flatten())
 
 
 def save_checkpoint(model: Blip2ForConditionalGeneration, folder: Path) -> None:
-    """config.json, model.safetensors (f16) and preprocessor_config.json in the hub's layout."""
+    """Writes config.json, model.safetensors (f16) and preprocessor_config.json in the hub's layout."""
     model.half().save_pretrained(folder)
     settings = {
         "image_processor_type": "BlipImageProcessor",

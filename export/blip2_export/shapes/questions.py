@@ -1,4 +1,4 @@
-"""What is asked about a scene, and the only right answer: captions, colour, shape, count, yes/no and place.
+"""Makes questions about a scene, each with one right answer: captions, colour, shape, count, yes/no and place.
 
 An `Exchange` is one prompt with its answer, in the wording of the paper (`Question: … Answer:`), as a chat turn, or
 without words (a caption).
@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .scenes import COLORS, SHAPES, Scene, Thing
+from blip2_export.shapes.scenes import COLORS, SHAPES, Scene, Thing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +35,7 @@ class Exchange:
 
 
 def caption(scene: Scene) -> str:
-    """All objects in reading order: "a red circle, an orange star and a blue square"."""
+    """Returns all objects in reading order: "a red circle, an orange star and a blue square"."""
     phrases = [_with_article(f"{thing.color} {thing.shape}") for thing in scene.things]
     if len(phrases) == 1:
         return phrases[0]
@@ -43,12 +43,12 @@ def caption(scene: Scene) -> str:
 
 
 def caption_exchange(scene: Scene) -> Exchange:
-    """The caption, asked for by no words at all."""
+    """Returns the caption, with an empty prompt."""
     return Exchange("caption", "", caption(scene))
 
 
 def question_exchange(scene: Scene, rng: np.random.Generator, training: bool = False) -> Exchange:
-    """One question of a random kind. For training kinds have shares, and some wordings vary as people's do."""
+    """Returns a question of a random kind. For training, kinds have shares and some wordings vary."""
     kind = str(rng.choice(KINDS, p=TRAINING_SHARES if training else None))
     question, answer = _QUESTIONS[kind](scene, rng)
     prompt, continuation = f"Question: {question} Answer:", f" {answer}"
@@ -64,7 +64,7 @@ def question_exchange(scene: Scene, rng: np.random.Generator, training: bool = F
 
 
 def chat_exchange(scene: Scene, rng: np.random.Generator, earlier_turns: int) -> Exchange:
-    """A question that follows `earlier_turns` answered ones."""
+    """Returns a question that follows `earlier_turns` answered ones."""
     turns = [question_exchange(scene, rng) for _ in range(earlier_turns)]
     history = "".join(f"{turn.prompt}{turn.continuation}. " for turn in turns)
     last = question_exchange(scene, rng)
@@ -84,7 +84,7 @@ def _pick(rng: np.random.Generator, things: list[Thing] | tuple[Thing, ...]) -> 
 
 
 def _unique(scene: Scene, attribute: str) -> list[Thing]:
-    """The objects whose shape (or colour) no other object of the scene has."""
+    """Returns the objects whose shape (or colour) no other object of the scene has."""
     values = [getattr(thing, attribute) for thing in scene.things]
     return [thing for thing, value in zip(scene.things, values, strict=True) if values.count(value) == 1]
 

@@ -1,6 +1,6 @@
 """Draws scenes of coloured shapes: one to four objects in the cells of a 3 x 3 grid, with jitter in everything.
 
-A scene is a pure function of (split, index), so training and evaluation never share one, and a picture in a
+A scene is a pure function of (split, index), so training and evaluation never share one, and an image in a
 report can be drawn again. Needs numpy and Pillow only.
 """
 
@@ -44,24 +44,24 @@ class Thing:
 
     @property
     def place(self) -> str:
-        """Where it is, in words."""
+        """The place in words."""
         return PLACES[self.cell]
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A picture as RGB bytes [height, width, 3], and what it shows in reading order."""
+    """An image as RGB bytes [height, width, 3], and what it shows in reading order."""
 
     pixels: np.ndarray
     things: tuple[Thing, ...]
 
     def image(self) -> Image.Image:
-        """The picture for Pillow."""
+        """Returns the image for Pillow."""
         return Image.fromarray(self.pixels)
 
 
 def draw_scene(split: int, index: int) -> Scene:
-    """The scene number `index` of a split."""
+    """Returns the scene number `index` of a split."""
     rng = np.random.default_rng([split, index])
     width, height = CANVASES[rng.choice(len(CANVASES), p=[0.6, 0.2, 0.2])]
     things = _place_things(rng, width, height)

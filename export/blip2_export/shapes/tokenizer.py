@@ -1,4 +1,4 @@
-"""A small byte-level BPE tokenizer in OPT's manner, trained on the sentences of `questions`.
+"""Trains a small byte-level BPE tokenizer in OPT's manner on the sentences of `questions`.
 
 The special tokens keep OPT's roles and ids: `<s>` 0, `<pad>` 1, `</s>` 2 (put in front of every text), `<unk>` 3; the
 id of "\\n" ends an answer; `<image>` follows the vocabulary. Any text can be encoded: all 256 bytes are tokens.
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from .questions import caption, chat_exchange, question_exchange
-from .scenes import TRAIN, draw_scene
+from blip2_export.shapes.questions import caption, chat_exchange, question_exchange
+from blip2_export.shapes.scenes import TRAIN, draw_scene
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,7 @@ NEWLINE = "\u010a"
 
 
 def train_tokenizer(scenes: int = 400, vocabulary: int = 440) -> Tokenizer:
-    """A tokenizer of at most `vocabulary` tokens, and `<image>` as the next id."""
+    """Trains a tokenizer of at most `vocabulary` tokens, with `<image>` as the next id."""
     trained = Tokenizer(models.BPE())
     trained.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     trainer = trainers.BpeTrainer(
@@ -41,7 +41,7 @@ def train_tokenizer(scenes: int = 400, vocabulary: int = 440) -> Tokenizer:
 
 
 def assemble_tokenizer(vocabulary: dict[str, int], merges: list[tuple[str, str]]) -> Tokenizer:
-    """The tokenizer as the hub stores OPT's: `</s>` in front, `<pad>`, `</s>` and `<image>` as added tokens."""
+    """Returns the tokenizer as the hub stores OPT's: `</s>` in front, `<pad>`, `</s>` and `<image>` as added tokens."""
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -53,7 +53,7 @@ def assemble_tokenizer(vocabulary: dict[str, int], merges: list[tuple[str, str]]
 
 
 def encode(tokenizer: Tokenizer, text: str) -> list[int]:
-    """The ids of a text alone: no `</s>` in front."""
+    """Returns the ids of a text alone: no `</s>` in front."""
     return tokenizer.encode(text, add_special_tokens=False).ids
 
 

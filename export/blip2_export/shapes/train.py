@@ -1,4 +1,4 @@
-"""`train-shapes`: trains the tiny BLIP-2 on drawn scenes, saves it in the hub's layout. Needs transformers.
+"""Trains the tiny BLIP-2 on drawn scenes, and saves it in the hub's layout. Needs transformers.
 
 The vision pass is shared by all prompts of a scene, and the prompts of a scene by one packed row (`batches`).
 """
@@ -9,7 +9,7 @@ import math
 import sys
 import time
 from collections import defaultdict
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,52 +18,53 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from transformers import Blip2ForConditionalGeneration
 
-from .batches import IGNORED, PATCH_CLASSES, Batch, SceneBatches
-from .model import PatchLabels, build_config, build_model, normalise, save_checkpoint
-from .scenes import HELD_OUT, PLACES, TRAIN
-from .tokenizer import save_tokenizer, train_tokenizer
+from blip2_export.shapes.batches import IGNORED, PATCH_CLASSES, Batch, SceneBatches
+from blip2_export.shapes.model import PatchLabels, build_config, build_model, normalise, save_checkpoint
+from blip2_export.shapes.scenes import HELD_OUT, PLACES, TRAIN
+from blip2_export.shapes.tokenizer import save_tokenizer, train_tokenizer
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Iterator
+    from pathlib import Path
 
 REPORT_EVERY = 100
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `train-shapes`."""
-    parser.add_argument("--output", type=Path, required=True, help="folder for the checkpoint")
-    parser.add_argument("--minutes", type=float, default=55.0, help="time to train for; the schedule is fitted to it")
-    parser.add_argument("--steps", type=int, help="number of steps, instead of --minutes (reproducible)")
-    parser.add_argument("--scenes", type=int, default=32, help="scenes per step")
-    parser.add_argument("--questions", type=int, default=5, help="questions per scene, beside its caption and a chat")
-    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
-    parser.add_argument("--seed", type=int, default=0, help="of the weights and of the scenes; every seed has its own")
-    parser.add_argument("--start-from", type=Path, help="checkpoint to go on from, with another --seed")
-    parser.add_argument("--check-scenes", type=int, default=512, help="unseen scenes for the closing check")
+@dataclass(frozen=True)
+class TrainingOptions:
+    """The arguments of `train-shapes`. With `steps` the training is reproducible; `minutes` is then ignored."""
+
+    output: Path
+    minutes: float
+    steps: int | None
+    scenes: int
+    questions: int
+    learning_rate: float
+    seed: int
+    start_from: Path | None
+    check_scenes: int
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Trains, checks on unseen scenes, saves. Returns the exit code."""
-    torch.manual_seed(arguments.seed)
-    tokenizer, model = _start(arguments)
+def train(options: TrainingOptions) -> None:
+    """Trains, checks on unseen scenes, and saves the checkpoint."""
+    torch.manual_seed(options.seed)
+    tokenizer, model = _start(options)
     _log(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {tokenizer.get_vocab_size()} tokens")
-    _train(model, tokenizer, arguments)
-    for kind, (right, asked) in sorted(check(model, tokenizer, arguments.check_scenes).items()):
+    _train(model, tokenizer, options)
+    for kind, (right, asked) in sorted(check(model, tokenizer, options.check_scenes).items()):
         _log(f"unseen {kind:<12} {right:5d} of {asked:5d}  {100 * right / asked:6.2f} %")
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    save_checkpoint(model, arguments.output)
-    save_tokenizer(tokenizer, arguments.output)
-    _log(f"saved {arguments.output}")
-    return 0
+    options.output.mkdir(parents=True, exist_ok=True)
+    save_checkpoint(model, options.output)
+    save_tokenizer(tokenizer, options.output)
+    _log(f"saved {options.output}")
 
 
-def _start(arguments: argparse.Namespace) -> tuple[Tokenizer, Blip2ForConditionalGeneration]:
-    if arguments.start_from is None:
+def _start(options: TrainingOptions) -> tuple[Tokenizer, Blip2ForConditionalGeneration]:
+    if options.start_from is None:
         tokenizer = train_tokenizer()
-        return tokenizer, build_model(build_config(tokenizer), arguments.seed)
-    tokenizer = Tokenizer.from_file(str(arguments.start_from / "tokenizer.json"))
-    return tokenizer, Blip2ForConditionalGeneration.from_pretrained(arguments.start_from, dtype=torch.float32)
+        return tokenizer, build_model(build_config(tokenizer), options.seed)
+    tokenizer = Tokenizer.from_file(str(options.start_from / "tokenizer.json"))
+    return tokenizer, Blip2ForConditionalGeneration.from_pretrained(options.start_from, dtype=torch.float32)
 
 
 def answer_logits(model: Blip2ForConditionalGeneration, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -82,19 +83,19 @@ def answer_logits(model: Blip2ForConditionalGeneration, batch: Batch) -> tuple[T
     return image_embeds, model.language_model.lm_head(hidden[:, prefix.shape[1] :])
 
 
-def _train(model: Blip2ForConditionalGeneration, tokenizer: Tokenizer, arguments: argparse.Namespace) -> None:
-    stream = SceneBatches(tokenizer, TRAIN, arguments.scenes, arguments.questions, start=arguments.seed * 10**8)
+def _train(model: Blip2ForConditionalGeneration, tokenizer: Tokenizer, options: TrainingOptions) -> None:
+    stream = SceneBatches(tokenizer, TRAIN, options.scenes, options.questions, start=options.seed * 10**8)
     batches = iter(DataLoader(stream, batch_size=None, num_workers=1, prefetch_factor=4))
     labeller = PatchLabels(model.config.vision_config.hidden_size, PATCH_CLASSES, len(PLACES))
     decayed = [p for p in model.parameters() if p.dim() >= 2]
     others = [p for p in model.parameters() if p.dim() < 2] + list(labeller.parameters())
     groups = [{"params": decayed, "weight_decay": 0.02}, {"params": others, "weight_decay": 0.0}]
-    optimizer = torch.optim.AdamW(groups, lr=arguments.learning_rate, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(groups, lr=options.learning_rate, betas=(0.9, 0.98))
     model.train()
     shown = 0.0
-    for step, done in _schedule(arguments):
+    for step, done in _schedule(options):
         for group in optimizer.param_groups:
-            group["lr"] = arguments.learning_rate * _one_cycle(done)
+            group["lr"] = options.learning_rate * _one_cycle(done)
         batch = next(batches)
         image_embeds, logits = answer_logits(model, batch)
         wanted = batch.labels != IGNORED
@@ -112,26 +113,26 @@ def _train(model: Blip2ForConditionalGeneration, tokenizer: Tokenizer, arguments
             shown = 0.0
 
 
-def _schedule(arguments: argparse.Namespace) -> Iterator[tuple[int, float]]:
-    """Steps from 1, each with the share of the training that is done."""
+def _schedule(options: TrainingOptions) -> Iterator[tuple[int, float]]:
+    """Yields steps from 1, each with the finished share of the training."""
     start, step = time.monotonic(), 0
     while True:
         step += 1
-        done = step / arguments.steps if arguments.steps else (time.monotonic() - start) / (60 * arguments.minutes)
+        done = step / options.steps if options.steps else (time.monotonic() - start) / (60 * options.minutes)
         if done > 1:
             return
         yield step, done
 
 
 def _one_cycle(done: float) -> float:
-    """Linear warm-up over 4 %, then half a cosine down to zero."""
+    """Returns the factor of the learning rate: linear warm-up over 4 %, then half a cosine down to zero."""
     warm = 0.04
     return done / warm if done < warm else 0.5 * (1 + math.cos(math.pi * (done - warm) / (1 - warm)))
 
 
 @torch.no_grad()
 def check(model: Blip2ForConditionalGeneration, tokenizer: Tokenizer, scenes: int) -> dict[str, tuple[int, int]]:
-    """Whole answers exactly right on unseen scenes, per kind, as (right, asked).
+    """Counts exactly right answers on unseen scenes, per kind, as (right, asked).
 
     One pass is enough: when every token of an answer is the likeliest given the right ones before it, greedy generation
     writes exactly this answer.

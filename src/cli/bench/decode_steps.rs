@@ -15,7 +15,7 @@ const STEPS: usize = 8;
 /// A model that takes longer for a step than a caller for a request needs one.
 const MOST_TRIES: usize = 50;
 
-/// What a step takes: medians, `None` when so many rows do not fit or never were active together.
+/// Median times of a step; `None` if the rows do not fit, or were never active together.
 #[derive(Debug, Serialize)]
 pub(super) struct DecodeStep {
     pub(super) rows: usize,
@@ -25,7 +25,7 @@ pub(super) struct DecodeStep {
     pub(super) in_engine_ms: Option<f64>,
     /// The second over the first.
     pub(super) ratio: Option<f64>,
-    /// What the engine adds to each step.
+    /// Time that the engine adds to each step.
     pub(super) overhead_ms: Option<f64>,
 }
 
@@ -34,7 +34,7 @@ pub(super) struct Comparison<'a, D> {
     pub(super) engine: &'a Engine,
     /// The engine's. It must have fed a prompt already.
     pub(super) decoder: TimedDecoder<D>,
-    /// What every row is about.
+    /// The image of every row.
     pub(super) image: Image,
     pub(super) queue_rows: usize,
     pub(super) repeats: usize,

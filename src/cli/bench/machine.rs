@@ -1,4 +1,4 @@
-//! What the numbers depend on: processor, threads, bundle, slots; and the memory of the process.
+//! The conditions of a measurement: processor, threads, bundle, slots; and the memory of the process.
 
 use std::env;
 use std::path::Path;
@@ -12,14 +12,14 @@ use crate::launch::Settings;
 use crate::memory::{MemoryPlan, peak_resident_bytes, resident_bytes};
 use crate::runtime::Runtime;
 
-/// What is measured, and on what.
+/// The bundle that is measured, and the machine.
 #[derive(Debug, Serialize)]
 pub(super) struct Machine {
     pub(super) processor: String,
     pub(super) threads: usize,
     /// The file of ONNX Runtime, whose name says its version.
     pub(super) library: String,
-    /// What the library says of itself.
+    /// Version and build flags, as the library reports them.
     pub(super) build: &'static str,
     pub(super) bundle: String,
     pub(super) precision: Precisions,

@@ -44,7 +44,7 @@ its own, so that no cache helps unless the case is about one. Every answer has -
 A full-size model takes five minutes on two cores; --repeats 1 and --rows 1 are quicker. Whatever else runs on the
 machine makes times noisy: stop it, and compare runs of one machine only. The exit code is 0 however slow it is.";
 
-/// As typed.
+/// The flags of `blip2 bench`, as typed.
 #[derive(Debug, Args)]
 #[command(after_long_help = CASES, after_help = "See --help for what is measured.")]
 pub(super) struct BenchArgs {

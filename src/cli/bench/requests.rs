@@ -35,7 +35,7 @@ pub(super) const QUESTIONS: [&str; 10] = [
 /// Images that are asked about at once.
 const IMAGES: usize = 8;
 
-/// What is asked: an image file and a prompt.
+/// A request: an image file and a prompt.
 type Question = (Arc<[u8]>, &'static str);
 
 pub(super) fn alone(images: &mut Images) -> Vec<Question> {
@@ -154,7 +154,7 @@ pub(super) struct StagesMs {
     pub(super) prefill: Option<f64>,
 }
 
-/// What so many requests at once get.
+/// The latencies and rates of several requests at once.
 #[derive(Debug, Serialize)]
 pub(super) struct RequestCase {
     pub(super) name: &'static str,

@@ -1,4 +1,4 @@
-//! What came out: one JSON object, or a table in plain text.
+//! The results: one JSON object, or a table in plain text.
 
 use std::fmt;
 

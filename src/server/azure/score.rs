@@ -120,7 +120,7 @@ pub(super) async fn get(request: HttpRequest, state: web::Data<State>) -> Result
     respond(scorer, blocking(parse).await?).await
 }
 
-/// What a page asks before it posts from another origin.
+/// Answers the preflight of a page on another origin.
 #[utoipa::path(
     options,
     path = "/score",

@@ -10,7 +10,7 @@ use crate::scoring::{Row, rows_of_split};
 use crate::server::HttpError;
 use crate::server::body::parse_object;
 
-/// What is asked for.
+/// A parsed request.
 #[derive(Debug)]
 pub(super) struct ScoreRequest {
     /// The rows, in order; at least one.

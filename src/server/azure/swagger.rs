@@ -14,7 +14,7 @@ enum Version {
     ThreeOne,
 }
 
-/// What Azure's tools read of the service, in the version of Swagger or OpenAPI that they ask for.
+/// The description for Azure's tools, in the version of Swagger or OpenAPI that they ask for.
 #[utoipa::path(
     get,
     path = "/swagger.json",

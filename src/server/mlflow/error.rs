@@ -40,7 +40,7 @@ impl ResponseError for MlflowError {
     }
 }
 
-/// What went wrong.
+/// An error, as MLflow's server writes it.
 #[derive(ToSchema)]
 #[schema(example = json!({"error_code": "BAD_REQUEST", "message": "row 0: image is empty"}))]
 #[expect(dead_code, reason = "bodies of errors are written by hand")]

@@ -17,7 +17,7 @@ const RECORDS: &str = "dataframe_records";
 /// The keys that MLflow reads input from; exactly one of them may be there. The other two hold tensors.
 const INPUT_KEYS: [&str; 4] = [SPLIT, RECORDS, "instances", "inputs"];
 
-/// What is asked for.
+/// A parsed request.
 #[derive(Debug)]
 pub(super) struct Invocation {
     /// The rows, in order; at least one.
@@ -26,7 +26,7 @@ pub(super) struct Invocation {
     pub(super) params: GenerationParams,
 }
 
-/// What a body is declared as.
+/// The declared type of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BodyType {
     Json,

@@ -38,7 +38,7 @@ pub(super) struct AskRequest {
     /// An image: base64, a data URI, a URL, or the id of a stored one.
     #[schema(required = true, value_type = String)]
     image: Option<String>,
-    /// What is asked. Without, a caption is given.
+    /// The questions. Without any, the answer is a caption.
     #[schema(max_items = 256)]
     questions: Option<Vec<String>>,
     template: Option<Template>,
@@ -70,7 +70,7 @@ pub(super) struct AskForm {
     file: Option<Vec<u8>>,
     /// An image string.
     image: Option<String>,
-    /// What is asked; once for each question.
+    /// A question; repeat it for each.
     question: Option<Vec<String>>,
     template: Option<Template>,
     /// Generation parameters, as JSON.
@@ -99,7 +99,7 @@ pub(super) struct QuestionAnswer {
     /// All answers, best first, when `num_return_sequences` asks for more than one.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     sequences: Vec<Words>,
-    /// What the caller should know about question and parameters.
+    /// Warnings about the question and the parameters.
     warnings: Vec<String>,
     timings_ms: TimingsMs,
 }
@@ -159,7 +159,7 @@ impl QuestionAnswer {
     }
 }
 
-/// What is asked, checked.
+/// A checked request.
 #[derive(Debug)]
 struct Questions {
     image: ImageSource,

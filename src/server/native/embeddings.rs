@@ -42,7 +42,7 @@ enum Images {
     Many(Vec<String>),
 }
 
-/// What is made of the vectors of an image, one for each query of the Q-Former.
+/// How an image's vectors, one for each query of the Q-Former, are combined.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[schema(default = "mean")]
@@ -79,7 +79,7 @@ pub(super) struct EmbeddingsResponse {
     normalized: bool,
 }
 
-/// What was seen in an image.
+/// The embedding of an image.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ImageEmbedding {
     values: Values,
@@ -143,7 +143,7 @@ impl EmbeddingsResponse {
     }
 }
 
-/// What the Q-Former sees in images.
+/// Returns the Q-Former's features of images.
 #[utoipa::path(
     post,
     path = "/v1/embeddings",

@@ -41,17 +41,17 @@ pub(super) async fn method_not_allowed() -> Result<HttpResponse, NativeError> {
     Err(HttpError::MethodNotAllowed.into())
 }
 
-/// What is sent instead of an answer.
+/// The body of an error.
 #[derive(Serialize, ToSchema)]
 #[schema(as = NativeError, example = json!({"error": {"code": "bad_request", "message": "image is empty"}}))]
 pub(super) struct ErrorBody {
     error: Fault,
 }
 
-/// What a request for answers may get instead.
+/// The errors of a request for answers, for its description.
 pub(super) type Faults = faults::Faults<ErrorBody>;
 
-/// What went wrong.
+/// An error's code and message.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Fault {
     /// A short name, for programs.

@@ -31,11 +31,11 @@ pub(super) struct Part {
     pub(super) name: &'static str,
     /// As JSON calls it.
     pub(super) key: &'static str,
-    /// What it holds.
+    /// The kind of its content.
     pub(super) kind: Kind,
 }
 
-/// What a part holds.
+/// The kind of a part's content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// An image string, as long as the body may be.

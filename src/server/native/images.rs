@@ -54,7 +54,7 @@ pub(super) struct StoreForm {
     pin: Option<bool>,
 }
 
-/// What is to change.
+/// A change to a stored image.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct PinRequest {
@@ -81,7 +81,7 @@ pub(super) struct ImageResponse {
     expires_in_s: u64,
     /// It is kept when room is needed for others.
     pinned: bool,
-    /// What it takes of the room for stored images.
+    /// Bytes of the store that it uses.
     bytes: usize,
 }
 

@@ -1,7 +1,7 @@
 //! Requests of all kinds as one: JSON, a form (`multipart/form-data`), or an image as the whole body, with its options in
 //! the query. Every kind becomes the same type, and files beside it.
 //!
-//! What is unknown or of the wrong type is refused by name. Messages are cut off before they could repeat an image.
+//! Unknown keys and wrong types are rejected by name. Messages are cut off before they could repeat an image.
 
 use actix_web::web::Bytes;
 use actix_web::{HttpRequest, web};
@@ -16,7 +16,7 @@ use crate::server::{HttpError, State};
 /// Longer than any message that is worth reading.
 const MAX_MESSAGE_CHARACTERS: usize = 300;
 
-/// What was sent.
+/// A parsed request, and the files sent with it.
 #[derive(Debug)]
 pub(super) struct Input<T> {
     /// The fields.

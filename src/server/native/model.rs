@@ -26,7 +26,7 @@ pub(super) struct ModelResponse<'a> {
     rows_in_work: usize,
 }
 
-/// What there is room for.
+/// Capacity.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Limits {
     /// Rows decoded together, and so beams of a row.
@@ -45,7 +45,7 @@ pub(super) struct Limits {
     max_body_bytes: usize,
 }
 
-/// What is remembered.
+/// Sizes of the caches.
 #[derive(Serialize, ToSchema)]
 pub(super) struct Caches {
     /// Encoded images.
@@ -63,7 +63,7 @@ pub(super) struct StoredImages {
     capacity_bytes: usize,
 }
 
-/// What is served, how it was checked, and what there is room for.
+/// Describes the served model, its certificate and its capacity.
 #[utoipa::path(
     get,
     path = "/v1/model",

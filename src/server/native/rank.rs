@@ -67,7 +67,7 @@ pub(super) struct RankResponse {
     ranking: Vec<usize>,
     /// In the order in which they were given.
     candidates: Vec<RankedCandidate>,
-    /// What the caller should know about the prompt.
+    /// Warnings about the prompt.
     warnings: Vec<String>,
     timings_ms: TimingsMs,
 }

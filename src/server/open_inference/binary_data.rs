@@ -22,7 +22,7 @@ pub(super) fn head_length(headers: &HeaderMap) -> Result<Option<usize>, HttpErro
     length.map(Some).ok_or_else(|| bad(format!("Inference-Header-Content-Length is no number of bytes: {:?}", shown())))
 }
 
-/// What follows the JSON object, as far as no tensor has taken it.
+/// The bytes after the JSON object that no tensor has consumed yet.
 #[derive(Debug)]
 pub(super) struct BinaryData(Bytes);
 

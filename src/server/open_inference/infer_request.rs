@@ -20,7 +20,7 @@ use crate::server::body::parse_object;
 /// The keys of a request. Examples of the protocol repeat model and version in the body; the path's are the ones that count.
 const KEYS: [&str; 6] = ["id", "parameters", "inputs", "outputs", "model_name", "model_version"];
 
-/// What is asked for.
+/// A parsed request.
 #[derive(Debug)]
 pub(super) struct InferRequest {
     /// The client's name for the request, which the answer repeats.

@@ -35,7 +35,7 @@ struct OutputTensor {
     /// Its name.
     #[schema(value_type = Output)]
     name: &'static str,
-    /// What its elements are.
+    /// Data type.
     datatype: Datatype,
     /// The number of rows.
     #[schema(example = json!([1]))]

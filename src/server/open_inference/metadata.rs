@@ -1,4 +1,4 @@
-//! What the service and its model say of themselves, in the protocol's words and in those of Triton's configurations.
+//! Metadata of server and model, in the protocol's form and as a Triton configuration.
 
 use actix_web::{HttpResponse, web};
 use serde::Serialize;
@@ -41,7 +41,7 @@ pub(super) struct ModelMetadata {
     /// Its versions.
     #[schema(value_type = Vec<String>, example = json!(["1"]))]
     versions: [&'static str; 1],
-    /// What runs it.
+    /// The platform that runs it.
     #[schema(example = "onnxruntime_onnx")]
     platform: &'static str,
     /// The tensors it takes; `text` may be left out.
@@ -56,14 +56,14 @@ struct TensorMetadata {
     /// Its name.
     #[schema(example = "image")]
     name: &'static str,
-    /// What its elements are.
+    /// Data type.
     datatype: Datatype,
     /// The sizes of its dimensions; -1 for any.
     #[schema(value_type = Vec<i64>, example = json!([-1]))]
     shape: [i64; 1],
 }
 
-/// What the service is
+/// Server metadata
 #[utoipa::path(
     get, path = "/v2", operation_id = "v2_server_metadata", tag = "Open Inference Protocol",
     responses(
@@ -79,7 +79,7 @@ pub(super) async fn server() -> HttpResponse {
     })
 }
 
-/// What the model takes and gives
+/// Model metadata: inputs and outputs
 #[utoipa::path(
     get, path = "/v2/models/{model}", operation_id = "v2_model_metadata", tag = "Open Inference Protocol",
     params(("model" = String, Path, description = "The model's name.", example = "blip2-shapes")),

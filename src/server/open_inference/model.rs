@@ -9,7 +9,7 @@ use crate::server::{HttpError, ServedModel, State};
 /// The only version there is.
 pub(super) const VERSION: &str = "1";
 
-/// What stands in a path.
+/// The parameters of a path.
 #[derive(Debug, Deserialize)]
 pub(super) struct ModelPath {
     model: String,

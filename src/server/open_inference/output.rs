@@ -11,7 +11,7 @@ use crate::generation::StopReason;
 use crate::json::{json_type, shorten};
 use crate::server::HttpError;
 
-/// What the elements of a tensor are.
+/// The data type of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "UPPERCASE")]
 pub(super) enum Datatype {

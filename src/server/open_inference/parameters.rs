@@ -12,7 +12,7 @@ use crate::server::HttpError;
 /// Triton's parameters of stateful models.
 const SEQUENCE: [&str; 3] = ["sequence_id", "sequence_start", "sequence_end"];
 
-/// What the parameters ask for.
+/// The parsed parameters.
 #[derive(Debug)]
 pub(super) struct Parameters {
     /// Outputs that do not say otherwise are binary.
@@ -78,7 +78,7 @@ fn take_integer(given: &mut Map<String, Value>, name: &str) -> Result<Option<u64
     }
 }
 
-/// What other protocols call `params` has a longer name here.
+/// The name of `params` in this protocol.
 fn in_the_protocols_words(error: ParamError) -> String {
     match error {
         ParamError::NotAnObject { found } => format!("parameters must be an object, not {found}"),

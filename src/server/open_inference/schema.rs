@@ -91,7 +91,7 @@ struct InputTensor {
     name: InputName,
     /// `[n]` or `[n, 1]`.
     shape: Vec<u64>,
-    /// What its elements are.
+    /// Data type.
     datatype: InputDatatype,
     /// Of a tensor whose bytes stand behind the JSON object.
     parameters: Option<InputParameters>,
@@ -110,7 +110,7 @@ enum InputName {
     Text,
 }
 
-/// What the elements of a tensor of a request are.
+/// Data type of a request's tensor.
 #[derive(ToSchema)]
 #[schema(rename_all = "UPPERCASE")]
 #[expect(dead_code, reason = "it describes and is never made")]

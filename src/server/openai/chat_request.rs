@@ -14,7 +14,7 @@ const MAX_CHOICES: u64 = 128;
 const MAX_STOPS: usize = 4;
 const MAX_STOP_BYTES: usize = 256;
 
-/// What has no effect on an answer here, and is taken because clients send it.
+/// Fields that are accepted because clients send them, and have no effect.
 const HARMLESS: [&str; 9] = [
     "user",
     "store",
@@ -31,7 +31,7 @@ const HARMLESS: [&str; 9] = [
 const LENGTHS: [&str; 3] = ["max_completion_tokens", "max_tokens", "max_new_tokens"];
 const NUMBERS: [&str; 2] = ["n", "num_return_sequences"];
 
-/// What is asked for.
+/// A parsed request.
 #[derive(Debug)]
 pub(super) struct ChatRequest {
     pub(super) conversation: Conversation,
@@ -110,7 +110,7 @@ impl Fields {
         number.map(Some).ok_or_else(|| wrong(name, &value, &format!("a number from {lowest} to {highest}")))
     }
 
-    /// What goes by several names.
+    /// Parameters that have several names.
     fn one_of(&mut self, names: &[&'static str]) -> Result<Option<Value>, OpenAiError> {
         let mut given: Option<(&str, Value)> = None;
         for name in names {
@@ -202,7 +202,7 @@ impl Fields {
         })
     }
 
-    /// What is left, in the names of `generation`.
+    /// The remaining parameters, under the names of `generation`.
     ///
     /// Without a temperature answers are greedy, so that they can be repeated. A request samples when it gives a
     /// temperature above 0, or, without one, asks for what only samples give: several choices, or a `top_p`. Several

@@ -13,10 +13,10 @@ use crate::text::{Prompt, Turn};
 const MAX_MESSAGES: usize = 256;
 const MAX_PARTS: usize = 64;
 
-/// What a client may say of a message beyond its content, without effect here.
+/// Fields of a message that are accepted and have no effect.
 const HARMLESS: [&str; 4] = ["name", "annotations", "id", "refusal"];
 
-/// What is asked about which image.
+/// A parsed conversation: the image and the prompt.
 #[derive(Debug)]
 pub(super) struct Conversation {
     /// The image.
@@ -251,7 +251,7 @@ fn prompt(mut context: Vec<String>, mut utterances: Vec<Utterance>) -> Result<St
                 format!("{place} has no text, and a chat goes on with a question"),
             ));
         }
-        // What stands before a caption is its beginning.
+        // Text before a caption is its beginning.
         String::new()
     } else if turns.is_empty() {
         if has_marks(&question) { Prompt::Raw(question).text() } else { Prompt::Question(question).text() }

@@ -28,7 +28,7 @@ pub(super) struct ErrorBody {
     error: ErrorDetail,
 }
 
-/// What went wrong.
+/// The error in the body.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = openai::ErrorDetail)]
 struct ErrorDetail {

@@ -109,7 +109,7 @@ pub(super) struct ChatCompletionRequest {
     stop_strings: Option<Stop>,
 }
 
-/// What somebody said. Only the user shows an image.
+/// A message. Only the user's messages hold an image.
 #[derive(Debug, Deserialize, ToSchema)]
 #[schema(as = openai::RequestMessage)]
 struct RequestMessage {

@@ -1,0 +1,1 @@
+"""Writes the three ONNX graphs, node by node, in the precision of a target."""

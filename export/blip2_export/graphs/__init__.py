@@ -1,1 +1,0 @@
-"""The three graphs of a bundle, one module each, written from a checkpoint tensor by tensor."""
