@@ -1,6 +1,8 @@
-//! Memory: how much of it this process may still take, and what a model, its caches and its rows make of it.
+//! Memory: the amount that this process may still take, and its distribution over weights, caches
+//! and rows.
 //!
-//! All sizes are bytes; messages say MiB. A *position* is one position of one row in the KV cache, in all layers.
+//! All sizes are bytes; messages say MiB. A *position* is one position of one row in the KV cache,
+//! in all layers.
 
 use std::cmp::Reverse;
 use std::fmt;
@@ -9,10 +11,12 @@ use std::num::NonZeroUsize;
 
 use sysinfo::{MemoryRefreshKind, System};
 
-/// Bytes that this process may still take: the smaller of what the system has available and what its control group leaves.
+/// Returns the bytes that this process may still take: the smaller of the system's available memory
+/// and the rest of its control group.
 ///
-/// Page cache counts as available in both, because the system drops it on demand. The group is the one whose files the
-/// process sees at the root of the mounted hierarchy: in a container, that of the container.
+/// Page cache counts as available in both, because the system drops it on demand. The group is the
+/// one whose files the process sees at the root of the mounted hierarchy: in a container, that of
+/// the container.
 #[must_use]
 pub fn available_bytes() -> u64 {
     let mut system = System::new();
@@ -20,24 +24,25 @@ pub fn available_bytes() -> u64 {
     if system.total_memory() == 0 {
         return 0; // nothing can be read, and sysinfo would panic on the next line
     }
-    // Not `free_memory`, which takes the group's page cache for used. `rss` is anonymous memory alone.
+    // Not `free_memory`, which counts the group's page cache as used. `rss` is anonymous memory
+    // only.
     let left_by_group = system.cgroup_limits().map(|group| group.total_memory.saturating_sub(group.rss));
     left_by_group.map_or(system.available_memory(), |left| left.min(system.available_memory()))
 }
 
-/// Bytes of this process that lie in memory now. `None` where the system does not say it as Linux does.
+/// Returns the resident bytes of this process. `None` on other systems than Linux.
 #[must_use]
 pub fn resident_bytes() -> Option<u64> {
     status_bytes("VmRSS:")
 }
 
-/// The most that ever lay in memory of this process; `None` as above.
+/// Returns the peak of the resident bytes of this process. `None` on other systems than Linux.
 #[must_use]
 pub fn peak_resident_bytes() -> Option<u64> {
     status_bytes("VmHWM:")
 }
 
-/// A size in Linux' status of this process.
+/// Returns a size from Linux' status of this process.
 fn status_bytes(name: &str) -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let size = status.lines().find_map(|line| line.strip_prefix(name))?;
@@ -45,33 +50,35 @@ fn status_bytes(name: &str) -> Option<u64> {
     Some(kib << 10)
 }
 
-/// Whose memory is shared out.
+/// The memory to distribute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemoryKind {
-    /// The machine's. A row takes what it has written, so rows may together be promised more than there is.
+    /// The memory of the host. A row takes only the positions that it has written, so slots may
+    /// have more positions than there is memory for.
     Host,
-    /// A GPU's. Every slot takes all of its positions from the start.
+    /// The memory of a GPU. Every slot takes all of its positions from the start.
     Gpu,
 }
 
-/// What must fit into memory, and what the user wishes. Sizes in bytes.
+/// The needs to fit into memory, and the wishes of the user. Sizes in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryNeeds {
-    /// Whose memory it is.
+    /// The memory to distribute.
     pub kind: MemoryKind,
-    /// What may be taken in all: [`available_bytes`] before anything is loaded, or what is free on the GPU.
+    /// The available memory: [`available_bytes`] before anything is loaded, or the free memory of
+    /// the GPU.
     pub available: u64,
     /// The bundle's files, which are loaded.
     pub weights: u64,
-    /// Activations, buffers and what else comes and goes, at most.
+    /// The most temporary memory: activations and buffers.
     pub working: u64,
-    /// What the cache and the store of encoded images may hold.
+    /// The capacity of the cache and the store of encoded images.
     pub encoded_images: u64,
-    /// What the cache of images' keys and values may hold.
+    /// The capacity of the KV-prefix cache.
     pub kv_prefix_cache: u64,
-    /// What one position takes.
+    /// The bytes of one position.
     pub position_bytes: u64,
-    /// Positions of a row at most.
+    /// The most positions of a row.
     pub max_len: NonZeroUsize,
     /// `--slots`: rows decoded together.
     pub slots: Option<NonZeroUsize>,
@@ -79,35 +86,35 @@ pub struct MemoryNeeds {
     pub kv_tokens: Option<NonZeroUsize>,
 }
 
-/// How memory is shared out. Sizes in bytes, shown in MiB.
+/// The distribution of memory. Sizes in bytes, shown in MiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryPlan {
-    /// Whose memory it is.
+    /// The distributed memory.
     pub kind: MemoryKind,
     /// The bundle's files.
     pub weights: u64,
-    /// Activations and the like, at most.
+    /// The most temporary memory.
     pub working: u64,
     /// The cache and the store of encoded images, when full.
     pub encoded_images: u64,
-    /// The cache of images' keys and values, when full.
+    /// The KV-prefix cache, when full.
     pub kv_prefix_cache: u64,
     /// Rows decoded together.
     pub slots: NonZeroUsize,
     /// Positions of all rows together, at most `slots` times the longest row.
     pub kv_tokens: usize,
-    /// What these positions take.
+    /// The bytes of these positions.
     pub kv_bytes: u64,
-    /// What there is.
+    /// The available memory.
     pub available: u64,
-    /// All of the above items together.
+    /// The sum of all items.
     pub total: u64,
 }
 
-/// The model, or what was asked for, is too large for the memory there is.
+/// The model, or a wish of the user, exceeds the available memory.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{needed_mib} MiB of {memory} are needed, {usable_mib} MiB may be taken of {available_mib} MiB available: {items}; {remedy}"
+    "{needed_mib} MiB of {memory} are needed, but only {usable_mib} MiB may be used of {available_mib} MiB available: {items}; {remedy}"
 )]
 pub struct MemoryShortage {
     memory: &'static str,
@@ -120,19 +127,21 @@ pub struct MemoryShortage {
 }
 
 impl MemoryNeeds {
-    /// Rows decoded together when the user does not say, if memory is there for them.
+    /// The default number of slots, if there is memory for them.
     pub const DEFAULT_SLOTS: usize = 16;
 
-    /// A row worth starting for, in positions: an image, a question and an answer.
+    /// The positions of the shortest useful row: an image, a question and an answer.
     const SHORT_ROW: usize = 128;
 
-    /// Shares memory out. What the user asks for may take all that is available. Left to itself, the KV cache takes no more
-    /// than keeps a tenth free, and no more than its slots can use.
+    /// Distributes memory. Positions that the user asks for may take all available memory. By
+    /// default the KV cache leaves a tenth free, and takes no more than its slots can use.
     ///
     /// # Errors
-    /// [`MemoryShortage`] when the positions asked for do not fit, or else not even one short row.
+    /// [`MemoryShortage`] when the requested positions do not fit, or by default not even one short
+    /// row.
     pub fn plan(&self) -> Result<MemoryPlan, MemoryShortage> {
-        // On a GPU the cache follows slots and their length, so no wish for positions says how much memory may go.
+        // On a GPU the size of the cache follows from slots and their length, so `--kv-tokens` does
+        // not bound it.
         let may_take_all = self.kv_tokens.is_some() && self.kind == MemoryKind::Host;
         let usable = if may_take_all { self.available } else { self.available / 10 * 9 };
         let room = usable.saturating_sub(self.total(0)) / self.position_bytes.max(1);
@@ -163,7 +172,7 @@ impl MemoryNeeds {
         })
     }
 
-    /// Whether everything but the KV cache fits: for memory that holds other stages than the decoder.
+    /// Checks that everything but the KV cache fits, for memory that does not hold the decoder.
     ///
     /// # Errors
     /// [`MemoryShortage`].
@@ -172,7 +181,8 @@ impl MemoryNeeds {
         if self.total(0) > usable { Err(self.shortage(0, usable)) } else { Ok(()) }
     }
 
-    /// Slots and positions where a row takes what it has written. Else how many positions are too many.
+    /// Returns slots and positions if a row takes only the positions that it has written. The error
+    /// is the positions in excess.
     fn rows_as_written(&self, room: usize) -> Result<(NonZeroUsize, usize), usize> {
         let short_row = self.max_len.get().min(Self::SHORT_ROW);
         let least = self.kv_tokens.map_or(short_row, NonZeroUsize::get);
@@ -185,7 +195,8 @@ impl MemoryNeeds {
         Ok((slots, tokens.min(slots.saturating_mul(self.max_len).get())))
     }
 
-    /// Slots where each takes all of its positions. Else how many positions are too many.
+    /// Returns slots and positions if each slot takes all of its positions. The error is the
+    /// positions in excess.
     fn whole_rows(&self, room: usize) -> Result<NonZeroUsize, usize> {
         let fitting = room / self.max_len;
         let slots = self.slots.or_else(|| NonZeroUsize::new(fitting.min(Self::DEFAULT_SLOTS)));
@@ -254,7 +265,7 @@ impl fmt::Display for MemoryPlan {
     }
 }
 
-/// What is needed is rounded up to MiB; what there is, down.
+/// Rounds up to MiB. Available memory is rounded down.
 fn mib(bytes: u64) -> u64 {
     bytes.div_ceil(1 << 20)
 }
@@ -339,7 +350,7 @@ mod tests {
         assert_eq!(asked(768).plan().unwrap().total, 5000 * MIB);
         assert_eq!(
             asked(769).plan().unwrap_err().to_string(),
-            "5001 MiB of memory are needed, 5000 MiB may be taken of 5000 MiB available: weights 3900 MiB, KV cache of 769 \
+            "5001 MiB of memory are needed, but only 5000 MiB may be used of 5000 MiB available: weights 3900 MiB, KV cache of 769 \
              positions 481 MiB, working memory 300 MiB, KV prefix cache 256 MiB, encoded images 64 MiB; lower --kv-tokens, \
              --slots, --kv-prefix-cache-mib, --image-cache-mib, --stored-images-mib, or use a bundle of lower precision"
         );
@@ -350,7 +361,7 @@ mod tests {
         let bare = MemoryNeeds { slots: some(1), encoded_images: 0, kv_prefix_cache: 0, ..needs(4700) };
         assert_eq!(
             bare.plan().unwrap_err().to_string(),
-            "4280 MiB of memory are needed, 4230 MiB may be taken of 4700 MiB available: weights 3900 MiB, working memory \
+            "4280 MiB of memory are needed, but only 4230 MiB may be used of 4700 MiB available: weights 3900 MiB, working memory \
              300 MiB, KV cache of 128 positions 80 MiB; use a bundle of lower precision"
         );
     }
@@ -390,7 +401,7 @@ mod tests {
     fn a_gpu_too_small_says_so_and_that_shorter_rows_would_help() {
         let error = gpu_needs(10_000).plan().unwrap_err().to_string();
         assert!(
-            error.starts_with("9284 MiB of GPU memory are needed, 9000 MiB may be taken")
+            error.starts_with("9284 MiB of GPU memory are needed, but only 9000 MiB may be used")
                 && error.contains("--max-len"),
             "{error}"
         );

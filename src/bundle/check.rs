@@ -1,9 +1,9 @@
 //! Compares the files of a bundle with the sizes and hashes of its manifest.
 //!
-//! Small files are hashed before anything parses them. Data files are gigabytes, so they are hashed while ONNX Runtime
-//! maps the same files: both read through the page cache, and whoever comes first to a page fetches it for the other.
-//! The disk is read once, and the time to hash is hidden behind the time to load. Whoever opens a bundle relies on the
-//! weights only after [`DataCheck::join`].
+//! Small files are hashed before anything parses them. Data files are gigabytes, so they are hashed
+//! while ONNX Runtime maps the same files. Both read through the page cache, so the disk is read
+//! once, and hashing takes no further time. Callers must not rely on the weights before
+//! [`DataCheck::join`].
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -16,10 +16,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Bundle, BundleError, FileEntry};
 
-/// How the name of a data file ends: the weights of a graph, which only ONNX Runtime reads.
+/// The suffix of data files: the weights of a graph, which only ONNX Runtime reads.
 const DATA_FILE_SUFFIX: &str = ".onnx.data";
 
-/// Bytes hashed at a time: small enough for a core's cache, large enough for the disk.
+/// The bytes to hash at a time: few enough for a core's cache, enough for the disk.
 const CHUNK_BYTES: usize = 1 << 20;
 
 impl Bundle {
@@ -35,10 +35,11 @@ impl Bundle {
         small_files.try_for_each(|(name, entry)| self.check_hash(name, entry).map(drop))
     }
 
-    /// Starts to compare the hashes of the data files, each on a thread of its own: a file's hash is one long chain.
+    /// Starts to compare the hashes of the data files, each on its own thread: the hash of a file
+    /// cannot be split.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// When a thread cannot be started.
     pub fn check_data_files_in_background(&self) -> io::Result<DataCheck> {
         let data_files = self.manifest().files.iter().filter(|(name, _)| is_data_file(name));
         let threads = data_files.map(|(name, entry)| {
@@ -60,7 +61,7 @@ impl Bundle {
         Ok(())
     }
 
-    /// Returns how long it took.
+    /// Compares the hash of a file. Returns the time it took.
     fn check_hash(&self, name: &str, entry: &FileEntry) -> Result<Duration, BundleError> {
         let path = self.path(name);
         let started = Instant::now();
@@ -70,18 +71,18 @@ impl Bundle {
             return Err(BundleError::Damaged { path, detail });
         }
         let took = started.elapsed();
-        tracing::debug!(file = name, bytes = entry.bytes, ms = took.as_millis(), "hash is right");
+        tracing::debug!(file = name, bytes = entry.bytes, ms = took.as_millis(), "the hash agrees with the manifest");
         Ok(took)
     }
 }
 
-/// Data files being hashed.
+/// The data files that are being hashed.
 #[derive(Debug)]
-#[must_use = "the data files are known to be whole only after `join`"]
+#[must_use = "the data files are checked only after `join`"]
 pub struct DataCheck(Vec<JoinHandle<Result<Duration, BundleError>>>);
 
 impl DataCheck {
-    /// Waits for the end. Returns how long the slowest file took.
+    /// Waits for all files. Returns the time of the slowest one.
     ///
     /// # Errors
     /// [`BundleError::Read`] or [`BundleError::Damaged`], for the first file that differs.

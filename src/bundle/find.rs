@@ -1,4 +1,5 @@
-//! Finds the one `manifest.json` below a folder: a registered model's folder is mounted at different depths.
+//! Finds the only `manifest.json` below a folder: platforms mount a registered model at different
+//! depths.
 
 use std::fs;
 use std::io;
@@ -9,13 +10,13 @@ use super::BundleError;
 /// The only file of a bundle whose name is fixed.
 pub const MANIFEST_FILE: &str = "manifest.json";
 
-/// A model mount nests at most this deep: `<mount>/<name>/<version>/<folder>`, and one to spare.
+/// The greatest depth of a manifest: `<mount>/<name>/<version>/<folder>`, and one more.
 const MAX_DEPTH: usize = 5;
 
-/// Names in the message about a folder without a bundle.
+/// The most names in the message about a folder without a bundle.
 const MAX_NAMES: usize = 8;
 
-/// The manifest at or below `path`, which may also be the manifest itself.
+/// Returns the manifest at or below `path`, which may also be the manifest itself.
 ///
 /// # Errors
 /// [`BundleError::NotFound`] without one, [`BundleError::Ambiguous`] with more than one.
@@ -52,19 +53,19 @@ fn search(folder: &Path, depth: usize, found: &mut Vec<PathBuf>) {
     }
 }
 
-/// What a folder holds, in order.
+/// Returns the entries of a folder, in order.
 fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut paths = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
     paths.sort();
     Ok(paths)
 }
 
-/// Repositories and notebooks leave folders in a model's that are none of its own.
+/// Returns whether a folder is not part of a model: repositories and notebooks leave some.
 fn is_hidden(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
 }
 
-/// A link to a bundle is no second one.
+/// Removes links to bundles that were found already.
 fn without_links(mut found: Vec<PathBuf>) -> Vec<PathBuf> {
     let mut seen = Vec::new();
     found.retain(|path| {
@@ -76,7 +77,7 @@ fn without_links(mut found: Vec<PathBuf>) -> Vec<PathBuf> {
     found
 }
 
-/// What there is instead of a bundle: for whoever named the wrong folder of a mount.
+/// Describes the content of a folder without a bundle, for a user who named the wrong folder.
 fn describe(path: &Path) -> String {
     match entries(path) {
         Err(error) => match error.kind() {
@@ -101,7 +102,7 @@ struct Seen {
     more: usize,
 }
 
-/// Files, and folders that hold none or cannot be read, by their path below `root`.
+/// Lists files, and folders without files or that cannot be read, by their path below `root`.
 fn look_around(root: &Path, folder: &Path, depth: usize, seen: &mut Seen) {
     for path in entries(folder).unwrap_or_default() {
         let is_folder = path.is_dir();

@@ -1,4 +1,4 @@
-//! Golden answers: images and prompts with the token ids that the reference gives.
+//! Golden answers: images and prompts with the token ids of the reference.
 
 use std::path::Path;
 
@@ -11,17 +11,17 @@ const CASES_FILE: &str = "golden/cases.json";
 /// One golden answer, with its image in memory.
 #[derive(Debug, Clone)]
 pub struct GoldenCase {
-    /// A name for messages.
+    /// The name, for messages.
     pub name: String,
-    /// The image file as it lies in the bundle.
+    /// The image file.
     pub image: Vec<u8>,
     /// The prompt; empty for a caption.
     pub text: String,
-    /// The limit that the answer was made with.
+    /// The most new tokens of the answer.
     pub max_new_tokens: usize,
-    /// What follows the image positions: the start token, then the ids of the text.
+    /// The ids after the image positions: the start token, then those of the text.
     pub prompt_ids: Vec<u32>,
-    /// The expected new tokens, the end token included if it came.
+    /// The expected new tokens, with the end token if it was generated.
     pub token_ids: Vec<u32>,
     /// The expected text.
     pub answer: String,
@@ -44,7 +44,7 @@ struct CaseEntry {
 }
 
 impl Bundle {
-    /// The golden answers of the bundle; none when it was never verified.
+    /// Reads the golden answers of the bundle; none if it was never verified.
     ///
     /// # Errors
     /// [`BundleError`] when the cases or an image cannot be read.
@@ -59,7 +59,7 @@ impl Bundle {
     fn load_case(&self, entry: CaseEntry) -> Result<GoldenCase, BundleError> {
         let folder = Path::new(CASES_FILE).parent().and_then(Path::to_str).unwrap_or_default();
         let file = format!("{folder}/{}", entry.image);
-        // Only files that the manifest lists, and whose hash was checked, are opened.
+        // Only files of the manifest are opened, because their hashes were checked.
         if !self.manifest().files.contains_key(&file) {
             let reason = format!("the image {} of golden case {} is not in the manifest", entry.image, entry.name);
             return Err(BundleError::Invalid { path: self.path(CASES_FILE), reason });

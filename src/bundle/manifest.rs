@@ -1,4 +1,5 @@
-//! `manifest.json`, schema version 1, as `docs/bundle.md` describes it. Plain data, and the checks that need no file.
+//! `manifest.json`, schema version 1, as `docs/bundle.md` describes it. Plain data, and the checks
+//! that need no file.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -13,16 +14,16 @@ const SCHEMA_VERSION: u32 = 1;
 /// The preprocessing that `image` implements; another number would mean other pixels.
 const PREPROCESSING_VERSION: u32 = 1;
 
-/// Everything that the runtime knows about a model.
+/// The manifest: all that the runtime knows about a model.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Manifest {
     /// Version of this format.
     pub schema_version: u32,
-    /// Name to show.
+    /// The name of the model.
     pub name: String,
-    /// Where the weights came from.
+    /// The provenance of the weights.
     pub checkpoint: Checkpoint,
-    /// What the graphs were written for.
+    /// The target of the graphs.
     pub target: Target,
     /// Precision of each stage.
     pub precision: Precisions,
@@ -56,7 +57,7 @@ pub struct Checkpoint {
     pub files: BTreeMap<String, FileEntry>,
 }
 
-/// Where the graphs are meant to run.
+/// The hardware for which the graphs were written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Target {
@@ -125,7 +126,7 @@ pub struct ImageManifest {
     pub mean: [f64; 3],
     /// Standard deviation of R, G and B.
     pub std: [f64; 3],
-    /// Which resize and normalisation.
+    /// The version of resize and normalisation.
     pub preprocessing_version: u32,
 }
 
@@ -253,7 +254,7 @@ pub struct DecoderManifest {
     pub head_dim: usize,
     /// Columns of `logits`.
     pub vocab_size: usize,
-    /// Positions that the model knows; prompt and new tokens must fit.
+    /// The most positions of a row, prompt and new tokens.
     pub max_positions: usize,
     /// Input names.
     pub inputs: DecoderInputs,
@@ -291,19 +292,19 @@ pub struct DecoderOutputs {
 }
 
 impl DecoderManifest {
-    /// The graph's name for the cache that a run reads.
+    /// Returns the graph's name for the cache that a run reads.
     #[must_use]
     pub fn past_name(&self, layer: usize, kind: KvKind) -> String {
         fill(&self.past, layer, kind)
     }
 
-    /// The graph's name for the cache that a run writes: the same memory.
+    /// Returns the graph's name for the cache that a run writes, which is the same memory.
     #[must_use]
     pub fn present_name(&self, layer: usize, kind: KvKind) -> String {
         fill(&self.present, layer, kind)
     }
 
-    /// Bytes of cache that one position of a row takes, in all layers.
+    /// Returns the bytes of cache for one position of a row, in all layers.
     #[must_use]
     pub fn position_bytes(&self) -> usize {
         self.num_layers * KvKind::ALL.len() * self.num_heads * self.head_dim * self.kv_dtype.bytes()
@@ -319,20 +320,20 @@ fn fill(template: &str, layer: usize, kind: KvKind) -> String {
 pub struct TokenizerManifest {
     /// `tokenizer.json` of the `tokenizers` library.
     pub file: String,
-    /// Put in front of every text.
+    /// Begins every text.
     pub bos_token_id: u32,
     /// Ends an answer.
     pub eos_token_id: u32,
     /// Skipped when decoding.
     pub pad_token_id: u32,
-    /// Stands for the image positions in a row's history; absent in old checkpoints.
+    /// Stands for an image position in the history of a row. Old checkpoints have none.
     pub image_token_id: Option<u32>,
 }
 
-/// What a request gets when it does not say.
+/// The default parameters of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GenerationDefaults {
-    /// New tokens at most.
+    /// The most new tokens.
     pub max_new_tokens: usize,
 }
 
@@ -346,19 +347,19 @@ pub struct FileEntry {
 }
 
 impl Manifest {
-    /// Bytes of all files.
+    /// Returns the bytes of all files.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.files.values().map(|file| file.bytes).sum()
     }
 
-    /// Bytes of a graph, given the name of its file: what is in it, and its weights beside it.
+    /// Returns the bytes of a graph by the name of its file, with the weights beside it.
     #[must_use]
     pub fn graph_bytes(&self, file: &str) -> u64 {
         self.files.iter().filter(|(name, _)| name.starts_with(file)).map(|(_, entry)| entry.bytes).sum()
     }
 
-    /// A short name for the content of all files, that differs when one of them does.
+    /// Returns a short fingerprint of the content of all files.
     #[must_use]
     pub fn fingerprint(&self) -> String {
         let mut digest = Sha256::new();
@@ -368,7 +369,7 @@ impl Manifest {
         digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
     }
 
-    /// Checks what the types cannot: versions, paths, and numbers that must fit together. The error is a clause.
+    /// Checks versions, paths, and that the numbers agree. The error is a clause.
     pub(super) fn check(&self) -> Result<(), String> {
         if self.schema_version != SCHEMA_VERSION {
             return Err(format!("schema_version is {}, this version reads {SCHEMA_VERSION}", self.schema_version));

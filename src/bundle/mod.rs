@@ -1,7 +1,8 @@
-//! A bundle: one checkpoint at one precision for one target, in a folder. Found, parsed and checked here.
+//! Bundles: one checkpoint at one precision for one target, in a folder. This module finds, parses
+//! and checks them.
 //!
-//! Read by `cli`, `runtime`, `model`, `image` and `text`, which take every dimension, name and id from the [`Manifest`].
-//! This module opens files and computes hashes; it knows nothing of ONNX Runtime.
+//! All other modules take every dimension, name and id from the [`Manifest`]. This one opens files
+//! and computes hashes, and does not know ONNX Runtime.
 
 mod check;
 mod find;
@@ -21,10 +22,10 @@ pub use self::manifest::{
     VisionEncoderInputs, VisionEncoderManifest, VisionEncoderOutputs,
 };
 
-/// Why a folder is not a bundle that can be served.
+/// The reason for which a folder cannot be served.
 #[derive(Debug, thiserror::Error)]
 pub enum BundleError {
-    /// No `manifest.json` in the folder or below it.
+    /// There is no `manifest.json` in the folder or below it.
     #[error(
         "no bundle in {path}: found no manifest.json there or below ({seen}); name a bundle's folder with --model; in a \
         container, mount it with `docker run -v FOLDER:{path}:ro`"
@@ -32,10 +33,10 @@ pub enum BundleError {
     NotFound {
         /// Where the search began.
         path: PathBuf,
-        /// What the folder holds, for the reader.
+        /// The content of the folder.
         seen: String,
     },
-    /// More than one `manifest.json`.
+    /// There is more than one `manifest.json`.
     #[error("{path} holds more than one bundle ({found}); name one of them with --model")]
     Ambiguous {
         /// Where the search began.
@@ -48,20 +49,20 @@ pub enum BundleError {
     Read {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the system.
         source: io::Error,
     },
     /// A JSON file of the bundle does not parse.
     #[error(
-        "{path} is not what this version reads: {source}; export the bundle again with the blip2_export of this version"
+        "{path} is not in the format of this version: {source}; export the bundle again with the blip2_export of this version"
     )]
     Parse {
         /// The file.
         path: PathBuf,
-        /// Where and why parsing ended.
+        /// The error of the parser, with its position.
         source: serde_json::Error,
     },
-    /// The manifest parses but contradicts itself.
+    /// The manifest contradicts itself.
     #[error("{path}: {reason}; export the bundle again")]
     Invalid {
         /// The manifest.
@@ -69,7 +70,7 @@ pub enum BundleError {
         /// The contradiction.
         reason: String,
     },
-    /// A file has other bytes than the manifest says.
+    /// The size or hash of a file differs from the manifest.
     #[error("{path} is damaged: {detail}; copy or export the bundle again")]
     Damaged {
         /// The file.
@@ -90,7 +91,7 @@ impl Bundle {
     /// Finds exactly one bundle at or below `path`, and parses its manifest. Nothing is hashed yet.
     ///
     /// # Errors
-    /// [`BundleError`] when there is no bundle, more than one, or the manifest cannot be relied on.
+    /// [`BundleError`] when there is no bundle, more than one, or the manifest is invalid.
     pub fn open(path: &Path) -> Result<Self, BundleError> {
         let manifest_path = find_manifest(path)?;
         let manifest: Manifest = read_json(&manifest_path)?;
@@ -99,25 +100,25 @@ impl Bundle {
         Ok(Self { root, manifest })
     }
 
-    /// The folder.
+    /// Returns the folder.
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.root
     }
 
-    /// What the bundle says of itself.
+    /// Returns the manifest.
     #[must_use]
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }
 
-    /// The path of a file that the manifest names.
+    /// Returns the path of a file of the manifest.
     #[must_use]
     pub fn path(&self, file: &str) -> PathBuf {
         self.root.join(file)
     }
 
-    /// Reads a file of the bundle whole.
+    /// Reads a whole file of the bundle.
     ///
     /// # Errors
     /// [`BundleError::Read`].

@@ -1,4 +1,5 @@
-//! Admission: bounds the number of rows in work, and estimates from recent completions how long the queue takes.
+//! Admission: bounds the number of rows in work, and estimates from recent completions how long the
+//! queue takes.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -78,8 +79,8 @@ impl Admission {
 
     /// Reserves all rows of a request, or none: a partial answer is useless.
     ///
-    /// Also refuses when, at the recent completion rate, the rows already in work would outlast the deadline: an error now
-    /// is better than a timeout later.
+    /// Also refuses when, at the recent completion rate, the rows already in work would outlast the
+    /// deadline: an error now is better than a timeout later.
     pub(super) fn reserve(admission: &Arc<Self>, rows: usize, deadline: Instant) -> Result<Permit, EngineError> {
         const SHORTEST_WAIT: Duration = Duration::from_secs(1);
         let capacity = admission.capacity;

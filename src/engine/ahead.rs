@@ -1,12 +1,14 @@
-//! Bounds how far the image worker runs ahead of the decoder worker: by as many images as one turn of the latter takes. An
-//! image encoded long before a slot is free speeds up no answer, and takes the cores from the active rows.
+//! Bounds how far the image worker runs ahead of the decoder worker: by as many images as one turn
+//! of the latter takes. An image encoded long before a slot is free speeds up no answer, and takes
+//! the cores from the active rows.
 
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
 
-/// The most images that are encoded and whose jobs have not begun. Their prompts are prefilled in one run, for which the
-/// active rows wait: a higher limit gives more answers per second, and longer pauses in each of them (ADR 10).
+/// The most images that are encoded and whose jobs have not begun. Their prompts are prefilled in
+/// one run, for which the active rows wait: a higher limit gives more answers per second, and
+/// longer pauses in each of them (ADR 10).
 const MOST: usize = 4;
 
 /// Counts the jobs between the workers.

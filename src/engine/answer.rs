@@ -1,4 +1,5 @@
-//! The results of jobs: sequences with their text, candidates with their likelihood, features, each with timings.
+//! The results of jobs: sequences with their text, candidates with their likelihood, features, each
+//! with timings.
 
 use std::slice;
 
@@ -36,7 +37,8 @@ pub struct AnswerSequence {
     /// The most likely tokens at each position; empty unless `top_logprobs` was requested.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub top_logprobs: Vec<Vec<Alternative>>,
-    /// With beams the final score of the search, otherwise the sum of `logprobs` divided by length^`length_penalty`.
+    /// With beams the final score of the search, otherwise the sum of `logprobs` divided by
+    /// length^`length_penalty`.
     pub score: f32,
     /// The mean of the tokens' probabilities.
     pub mean_probability: f32,
@@ -70,7 +72,8 @@ pub struct RankedCandidate {
     pub sum: f32,
     /// The mean of `logprobs`, which does not favour short candidates.
     pub mean: f32,
-    /// The softmax of `sum` over the candidates: the probability of this one, given that it is one of them.
+    /// The softmax of `sum` over the candidates: the probability of this one, given that it is one
+    /// of them.
     pub probability: f32,
 }
 

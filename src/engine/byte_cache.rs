@@ -1,4 +1,5 @@
-//! A cache bounded in bytes, which evicts the least recently used value. Other threads can read its counters.
+//! A cache bounded in bytes, which evicts the least recently used value. Other threads can read its
+//! counters.
 
 use std::hash::Hash;
 use std::sync::Arc;
@@ -100,7 +101,8 @@ impl<K: Hash + Eq, V> ByteCache<K, V> {
         self.counters.bytes.store(self.bytes as u64, Ordering::Relaxed);
     }
 
-    /// Evicts values until `bytes` bytes fit. Returns the last evicted one, whose memory can be reused.
+    /// Evicts values until `bytes` bytes fit. Returns the last evicted one, whose memory can be
+    /// reused.
     pub(super) fn make_room(&mut self, bytes: usize) -> Option<V> {
         let mut last = None;
         while self.bytes.saturating_add(bytes) > self.capacity {

@@ -1,4 +1,5 @@
-//! The decoder worker: the one thread that owns decoder, KV cache and slot table. Continuous batching happens here.
+//! The decoder worker: the one thread that owns decoder, KV cache and slot table. Continuous
+//! batching happens here.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -31,7 +32,8 @@ impl<D: StepDecoder> DecoderWorker<D> {
         Arc::clone(&self.status)
     }
 
-    /// Runs until all jobs are answered and all senders of `ready` are gone. Holds `cores` while it computes.
+    /// Runs until all jobs are answered and all senders of `ready` are gone. Holds `cores` while it
+    /// computes.
     pub(super) fn run(mut self, ready: &Receiver<QueuedJob>, cores: &FairMutex<()>) {
         self.slots.prepare(&mut self.decoder);
         while self.wait_for_work(ready) {
@@ -57,10 +59,11 @@ impl<D: StepDecoder> DecoderWorker<D> {
         self.waiting.is_empty() && !self.slots.is_prefilling() && !self.slots.is_decoding()
     }
 
-    /// Runs one turn: removes cancelled and expired jobs, begins and prefills jobs, then runs one decode step.
+    /// Runs one turn: removes cancelled and expired jobs, begins and prefills jobs, then runs one
+    /// decode step.
     ///
-    /// Rows that begin in this turn already got a token with their prompt. If there are no others, the step is left to the
-    /// next turn, so that waiting images can join it.
+    /// Rows that begin in this turn already got a token with their prompt. If there are no others,
+    /// the step is left to the next turn, so that waiting images can join it.
     pub(super) fn turn(&mut self) {
         for job in std::mem::take(&mut self.waiting) {
             if job.is_over() {
@@ -77,8 +80,8 @@ impl<D: StepDecoder> DecoderWorker<D> {
         }
     }
 
-    /// Prefills prompts until `prefill_positions` are spent. Jobs begin first come, first served: a job for which there is
-    /// no room yet holds back those after it, or it could starve.
+    /// Prefills prompts until `prefill_positions` are spent. Jobs begin first come, first served: a
+    /// job for which there is no room yet holds back those after it, or it could starve.
     fn prefill(&mut self) {
         let mut spent = 0;
         while spent < self.prefill_positions {

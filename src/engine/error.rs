@@ -101,7 +101,8 @@ pub enum EngineError {
     /// The new tokens cannot be decoded to text.
     #[error("the answer cannot be decoded")]
     Detokenize(#[source] TextError),
-    /// A worker thread has ended, so no job can be answered any longer. Nothing else is reported as this.
+    /// A worker thread has ended, so no job can be answered any longer. Nothing else is reported as
+    /// this.
     #[error("a worker of the engine has ended; restart the service")]
     Stopped,
 }

@@ -85,8 +85,8 @@ impl ImageStore {
         Self { images: LruCache::unbounded(), capacity, bytes: 0 }
     }
 
-    /// Stores an image of `bytes` bytes. Removes expired images first, then evicts the least recently used ones that are
-    /// not pinned.
+    /// Stores an image of `bytes` bytes. Removes expired images first, then evicts the least
+    /// recently used ones that are not pinned.
     pub(super) fn put(
         &mut self,
         image: Image,

@@ -1,8 +1,8 @@
 //! The table of images: each is decoded once, encoded once, and cached.
 //!
-//! Equal files are the same image. Opening a file whose image is cached, or in work for another job, returns a handle to
-//! the same entry, so nothing is computed twice. An entry lives as long as the cache or a job holds it: an evicted image
-//! stays valid for its jobs.
+//! Equal files are the same image. Opening a file whose image is cached, or in work for another
+//! job, returns a handle to the same entry, so nothing is computed twice. An entry lives as long as
+//! the cache or a job holds it: an evicted image stays valid for its jobs.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as MapEntry;
@@ -18,8 +18,8 @@ use super::traits::{EncodedImage, ImageEncoder, ImagePrefix, ModelError};
 use super::{EngineError, JobError};
 use crate::image::{ImageError, PixelValues, Preprocessor};
 
-/// The hash of an image file. With bundle and preprocessing, which never change in an engine, the file determines the
-/// prefix.
+/// The hash of an image file. With bundle and preprocessing, which never change in an engine, the
+/// file determines the prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct ImageKey([u8; 32]);
 
@@ -91,7 +91,8 @@ impl ImageTable {
         &self.counters
     }
 
-    /// Returns the image in a file. Decodes and resizes it on this thread unless it is cached or in work.
+    /// Returns the image in a file. Decodes and resizes it on this thread unless it is cached or in
+    /// work.
     pub(super) fn open(&self, file: &[u8]) -> Result<Image, JobError> {
         let key = ImageKey(Sha256::digest(file).into());
         let image = lock(&self.known).find_or_add(key);
@@ -110,8 +111,9 @@ impl ImageTable {
         Ok(DecodedImage { pixel_values, took: started.elapsed() })
     }
 
-    /// Encodes the new images among these in one run, and caches all of them. Returns the times or the error of each, in
-    /// order. A failure is not cached, so the next request tries again. Only the image worker calls this.
+    /// Encodes the new images among these in one run, and caches all of them. Returns the times or
+    /// the error of each, in order. A failure is not cached, so the next request tries again. Only
+    /// the image worker calls this.
     pub(super) fn encode(
         &self,
         images: &[&Image],
@@ -174,7 +176,8 @@ fn wrong_number(returned: usize, images: usize) -> ModelError {
 }
 
 impl Known {
-    /// Removes an image from those in work. After a failure another attempt may be there already, which stays.
+    /// Removes an image from those in work. After a failure another attempt may be there already,
+    /// which stays.
     fn is_done(&mut self, image: &Image) {
         if let MapEntry::Occupied(in_work) = self.in_work.entry(image.key())
             && in_work.get().as_ptr() == Arc::as_ptr(&image.0)

@@ -1,7 +1,7 @@
 //! The image worker: the one thread that owns vision encoder and Q-Former.
 //!
-//! Images are encoded in the order of their requests, as many in a run as the model takes at once. Ten jobs about one image
-//! encode it once: when the second job comes up, the image has its prefix.
+//! Images are encoded in the order of their requests, as many in a run as the model takes at once.
+//! Ten jobs about one image encode it once: when the second job comes up, the image has its prefix.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -89,7 +89,8 @@ impl EncodeWork {
         }
     }
 
-    /// Returns the job, if its image must be encoded: it then needs a ticket to run ahead of the decoder worker.
+    /// Returns the job, if its image must be encoded: it then needs a ticket to run ahead of the
+    /// decoder worker.
     fn job_that_needs_ticket(&mut self) -> Option<&mut QueuedJob> {
         match self {
             Self::Job(job) if job.image.prefix().is_none() => Some(job),
@@ -139,7 +140,8 @@ pub(super) fn run(
     }
 }
 
-/// The decoder worker has ended, so no job can be answered. Jobs that are dropped tell their callers.
+/// The decoder worker has ended, so no job can be answered. Jobs that are dropped tell their
+/// callers.
 struct DecoderWorkerGone;
 
 struct ImageWorker<'a, E> {
@@ -151,15 +153,16 @@ struct ImageWorker<'a, E> {
     cores: &'a FairMutex<()>,
     /// The lock on `cores`.
     ///
-    /// It is kept from one run to the next as long as runs bring jobs to the decoder worker, which then begins them
-    /// together. `ahead` bounds their number. Any other run ends the turn: however many of those are waiting, a decode
-    /// step of the active rows comes between two of them.
+    /// It is kept from one run to the next as long as runs bring jobs to the decoder worker, which
+    /// then begins them together. `ahead` bounds their number. Any other run ends the turn: however
+    /// many of those are waiting, a decode step of the active rows comes between two of them.
     turn: Option<FairMutexGuard<'a, ()>>,
     ahead: Arc<Ahead>,
 }
 
 impl<E: ImageEncoder> ImageWorker<'_, E> {
-    /// Returns the next request. Ends the turn while it waits for one. `None` when all engine handles are gone.
+    /// Returns the next request. Ends the turn while it waits for one. `None` when all engine
+    /// handles are gone.
     fn next(&mut self) -> Option<ImageWork> {
         self.queue.try_next().or_else(|| {
             self.turn = None;
@@ -208,7 +211,8 @@ impl<E: ImageEncoder> ImageWorker<'_, E> {
         batch.into_iter().zip(encoded).try_for_each(|(work, encoded)| self.hand_on(work, encoded))
     }
 
-    /// Sends a job with its encoded image to the decoder worker, or answers a request that ends here.
+    /// Sends a job with its encoded image to the decoder worker, or answers a request that ends
+    /// here.
     fn hand_on(&mut self, work: EncodeWork, encoded: Result<Timings, EngineError>) -> Result<(), DecoderWorkerGone> {
         match (work, encoded) {
             (EncodeWork::Job(mut job), Ok(timings)) => {
@@ -248,7 +252,8 @@ impl RequestQueue {
         self.returned.take().or_else(|| self.requests.try_recv().ok())
     }
 
-    /// Adds waiting requests to a batch until it needs `most` new images, or the decoder worker wants no further job.
+    /// Adds waiting requests to a batch until it needs `most` new images, or the decoder worker
+    /// wants no further job.
     fn join(&mut self, batch: &mut Vec<EncodeWork>, most: usize, ahead: &Arc<Ahead>) {
         while new_images(batch) < most {
             let mut work = match self.try_next() {

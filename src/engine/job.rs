@@ -30,10 +30,11 @@ pub struct RankJob {
     pub image: Image,
     /// The prompt; empty to rank captions.
     pub text: String,
-    /// The answers to rank; at least one. Between a prompt that does not end in white space and a candidate that does not
-    /// begin with it, a space is inserted, as the model would write it.
+    /// The answers to rank; at least one. Between a prompt that does not end in white space and a
+    /// candidate that does not begin with it, a space is inserted, as the model would write it.
     pub candidates: Vec<String>,
-    /// Whether the end token counts as a candidate's last token. "cat" is then not favoured over "cat food".
+    /// Whether the end token counts as a candidate's last token. "cat" is then not favoured over
+    /// "cat food".
     pub with_end_token: bool,
     /// The deadline of the ranking; `None` for the engine's timeout.
     pub deadline: Option<Instant>,
@@ -64,7 +65,8 @@ pub(super) struct FinishedJob {
     pub(super) timings: Timings,
 }
 
-/// A job that a worker owns. Dropping it without an answer reports [`EngineError::Stopped`] to the caller.
+/// A job that a worker owns. Dropping it without an answer reports [`EngineError::Stopped`] to the
+/// caller.
 #[derive(Debug)]
 pub(super) struct QueuedJob {
     pub(super) image: Image,

@@ -1,11 +1,12 @@
 //! The engine: accepts jobs, runs the workers that own the model, returns answers.
 //!
-//! The path of a job: [`Engine::reserve`] → [`Engine::open_images`] and [`Engine::prepare`] (decode the image, tokenize;
-//! CPU work for a thread that may block) → [`Engine::submit`] or [`Engine::stream`] → image worker (vision encoder,
-//! Q-Former) → decoder worker (prefill, decode steps, several rows at once) → [`Pending::answer`].
+//! The path of a job: [`Engine::reserve`] → [`Engine::open_images`] and [`Engine::prepare`] (decode
+//! the image, tokenize; CPU work for a thread that may block) → [`Engine::submit`] or
+//! [`Engine::stream`] → image worker (vision encoder, Q-Former) → decoder worker (prefill, decode
+//! steps, several rows at once) → [`Pending::answer`].
 //!
-//! Generic over [`ImageEncoder`] and [`StepDecoder`], so that it runs in tests with a scripted model and without ONNX
-//! Runtime. It knows no HTTP.
+//! Generic over [`ImageEncoder`] and [`StepDecoder`], so that it runs in tests with a scripted
+//! model and without ONNX Runtime. It knows no HTTP.
 
 mod admission;
 mod ahead;
@@ -83,8 +84,8 @@ pub struct Frontend {
 pub struct EngineLimits {
     /// The most rows in work, waiting or running. Further rows are refused.
     pub queue_rows: usize,
-    /// The prompt positions to prefill between two decode steps, about. A higher number favours new requests over running
-    /// ones.
+    /// The prompt positions to prefill between two decode steps, about. A higher number favours new
+    /// requests over running ones.
     pub prefill_positions: usize,
     /// Bytes of the KV-prefix cache. A question about an image in it prefills only its own tokens.
     pub kv_prefix_cache_bytes: usize,
@@ -182,7 +183,8 @@ impl Engine {
         Ok(Self { shared: Arc::new(shared), work })
     }
 
-    /// Parses the generation parameters of a request, over the bundle's defaults. `null` names none.
+    /// Parses the generation parameters of a request, over the bundle's defaults. `null` names
+    /// none.
     ///
     /// # Errors
     /// [`ParamError`] for the first parameter that is unknown or out of range.
@@ -196,10 +198,12 @@ impl Engine {
         GenerationParams::new(GenerationDefaults { max_new_tokens }, &self.vocabulary())
     }
 
-    /// Reserves the rows of a request, before its images are decoded. The permit goes with the jobs.
+    /// Reserves the rows of a request, before its images are decoded. The permit goes with the
+    /// jobs.
     ///
     /// # Errors
-    /// [`EngineError::Overloaded`] if there is no room now, [`EngineError::TooManyRows`] if there never is.
+    /// [`EngineError::Overloaded`] if there is no room now, [`EngineError::TooManyRows`] if there
+    /// never is.
     pub fn reserve(&self, rows: usize) -> Result<Permit, EngineError> {
         self.reserve_until(rows, Instant::now() + self.shared.limits.timeout)
     }
@@ -207,12 +211,14 @@ impl Engine {
     /// Reserves rows like [`Engine::reserve`], for a request with a deadline.
     ///
     /// # Errors
-    /// [`EngineError::Overloaded`] if there is no room now, [`EngineError::TooManyRows`] if there never is.
+    /// [`EngineError::Overloaded`] if there is no room now, [`EngineError::TooManyRows`] if there
+    /// never is.
     pub fn reserve_until(&self, rows: usize, deadline: Instant) -> Result<Permit, EngineError> {
         Admission::reserve(&self.shared.admission, rows, deadline)
     }
 
-    /// Returns the image in a file. Decodes and resizes it on this thread unless it is cached or in work.
+    /// Returns the image in a file. Decodes and resizes it on this thread unless it is cached or in
+    /// work.
     ///
     /// # Errors
     /// [`JobError::Image`] when the file is not an image, or not one that can be used.
@@ -220,8 +226,8 @@ impl Engine {
         self.shared.images.open(file)
     }
 
-    /// Returns the images in some files, in order. Decodes and resizes new ones in parallel, so the caller must be allowed to
-    /// block. Equal files give the same image.
+    /// Returns the images in some files, in order. Decodes and resizes new ones in parallel, so the
+    /// caller must be allowed to block. Equal files give the same image.
     ///
     /// # Errors
     /// [`JobError::Image`] for each file that is not an image, or not one that can be used.
@@ -229,8 +235,9 @@ impl Engine {
         self.shared.preprocessing.install(|| files.par_iter().map(|file| self.open_image(file.as_ref())).collect())
     }
 
-    /// Decodes and resizes the images in some files in parallel, in order; the caller must be allowed to block. For
-    /// [`Engine::embed`], which needs the pixels of cached images too: the cache keeps only their prefix.
+    /// Decodes and resizes the images in some files in parallel, in order; the caller must be
+    /// allowed to block. For [`Engine::embed`], which needs the pixels of cached images too: the
+    /// cache keeps only their prefix.
     ///
     /// # Errors
     /// [`JobError::Image`] for each file that is not an image, or not one that can be used.
@@ -239,10 +246,12 @@ impl Engine {
         self.shared.preprocessing.install(|| files.par_iter().map(decode).collect())
     }
 
-    /// Returns the Q-Former's features of an image, which are not cached. Dropping the future cancels the work.
+    /// Returns the Q-Former's features of an image, which are not cached. Dropping the future
+    /// cancels the work.
     ///
     /// # Errors
-    /// [`EngineError::Model`] when the model fails, [`EngineError::DeadlineExceeded`], [`EngineError::Stopped`].
+    /// [`EngineError::Model`] when the model fails, [`EngineError::DeadlineExceeded`],
+    /// [`EngineError::Stopped`].
     pub async fn embed(
         &self,
         image: DecodedImage,
@@ -266,8 +275,9 @@ impl Engine {
         self.answer_to(job, permit, None)
     }
 
-    /// Hands a job to the workers, and returns its text piece by piece as its tokens are decided. The text is cut before
-    /// the first of `stops`; generation goes on until the job's own parameters end it.
+    /// Hands a job to the workers, and returns its text piece by piece as its tokens are decided.
+    /// The text is cut before the first of `stops`; generation goes on until the job's own
+    /// parameters end it.
     ///
     /// # Errors
     /// [`EngineError::Stopped`] when a worker has ended.
@@ -280,7 +290,8 @@ impl Engine {
     /// Ranks given answers by their likelihood after image and prompt.
     ///
     /// # Errors
-    /// [`EngineError::Rejected`] when the job cannot be run, [`EngineError::Stopped`] when a worker has ended.
+    /// [`EngineError::Rejected`] when the job cannot be run, [`EngineError::Stopped`] when a worker
+    /// has ended.
     pub fn rank(&self, job: &RankJob, permit: &Permit) -> Result<Pending<Ranking>, EngineError> {
         let mut prepared = self.prepare_ranking(job)?;
         let texts = job.candidates.clone();
@@ -460,8 +471,9 @@ impl Vocabulary for Tokenizer {
     }
 }
 
-/// Starts a worker whose panic aborts the process, so that an orchestrator restarts it: a service without its model could
-/// only collect requests. The process as a whole cannot abort on panic, because the JPEG library unwinds.
+/// Starts a worker whose panic aborts the process, so that an orchestrator restarts it: a service
+/// without its model could only collect requests. The process as a whole cannot abort on panic,
+/// because the JPEG library unwinds.
 fn spawn(name: &str, worker: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
     thread::Builder::new().name(name.to_owned()).spawn(|| guarded(worker)).map(drop)
 }

@@ -1,4 +1,5 @@
-//! Pending answers, whole or token by token. Dropping one cancels its job, which ends before the next decode step.
+//! Pending answers, whole or token by token. Dropping one cancels its job, which ends before the
+//! next decode step.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -30,8 +31,8 @@ impl<T> Pending<T> {
         Self { reply, deadline, finish: Box::new(finish) }
     }
 
-    /// Waits without blocking the thread, on a tokio runtime with time. Returns at the deadline even when a run of the model
-    /// hangs; the workers check deadlines between runs only.
+    /// Waits without blocking the thread, on a tokio runtime with time. Returns at the deadline
+    /// even when a run of the model hangs; the workers check deadlines between runs only.
     ///
     /// # Errors
     /// [`EngineError`].
@@ -57,8 +58,8 @@ pub enum StreamEvent {
     Piece(VisiblePiece),
     /// The answer is complete.
     End {
-        /// The last piece of each sequence, in the order of [`Answer::all`]. It is the whole sequence if tokens are
-        /// decided only at the end, as by beam search.
+        /// The last piece of each sequence, in the order of [`Answer::all`]. It is the whole
+        /// sequence if tokens are decided only at the end, as by beam search.
         rest: Vec<VisiblePiece>,
         /// The answer.
         answer: Box<Answer>,

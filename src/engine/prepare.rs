@@ -34,7 +34,8 @@ impl Engine {
         let decoder = &self.shared.decoder;
         let longest = candidates.iter().map(Vec::len).max().unwrap_or(0);
         let row_len = decoder.prefix_len + input_ids.len() + longest;
-        // Half of slots and memory, so that a ranking need not wait until all other jobs have ended. One row always suffices.
+        // Half of slots and memory, so that a ranking need not wait until all other jobs have
+        // ended. One row always suffices.
         let rows = decoder.slots.div_ceil(2).min(decoder.kv_tokens / 2 / row_len);
         let task = Task::rank(candidates, rows);
         self.prepared(&job.image, input_ids, task, warnings, job.deadline)
@@ -71,7 +72,8 @@ impl Engine {
         job.candidates.iter().enumerate().map(tokens).collect()
     }
 
-    /// Returns the prompt as logits processors see it: one id for each image position, then the text.
+    /// Returns the prompt as logits processors see it: one id for each image position, then the
+    /// text.
     fn prompt(&self, input_ids: &[i64]) -> Vec<u32> {
         let image = self.shared.tokenizer.special_ids().image_token_id;
         let image = image.into_iter().flat_map(|id| vec![id; self.shared.decoder.prefix_len]);

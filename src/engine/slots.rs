@@ -1,13 +1,15 @@
 //! The slot table: the assignment of rows to slots of the KV cache.
 //!
-//! Active rows always occupy slots `0..rows.len()`, because a decode step binds the first slots of the cache. When a row
-//! leaves, the last row moves into its slot. The number of a job's rows is the number of its task's continuations: one
-//! for greedy search, up to `num_beams` for beam search. A row that continues several times is copied, never recomputed.
+//! Active rows always occupy slots `0..rows.len()`, because a decode step binds the first slots of
+//! the cache. When a row leaves, the last row moves into its slot. The number of a job's rows is
+//! the number of its task's continuations: one for greedy search, up to `num_beams` for beam
+//! search. A row that continues several times is copied, never recomputed.
 //!
-//! Prompts that are being prefilled occupy one slot each after the active rows. They take turns, so that a long prompt
-//! does not hold up a short one.
+//! Prompts that are being prefilled occupy one slot each after the active rows. They take turns, so
+//! that a long prompt does not hold up a short one.
 //!
-//! Before a job begins, it books its rows and every position that they can reach. Neither can run out later.
+//! Before a job begins, it books its rows and every position that they can reach. Neither can run
+//! out later.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
@@ -23,13 +25,14 @@ use super::status::Turn;
 use super::traits::{DecoderLimits, ModelError, PromptPiece, SavedRow, StepDecoder};
 use crate::generation::{Continuation, Origin};
 
-/// The most KV-prefix cache entries to preallocate: all of the default cache at full size, and little for a tiny model.
+/// The most KV-prefix cache entries to preallocate: all of the default cache at full size, and
+/// little for a tiny model.
 const MOST_SPARE: usize = 16;
 
 /// The most positions by which prompts of one run may differ in length.
 ///
-/// Padding costs as much as prefilling. A run of its own costs the time to read the weights, which equals that of about
-/// 20 positions on two cores (benches/results).
+/// Padding costs as much as prefilling. A run of its own costs the time to read the weights, which
+/// equals that of about 20 positions on two cores (benches/results).
 const MOST_PADDING: usize = 16;
 
 /// The number of a job, in the order in which jobs become active.
@@ -41,7 +44,8 @@ struct ActiveRow {
     job: JobNumber,
     /// The token that the next step feeds.
     token: u32,
-    /// The tokens at the slot's positions after the prompt. Positions with equal tokens need not be copied.
+    /// The tokens at the slot's positions after the prompt. Positions with equal tokens need not be
+    /// copied.
     fed: Vec<u32>,
 }
 
@@ -71,8 +75,8 @@ struct PrefillingJob {
 }
 
 impl PrefillingJob {
-    /// Returns the positions to feed next. A piece never has one position, nor leaves one over: a run of one position
-    /// takes another kernel and would give other bits.
+    /// Returns the positions to feed next. A piece never has one position, nor leaves one over: a
+    /// run of one position takes another kernel and would give other bits.
     fn next_piece(&self, piece: usize) -> Range<usize> {
         let left = self.prompt_len - self.done;
         let len = if left <= piece { left } else { piece.min(left - 2) };
@@ -120,8 +124,8 @@ impl SlotTable {
 
     /// Preallocates the first entries of the KV-prefix cache.
     ///
-    /// The first write to the memory of an entry costs 10 to 60 ms at full size, which no request should wait for. Later
-    /// entries reuse the memory of evicted ones.
+    /// The first write to the memory of an entry costs 10 to 60 ms at full size, which no request
+    /// should wait for. Later entries reuse the memory of evicted ones.
     pub(super) fn prepare(&mut self, decoder: &mut impl StepDecoder) {
         let rows = self.prefixes.capacity() / (self.saved_len() * self.limits.position_bytes).max(1);
         self.spare = (0..rows.min(MOST_SPARE)).map(|_| decoder.spare_row(self.saved_len())).collect();
@@ -178,10 +182,12 @@ impl SlotTable {
         has_slots && has_memory
     }
 
-    /// Begins a job for which there is room: books its rows and positions, and assigns a slot for its prompt.
+    /// Begins a job for which there is room: books its rows and positions, and assigns a slot for
+    /// its prompt.
     pub(super) fn begin(&mut self, decoder: &mut impl StepDecoder, mut job: QueuedJob) {
         job.picked_up();
-        // The slot in which its row will be active if no other job ends first. Then the row need not move.
+        // The slot in which its row will be active if no other job ends first. Then the row need
+        // not move.
         let later = self.rows.len() + self.booked_rows();
         let slot = if self.prefilling.iter().any(|prompt| prompt.slot == later) { self.last_free() } else { later };
         self.booked += self.positions(&job);
@@ -191,8 +197,9 @@ impl SlotTable {
         self.give_back_idle(decoder);
     }
 
-    /// Feeds the next piece of the next prompt, and in the same run the first pieces of prompts in adjacent slots, up to
-    /// about `positions` in all. A prompt whose last piece was fed becomes an active row. Returns the positions fed.
+    /// Feeds the next piece of the next prompt, and in the same run the first pieces of prompts in
+    /// adjacent slots, up to about `positions` in all. A prompt whose last piece was fed becomes an
+    /// active row. Returns the positions fed.
     pub(super) fn prefill(&mut self, decoder: &mut impl StepDecoder, positions: usize) -> usize {
         let started = Instant::now();
         let batch = self.next_prompts(decoder, positions);
@@ -213,7 +220,8 @@ impl SlotTable {
                 }
             }
             Ok(logits) => {
-                // All of them go back to the table first, because activating one may move another to a new slot.
+                // All of them go back to the table first, because activating one may move another
+                // to a new slot.
                 for (mut prompt, fed) in batch.into_iter().zip(&fed).rev() {
                     prompt.job.timings[Stage::Prefill] += took;
                     prompt.done = fed.end;
@@ -227,8 +235,8 @@ impl SlotTable {
         fed.iter().map(Range::len).sum()
     }
 
-    /// Takes the prompts of the next run from the queue, in the order of their slots: the first prompt, and if that one
-    /// begins, those in adjacent slots that can share its run.
+    /// Takes the prompts of the next run from the queue, in the order of their slots: the first
+    /// prompt, and if that one begins, those in adjacent slots that can share its run.
     fn next_prompts(&mut self, decoder: &mut impl StepDecoder, positions: usize) -> Vec<PrefillingJob> {
         let Some(mut lead) = self.prefilling.pop_front() else { return Vec::new() };
         if lead.done == 0 {
@@ -258,22 +266,23 @@ impl SlotTable {
         batch
     }
 
-    /// Returns whether the next piece of a prompt begins it and reaches into its text, as all pieces of a shared run must.
+    /// Returns whether the next piece of a prompt begins it and reaches into its text, as all
+    /// pieces of a shared run must.
     fn begins_into_text(&self, prompt: &PrefillingJob) -> bool {
         prompt.done == 0
             && prompt.next_piece(self.limits.piece).end > self.limits.prefix_len
             && prompt.job.image.prefix().is_some()
     }
 
-    /// Returns whether the KV prefix of a prompt's image is cached, or will be after the run of `batch`. Such a prompt
-    /// waits, and then feeds its text only.
+    /// Returns whether the KV prefix of a prompt's image is cached, or will be after the run of
+    /// `batch`. Such a prompt waits, and then feeds its text only.
     fn will_have_prefix(&self, prompt: &PrefillingJob, batch: &[PrefillingJob]) -> bool {
         let key = prompt.image_key();
         self.prefixes.holds(&key) || self.keeps_prefixes() && batch.iter().any(|other| other.image_key() == key)
     }
 
-    /// Settles the first prompt in the queue after these positions of it were fed: caches its KV prefix, then activates
-    /// its row or puts it back to the end of the queue.
+    /// Settles the first prompt in the queue after these positions of it were fed: caches its KV
+    /// prefix, then activates its row or puts it back to the end of the queue.
     fn settle_prompt(&mut self, decoder: &mut impl StepDecoder, fed: &Range<usize>, logits: &[f32]) {
         let Some(prompt) = self.prefilling.pop_front() else { return };
         if fed.contains(&self.limits.prefix_len) {
@@ -286,7 +295,8 @@ impl SlotTable {
         }
     }
 
-    /// Copies the cached KV prefix of the prompt's image into its slot. Returns the positions copied.
+    /// Copies the cached KV prefix of the prompt's image into its slot. Returns the positions
+    /// copied.
     fn restore(&mut self, decoder: &mut impl StepDecoder, prompt: &PrefillingJob) -> usize {
         // At least two positions are left to feed, as for `next_piece`.
         let most = prompt.prompt_len.saturating_sub(2);
@@ -296,7 +306,8 @@ impl SlotTable {
         len
     }
 
-    /// Caches the keys and values of image and start token, with which every other question about the image begins.
+    /// Caches the keys and values of image and start token, with which every other question about
+    /// the image begins.
     fn remember(&mut self, decoder: &mut impl StepDecoder, prompt: &PrefillingJob) {
         if !self.keeps_prefixes() {
             return;
@@ -319,7 +330,8 @@ impl SlotTable {
         self.prefixes.fits(self.saved_len() * self.limits.position_bytes)
     }
 
-    /// Moves a prompt that was fed to the end into the slot after the active rows, and gives its logits to its task.
+    /// Moves a prompt that was fed to the end into the slot after the active rows, and gives its
+    /// logits to its task.
     fn activate(&mut self, decoder: &mut impl StepDecoder, prompt: PrefillingJob, logits: &[f32]) {
         let PrefillingJob { job, slot: from, prompt_len, .. } = prompt;
         let number = self.next_job;
@@ -345,8 +357,8 @@ impl SlotTable {
         self.advance(decoder, number, &[logits]);
     }
 
-    /// Frees the slot after the active rows for a row of `row_len` positions, and returns it. A prompt that occupies the
-    /// slot moves to the last free one.
+    /// Frees the slot after the active rows for a row of `row_len` positions, and returns it. A
+    /// prompt that occupies the slot moves to the last free one.
     fn claim(&mut self, decoder: &mut impl StepDecoder, row_len: usize) -> usize {
         let slot = self.rows.len();
         let free = self.last_free();
@@ -369,7 +381,8 @@ impl SlotTable {
         (self.rows.len()..self.limits.slots).filter(|slot| self.prefilling.iter().all(|prompt| prompt.slot != *slot))
     }
 
-    /// Releases the memory of idle slots that jobs have booked. Idle slots keep the rest for their next row.
+    /// Releases the memory of idle slots that jobs have booked. Idle slots keep the rest for their
+    /// next row.
     fn give_back_idle(&self, decoder: &mut impl StepDecoder) {
         let idle: Vec<usize> = self.idle_slots().collect();
         let mut held: usize = idle.iter().map(|slot| decoder.held(*slot)).sum();
@@ -409,7 +422,8 @@ impl SlotTable {
     pub(super) fn step(&mut self, decoder: &mut impl StepDecoder) {
         let tokens: Vec<i64> = self.rows.iter().map(|row| i64::from(row.token)).collect();
         let started = Instant::now();
-        // A failed step leaves every row as it was. It is repeated once, in case the fault was temporary.
+        // A failed step leaves every row as it was. It is repeated once, in case the fault was
+        // temporary.
         let logits = match decoder.decode(&tokens).or_else(|_| decoder.decode(&tokens)) {
             Ok(logits) => logits,
             Err(source) => return self.fail_all(source),
@@ -430,7 +444,8 @@ impl SlotTable {
         }
     }
 
-    /// Gives a job's task the logits of its rows. The job then ends, or its continuations get slots.
+    /// Gives a job's task the logits of its rows. The job then ends, or its continuations get
+    /// slots.
     fn advance(&mut self, decoder: &mut impl StepDecoder, number: JobNumber, logits: &[&[f32]]) {
         let Some(decoding) = self.jobs.get_mut(&number) else { return };
         let advanced = decoding.job.task.advance(logits);
@@ -450,9 +465,9 @@ impl SlotTable {
         }
     }
 
-    /// Gives each continuation a slot. The first continuation of a row keeps that row's slot. All others are copied into
-    /// slots whose rows do not continue, or into new ones. A slot that is a source is never overwritten, so the order
-    /// does not matter.
+    /// Gives each continuation a slot. The first continuation of a row keeps that row's slot. All
+    /// others are copied into slots whose rows do not continue, or into new ones. A slot that is a
+    /// source is never overwritten, so the order does not matter.
     fn place(&mut self, decoder: &mut impl StepDecoder, number: JobNumber, continuations: &[Continuation]) {
         let Some(decoding) = self.jobs.get(&number) else { return };
         let old = decoding.slots.clone();
@@ -520,8 +535,8 @@ impl SlotTable {
         Some(decoding.job)
     }
 
-    /// Frees a slot; the last row moves into it. Callers free the slots of a job from the last to the first, so that a row
-    /// which is still to be removed never moves.
+    /// Frees a slot; the last row moves into it. Callers free the slots of a job from the last to
+    /// the first, so that a row which is still to be removed never moves.
     fn free(&mut self, decoder: &mut impl StepDecoder, slot: usize) {
         let last = self.rows.len() - 1;
         self.rows.swap_remove(slot);

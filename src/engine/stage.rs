@@ -27,7 +27,8 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// The stages in their order in time. Waits come between preprocessing and encoding, and again before prefill.
+    /// The stages in their order in time. Waits come between preprocessing and encoding, and again
+    /// before prefill.
     pub const ALL: [Self; 6] =
         [Self::Preprocess, Self::Queue, Self::VisionEncoder, Self::Qformer, Self::Prefill, Self::Decode];
 
@@ -45,7 +46,8 @@ impl Stage {
     }
 }
 
-/// The time that a job spent in each stage: zero in one that it skipped, such as the encoding of a cached image.
+/// The time that a job spent in each stage: zero in one that it skipped, such as the encoding of a
+/// cached image.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Timings([Duration; Stage::ALL.len()]);
 

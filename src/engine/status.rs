@@ -1,14 +1,16 @@
-//! The state of the engine, published to other threads without a lock. The decoder worker writes it once a turn.
+//! The state of the engine, published to other threads without a lock. The decoder worker writes it
+//! once a turn.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde::Serialize;
 
-/// A snapshot of the engine's state. Its numbers are read one after the other, so they may stem from adjacent turns.
+/// A snapshot of the engine's state. Its numbers are read one after the other, so they may stem
+/// from adjacent turns.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct EngineStatus {
-    /// Rows of input that are admitted and neither prefilling nor decoding: their image is being fetched, decoded or
-    /// encoded, or they wait for a slot.
+    /// Rows of input that are admitted and neither prefilling nor decoding: their image is being
+    /// fetched, decoded or encoded, or they wait for a slot.
     pub waiting: usize,
     /// Rows of input whose prompt is being prefilled.
     pub prefilling: usize,

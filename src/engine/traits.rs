@@ -1,4 +1,5 @@
-//! The traits that a model implements for the engine. `model` implements them on ONNX Runtime, tests by script.
+//! The traits that a model implements for the engine. `model` implements them on ONNX Runtime,
+//! tests by script.
 
 use std::any::Any;
 use std::error::Error;
@@ -11,8 +12,8 @@ use crate::image::PixelValues;
 
 /// The first half of a model. The image worker owns it.
 pub trait ImageEncoder: Send {
-    /// Returns the most images that a run of [`ImageEncoder::encode`] takes, at least 1. More than 1 pays only where a batch
-    /// is faster than its images one by one.
+    /// Returns the most images that a run of [`ImageEncoder::encode`] takes, at least 1. More than
+    /// 1 pays only where a batch is faster than its images one by one.
     fn images_at_once(&self) -> usize {
         1
     }
@@ -23,7 +24,8 @@ pub trait ImageEncoder: Send {
     /// [`ModelError`] when a run fails.
     fn encode(&mut self, images: &[&PixelValues]) -> Result<Vec<EncodedImage>, ModelError>;
 
-    /// Returns the Q-Former's features of one image, before their projection to the decoder's width.
+    /// Returns the Q-Former's features of one image, before their projection to the decoder's
+    /// width.
     ///
     /// # Errors
     /// [`ModelError`] when a run fails.
@@ -35,16 +37,17 @@ pub trait StepDecoder: Send {
     /// Returns the number and length of the rows that there is memory for.
     fn limits(&self) -> DecoderLimits;
 
-    /// Feeds one piece of a prompt to each slot from `first` on. The row of a slot already holds the positions before its
-    /// piece. Callers pass several pieces only if all of them begin their prompt and reach into its text. Returns the
-    /// logits of each piece's last position, `[pieces.len(), vocab]`.
+    /// Feeds one piece of a prompt to each slot from `first` on. The row of a slot already holds
+    /// the positions before its piece. Callers pass several pieces only if all of them begin their
+    /// prompt and reach into its text. Returns the logits of each piece's last position,
+    /// `[pieces.len(), vocab]`.
     ///
     /// # Errors
     /// [`ModelError`] when the run fails. The rows are then unchanged.
     fn prefill(&mut self, first: usize, pieces: &[PromptPiece<'_>]) -> Result<Logits, ModelError>;
 
-    /// Copies the first `len` positions of the row in `slot` into the memory of `unneeded`: fresh memory takes far longer to
-    /// write. Returns an empty row when there is no memory for the copy.
+    /// Copies the first `len` positions of the row in `slot` into the memory of `unneeded`: fresh
+    /// memory takes far longer to write. Returns an empty row when there is no memory for the copy.
     ///
     /// Copies report no errors. If a device fails during one, the next run reports it.
     fn save_row(&mut self, slot: usize, len: usize, unneeded: SavedRow) -> SavedRow;
@@ -64,8 +67,8 @@ pub trait StepDecoder: Send {
     /// [`ModelError`] when the run fails. All rows are then unchanged, so the step can be repeated.
     fn decode(&mut self, tokens: &[i64]) -> Result<Logits, ModelError>;
 
-    /// Replaces the row in slot `to` by the first `positions.end` positions of the row in slot `from`. Both rows already
-    /// agree before `positions.start`.
+    /// Replaces the row in slot `to` by the first `positions.end` positions of the row in slot
+    /// `from`. Both rows already agree before `positions.start`.
     fn copy_row(&mut self, from: usize, to: usize, positions: Range<usize>);
 
     /// Releases the memory of a slot's positions from `from` on, and discards their content.
@@ -93,14 +96,15 @@ pub struct DecoderLimits {
     pub slots: usize,
     /// The most positions of a row: image prefix, text and new tokens.
     pub max_len: usize,
-    /// The most positions of all rows together. A job waits until all positions that it can reach are free.
+    /// The most positions of all rows together. A job waits until all positions that it can reach
+    /// are free.
     pub kv_tokens: usize,
     /// Positions of the image prefix.
     pub prefix_len: usize,
     /// Bytes of KV cache for one position.
     pub position_bytes: usize,
-    /// The most positions of a prompt in one run. A prompt gives the same bits however it is cut into pieces of 2 to
-    /// `piece` positions.
+    /// The most positions of a prompt in one run. A prompt gives the same bits however it is cut
+    /// into pieces of 2 to `piece` positions.
     pub piece: usize,
 }
 
@@ -143,7 +147,8 @@ impl SavedRow {
     }
 }
 
-/// The `image_prefix [num_query_tokens, hidden]` of one image, in the model's own memory. Clones share it.
+/// The `image_prefix [num_query_tokens, hidden]` of one image, in the model's own memory. Clones
+/// share it.
 #[derive(Debug, Clone)]
 pub struct ImagePrefix {
     bytes: usize,
@@ -181,7 +186,8 @@ pub struct EncodedImage {
     pub qformer: Duration,
 }
 
-/// The `query_output [num_query_tokens, hidden]` of one image: the features that the Q-Former's queries found.
+/// The `query_output [num_query_tokens, hidden]` of one image: the features that the Q-Former's
+/// queries found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct QueryOutput {
     hidden: usize,

@@ -1,21 +1,22 @@
-//! Which addresses are global, so that a stranger may make the service ask them. Pure; used by the fetcher for addresses
-//! in URLs and by the resolver for those behind names.
+//! The rules for addresses: by default only global ones are allowed. Pure. The fetcher applies them
+//! to addresses in URLs, the resolver to those of names.
 //!
-//! IPv4 is global unless listed. IPv6 is refused unless it is global unicast and not listed, so a block that is assigned
-//! one day is refused until then. Forms that carry an IPv4 address (mapped, compatible, NAT64, 6to4, Teredo) are refused
-//! as a whole: a host that means to be found has an address of its own.
+//! IPv4 is global unless listed. IPv6 is blocked unless it is global unicast and not listed, so
+//! blocks that are not assigned yet are blocked. Forms that carry an IPv4 address (mapped,
+//! compatible, NAT64, 6to4, Teredo) are all blocked: a public host has an address of its own.
 //!
-//! Source: IANA's registries of special-purpose addresses for IPv4 and IPv6, and Azure's documentation.
+//! Source: IANA's registries of special-purpose addresses for IPv4 and IPv6, and Azure's
+//! documentation.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Says which addresses may be asked.
+/// Returns whether an address is allowed.
 pub(super) type AddressRule = fn(IpAddr) -> bool;
 
-/// The first address of a block and the length of its prefix.
+/// The first address of a block, and the length of its prefix.
 type Block<Address> = (Address, u32);
 
-/// IPv4 that is not global.
+/// IPv4 blocks that are not global.
 const IPV4_REFUSED: [Block<Ipv4Addr>; 17] = [
     (Ipv4Addr::new(0, 0, 0, 0), 8),          // this network
     (Ipv4Addr::new(10, 0, 0, 0), 8),         // private
@@ -36,11 +37,11 @@ const IPV4_REFUSED: [Block<Ipv4Addr>; 17] = [
     (Ipv4Addr::new(255, 255, 255, 255), 32), // broadcast
 ];
 
-/// Global unicast of IPv6. Outside are loopback, mapped and compatible IPv4, NAT64, discard, segment routing, unique
-/// local, link-local, site-local and multicast.
+/// Global unicast of IPv6. Outside are loopback, mapped and compatible IPv4, NAT64, discard,
+/// segment routing, unique local, link-local, site-local and multicast.
 const IPV6_GLOBAL: Block<Ipv6Addr> = (Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3);
 
-/// What is not global within [`IPV6_GLOBAL`].
+/// Blocks within [`IPV6_GLOBAL`] that are not global.
 const IPV6_REFUSED: [Block<Ipv6Addr>; 4] = [
     (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 23), // protocol assignments: Teredo, benchmarks, ORCHID
     (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 32), // documentation
@@ -48,7 +49,7 @@ const IPV6_REFUSED: [Block<Ipv6Addr>; 4] = [
     (Ipv6Addr::new(0x3fff, 0, 0, 0, 0, 0, 0, 0), 20), // documentation
 ];
 
-/// Whether the address is one that anybody on the internet could ask.
+/// Returns whether an address is reachable for everyone on the internet.
 pub(super) fn is_global(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => !IPV4_REFUSED.iter().any(|block| holds_v4(block, address)),
@@ -58,7 +59,7 @@ pub(super) fn is_global(address: IpAddr) -> bool {
     }
 }
 
-/// The rule of a service that trusts its callers with its own network.
+/// Allows every address: the rule of a service that trusts its callers with its own network.
 pub(super) fn any(_: IpAddr) -> bool {
     true
 }

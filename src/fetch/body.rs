@@ -1,12 +1,13 @@
-//! The bytes of an answer as they come: counted, and told apart from anything that is no image as soon as possible. Pure.
+//! The body of a response while it arrives: counts the bytes, and rejects other content than an
+//! image as early as possible. Pure.
 
 use super::error::FetchError;
 use crate::image::{MAGIC_BYTES, format_of};
 
-/// Bytes set aside at first; a host that announces much and sends little costs no more.
+/// The bytes allocated at first, whatever length the host announces.
 const FIRST_BYTES: usize = 64 << 10;
 
-/// An image on its way.
+/// An image that is being received.
 pub(super) struct Body<'a> {
     host: &'a str,
     limit: usize,
@@ -15,7 +16,8 @@ pub(super) struct Body<'a> {
 }
 
 impl<'a> Body<'a> {
-    /// An answer of `host` that may have `limit` bytes, and has `announced` if it says so.
+    /// Begins the body of a response of `host`, of at most `limit` bytes. `announced` is its
+    /// declared length.
     pub(super) fn new(host: &'a str, limit: usize, announced: Option<u64>) -> Result<Self, FetchError> {
         let announced = usize::try_from(announced.unwrap_or(0)).unwrap_or(usize::MAX);
         if announced > limit {
@@ -24,7 +26,7 @@ impl<'a> Body<'a> {
         Ok(Self { host, limit, bytes: Vec::with_capacity(announced.min(FIRST_BYTES)), is_image: false })
     }
 
-    /// Takes what has come.
+    /// Takes the next bytes.
     pub(super) fn push(&mut self, chunk: &[u8]) -> Result<(), FetchError> {
         if chunk.len() > self.limit - self.bytes.len() {
             return Err(FetchError::TooLarge { host: self.host.to_owned(), limit: self.limit });
@@ -37,7 +39,7 @@ impl<'a> Body<'a> {
         Ok(())
     }
 
-    /// The image, when nothing more comes.
+    /// Ends the body, and returns the image.
     pub(super) fn finish(self) -> Result<Vec<u8>, FetchError> {
         if self.bytes.is_empty() {
             return Err(FetchError::Empty { host: self.host.to_owned() });

@@ -1,5 +1,6 @@
-//! The HTTP client, with everything off that a stranger's URL could use: proxies, cookies, redirects of its own,
-//! decompression, retries, kept connections. Set up once; [`exchange`](super::exchange) asks with it.
+//! The HTTP client, without features that a hostile URL could use: proxies, cookies, automatic
+//! redirects, decompression, retries, connection reuse. Set up once; [`exchange`](super::exchange)
+//! sends requests with it.
 
 use std::sync::Arc;
 
@@ -13,11 +14,11 @@ use super::settings::FetchSettings;
 
 const USER_AGENT: &str = concat!("blip2/", env!("CARGO_PKG_VERSION"));
 
-/// What can be decoded; a host that offers several formats sends none of the others.
+/// The formats that can be decoded, for hosts that offer several.
 const ACCEPTED: HeaderValue =
     HeaderValue::from_static("image/jpeg, image/png, image/webp, image/gif, image/bmp, image/tiff, */*;q=0.1");
 
-/// What the fetcher takes from outside, so that tests can bring their own.
+/// The dependencies of the fetcher, which tests replace.
 pub(super) struct Outside {
     pub(super) names: Arc<dyn Names>,
     pub(super) rule: AddressRule,
@@ -25,7 +26,8 @@ pub(super) struct Outside {
 }
 
 impl Outside {
-    /// The system's resolver and certificate authorities; the rule that the settings ask for.
+    /// Returns the system's resolver and certificate authorities, and the address rule of the
+    /// settings.
     pub(super) fn of_this_machine(settings: &FetchSettings) -> Self {
         Self {
             names: Arc::new(SystemNames::new(settings.max_concurrent)),
@@ -35,25 +37,28 @@ impl Outside {
     }
 }
 
-/// The system's authorities: an operator adds one without a new release, and a slim image with `ca-certificates` has
-/// them. Without any, http works and https says what is missing.
+/// Loads the system's certificate authorities. Operators can add one without a new release, and
+/// slim container images get them with `ca-certificates`. Without any, http works, and https fails
+/// with the remedy.
 fn system_authorities() -> RootCertStore {
     let found = rustls_native_certs::load_native_certs();
     for error in &found.errors {
-        tracing::warn!(%error, "certificate authorities could not be read");
+        tracing::warn!(%error, "cannot read a certificate authority");
     }
     let mut authorities = RootCertStore::empty();
     authorities.add_parsable_certificates(found.certs);
     if authorities.is_empty() {
-        tracing::warn!("no certificate authorities found, so https images will be refused; install ca-certificates");
+        tracing::warn!(
+            "no certificate authorities found, so images cannot be fetched by https; install ca-certificates"
+        );
     }
     authorities
 }
 
-/// A client that connects to checked addresses only.
+/// A client that connects to allowed addresses only.
 pub(super) struct Client {
     pub(super) http: reqwest::Client,
-    /// Whether a certificate can be checked at all.
+    /// Whether there are certificate authorities.
     pub(super) has_authorities: bool,
 }
 
@@ -62,7 +67,8 @@ impl Client {
         let has_authorities = !outside.authorities.is_empty();
         let headers = HeaderMap::from_iter([
             (ACCEPT, ACCEPTED),
-            // Ten kilobytes of gzip can be ten megabytes, so nothing is unpacked, and nothing packed is asked for.
+            // Ten kilobytes of gzip can expand to ten megabytes, so compressed responses are
+            // neither requested nor unpacked.
             (ACCEPT_ENCODING, HeaderValue::from_static("identity")),
         ]);
         let http = reqwest::Client::builder()
@@ -73,7 +79,8 @@ impl Client {
             .retry(reqwest::retry::never())
             .referer(false)
             .http1_only()
-            // A kept connection would be asked again without a look at the name, and hostile hosts could pile them up.
+            // A reused connection would skip the check of the name, and hostile hosts could pile up
+            // connections.
             .pool_max_idle_per_host(0)
             .connect_timeout(settings.connect_timeout)
             .user_agent(USER_AGENT)
@@ -84,7 +91,8 @@ impl Client {
     }
 }
 
-/// TLS 1.2 and 1.3 with the cryptography named here; the process-wide default belongs to whoever runs the process.
+/// Returns TLS 1.2 and 1.3 with an explicit crypto provider. The process-wide default belongs to
+/// the application.
 fn tls(authorities: RootCertStore) -> Result<ClientConfig, FetchError> {
     let mut config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
         .with_safe_default_protocol_versions()

@@ -1,173 +1,174 @@
-//! Why an image could not be fetched. The text of every variant is shown to whoever sent the URL: it names the host at
-//! most, never the path, the query, a password or an address behind a name. Causes are kept for the log.
+//! The errors of fetching an image. The sender of the URL sees the text of every variant. It may
+//! name the host, and never the path, the query, a password or the address of a name. The log gets
+//! the causes.
 
 use std::error::Error;
 use std::fmt;
 use std::io;
 use std::time::Duration;
 
-/// Why there is no image.
+/// An error in place of an image.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
-    /// Not a URL.
+    /// The text is not a URL.
     #[error("the image URL cannot be read; send an absolute http or https URL, or the image as base64")]
     Url,
-    /// More bytes than a URL may have.
+    /// The URL is too long.
     #[error("the image URL is longer than {limit} bytes; use a shorter one, or send the image as base64")]
     UrlTooLong {
-        /// Bytes that a URL may have.
+        /// The most bytes of a URL.
         limit: usize,
     },
-    /// A scheme that is never opened.
-    #[error("the image URL is neither http nor https; other schemes are never opened, send the image as base64")]
+    /// The scheme is neither http nor https.
+    #[error("the image URL is neither http nor https; other schemes are not supported; send the image as base64")]
     Scheme,
-    /// User name or password in the URL.
+    /// The URL holds a user name or password.
     #[error("the image URL holds a user name or a password; send it without, or send the image as base64")]
     Credentials,
-    /// Not on the list of hosts.
+    /// The host is not on the list of allowed hosts.
     #[error(
         "images are not fetched from {host}; send the image as base64, or start the service with {host} among its \
          --image-url-hosts"
     )]
     HostNotAllowed {
-        /// Host that was to be asked.
+        /// The host.
         host: String,
     },
-    /// An address that is not global, or a name with such an address.
+    /// The host is, or resolves to, a blocked address.
     #[error(
         "{host} is not at a public address; use a public host, send the image as base64, or start the service with \
          --allow-private-image-urls"
     )]
     Address {
-        /// Host that was to be asked.
+        /// The host.
         host: String,
     },
-    /// The name has no address.
+    /// The name does not resolve.
     #[error("{host} cannot be found; check the host in the image URL")]
     Dns {
-        /// Host that was to be asked.
+        /// The host.
         host: String,
-        /// What the resolver said.
+        /// The error of the resolver.
         #[source]
         source: io::Error,
     },
-    /// No connection.
+    /// The host refuses the connection, or is unreachable.
     #[error("{host} takes no connection; check host and port in the image URL, or send the image as base64")]
     Connect {
-        /// Host that was asked.
+        /// The host.
         host: String,
-        /// What the network said.
+        /// The error of the network.
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
-    /// No connection that can be trusted.
+    /// The TLS handshake fails.
     #[error(
         "{host} offers no TLS that can be trusted; it needs a certificate for this name from a known authority, or send the \
          image as base64"
     )]
     Tls {
-        /// Host that was asked.
+        /// The host.
         host: String,
-        /// What is wrong with it.
+        /// The error of TLS.
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
-    /// The machine knows no authority, so that no certificate can be checked.
+    /// The machine has no certificate authorities.
     #[error(
         "https images cannot be fetched because the service found no certificate authorities; install ca-certificates \
          where it runs, or send the image as base64"
     )]
     NoAuthorities,
-    /// Too slow.
+    /// The host is too slow.
     #[error("{host} {wait} within {limit:?}; use a faster host or send the image as base64")]
     Timeout {
-        /// Host that was asked; the first one when it is about the whole fetch.
+        /// The host; the first one if the whole fetch took too long.
         host: String,
-        /// What did not come.
+        /// The event that was waited for.
         wait: Wait,
-        /// How long was waited.
+        /// The time limit.
         limit: Duration,
     },
-    /// No place became free in time.
+    /// Too many concurrent fetches.
     #[error("too many images are being fetched; try again in a moment, or send the image as base64")]
     Busy,
-    /// Too many redirects, or a loop of them.
+    /// There are too many redirects.
     #[error("the image URL was redirected more than {limit} times; send the URL of the image itself")]
     TooManyRedirects {
-        /// Redirects that are followed.
+        /// The most redirects.
         limit: usize,
     },
-    /// A redirect to nowhere.
+    /// A redirect has no valid location.
     #[error("{host} redirects without saying where to; send the URL of the image itself")]
     Redirect {
-        /// Host that was asked.
+        /// The host.
         host: String,
     },
-    /// A redirect from https to http.
+    /// A redirect leads from https to http.
     #[error("{host} redirects from https to http, which is not followed; send the URL of the image itself")]
     Downgrade {
-        /// Host that was asked.
+        /// The host.
         host: String,
     },
-    /// Neither success nor redirect.
+    /// The status is neither success nor redirect.
     #[error("{host} answered {status} instead of an image; check that the image URL can be read without logging in")]
     Status {
-        /// Host that was asked.
+        /// The host.
         host: String,
-        /// Its answer.
+        /// The status.
         status: u16,
     },
-    /// A compressed answer, although none was asked for.
+    /// The response is compressed, although that was not requested.
     #[error("{host} sends the image in a content encoding that was not asked for; use another host or base64")]
     Encoding {
-        /// Host that was asked.
+        /// The host.
         host: String,
     },
-    /// More bytes than an image may have.
+    /// The image is too large.
     #[error("the image at {host} is larger than {limit} bytes; send a smaller image")]
     TooLarge {
-        /// Host that was asked.
+        /// The host.
         host: String,
-        /// Bytes that an image may have.
+        /// The most bytes of an image.
         limit: usize,
     },
-    /// No bytes.
+    /// The body is empty.
     #[error("{host} answered with nothing; check the image URL")]
     Empty {
-        /// Host that was asked.
+        /// The host.
         host: String,
     },
-    /// Something else than an image.
+    /// The body is not an image.
     #[error("what {host} sends is not a JPEG, PNG, WebP, GIF, BMP or TIFF image; send the URL of the image itself")]
     NotAnImage {
-        /// Host that was asked.
+        /// The host.
         host: String,
     },
-    /// The answer is no HTTP, or ended before its end.
+    /// The response is not valid HTTP, or ends early.
     #[error("the answer of {host} is broken or incomplete; try again, or send the image as base64")]
     Protocol {
-        /// Host that was asked.
+        /// The host.
         host: String,
-        /// What is wrong with it.
+        /// The error of the client.
         #[source]
         source: Box<dyn Error + Send + Sync>,
     },
-    /// A setting makes no sense. Comes from [`Fetcher::new`](super::Fetcher::new) alone.
+    /// A setting would make every fetch fail. Only from [`Fetcher::new`](super::Fetcher::new).
     #[error("fetching images: {0}")]
     Settings(String),
-    /// The client cannot be set up. Comes from [`Fetcher::new`](super::Fetcher::new) alone.
+    /// The client cannot be set up. Only from [`Fetcher::new`](super::Fetcher::new).
     #[error("fetching images: the HTTP client cannot be set up")]
     Client(#[source] Box<dyn Error + Send + Sync>),
 }
 
-/// What a host was waited for.
+/// The event that a fetch waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
-    /// Name, TCP and TLS.
+    /// The connection: name, TCP and TLS.
     Connect,
-    /// Head of the answer and first byte of the image.
+    /// The head of the response and the first byte of the image.
     FirstByte,
-    /// The image, redirects included.
+    /// The whole image, with redirects.
     Whole,
 }
 
@@ -182,7 +183,7 @@ impl fmt::Display for Wait {
 }
 
 impl FetchError {
-    /// A short label for a metric, out of a small set.
+    /// Returns a short label for metrics, from a fixed set.
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {

@@ -1,5 +1,5 @@
-//! One request and its answer: an image, a redirect, or why neither. Used by the fetcher once a hop, after the target
-//! was admitted. Follows nothing by itself.
+//! One request and its response: an image, a redirect, or an error. The fetcher uses it once for
+//! each hop, after it has admitted the target. It follows no redirects itself.
 
 use std::error::Error;
 use std::io;
@@ -15,22 +15,22 @@ use super::resolver::Unresolved;
 use super::settings::FetchSettings;
 use super::target::Target;
 
-/// What a host has to say.
+/// The response of a host.
 pub(super) enum Answer {
     /// The bytes of an image.
     Image(Vec<u8>),
-    /// Where else to ask; not admitted yet.
+    /// The target of a redirect, not admitted yet.
     Redirect(Target),
 }
 
-/// An answer that has begun.
+/// A response whose head was read.
 enum Begun<'a> {
     Redirect(Target),
     Body(Response, Body<'a>),
 }
 
 impl Client {
-    /// Asks the target, and reads no more than has to be read.
+    /// Sends the request, and reads no more of the response than necessary.
     pub(super) async fn ask(&self, target: &Target, settings: &FetchSettings) -> Result<Answer, FetchError> {
         let host = target.host();
         if target.is_https() && !self.has_authorities {
@@ -48,7 +48,7 @@ impl Client {
         }
     }
 
-    /// Asks, reads the head, and the first bytes of an image.
+    /// Sends the request, then reads the head and the first bytes of an image.
     async fn begin<'a>(&self, target: &'a Target, settings: &FetchSettings) -> Result<Begun<'a>, FetchError> {
         let host = target.host();
         let request = self.http.get(target.url().clone());
@@ -70,7 +70,7 @@ impl Client {
     }
 }
 
-/// Moves what has come into the body; false at its end.
+/// Moves the next bytes into the body. Returns false at the end.
 async fn read(response: &mut Response, body: &mut Body<'_>, host: &str) -> Result<bool, FetchError> {
     match response.chunk().await.map_err(|error| protocol(host, error))? {
         Some(chunk) => body.push(&chunk).map(|()| true),
@@ -78,12 +78,12 @@ async fn read(response: &mut Response, body: &mut Body<'_>, host: &str) -> Resul
     }
 }
 
-/// The five that name another place for a GET.
+/// Returns whether a status redirects a GET.
 fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
-/// Whether the bytes are the image's own.
+/// Returns whether the body is not compressed.
 fn is_plain(headers: &HeaderMap) -> bool {
     headers
         .get_all(CONTENT_ENCODING)
@@ -91,12 +91,13 @@ fn is_plain(headers: &HeaderMap) -> bool {
         .all(|coding| coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity"))
 }
 
-/// Why a request got no head of an answer. The client hands the causes of its parts through, from the resolver up.
+/// Returns the error of a request without a response. The client passes on the causes of its parts,
+/// from the resolver up.
 fn unsent(host: &str, settings: &FetchSettings, error: reqwest::Error) -> FetchError {
     let host = host.to_owned();
     let error = error.without_url();
     if error.is_builder() {
-        // The few hosts that URLs may have and requests may not, such as `a"b`.
+        // A host that is valid in URLs but not in requests, such as `a"b`.
         return FetchError::Url;
     }
     match cause::<Unresolved>(&error) {
@@ -125,7 +126,8 @@ fn protocol(host: &str, error: reqwest::Error) -> FetchError {
     FetchError::Protocol { host: host.to_owned(), source: Box::new(error.without_url()) }
 }
 
-/// The first cause of type `E`. An `io::Error` skips its content when it names a source, so that is looked into.
+/// Returns the first cause of type `E`. Looks into each `io::Error`, whose `source` skips its own
+/// content.
 fn cause<'a, E: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a E> {
     let mut next = Some(error);
     while let Some(error) = next {

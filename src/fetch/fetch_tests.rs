@@ -16,7 +16,8 @@ use super::client::Outside;
 use super::test_server::{Certificate, FakeNames, IMAGE, TestServer, drip, ok, redirect, wait_for_hang_up};
 use super::{FetchError, FetchSettings, Fetcher, Wait};
 
-/// A spelling of the own machine that [`local_is_public`] refuses, and that would reach it nevertheless.
+/// A spelling of the own machine that [`local_is_public`] refuses, and that would reach it
+/// nevertheless.
 const FORBIDDEN: &str = "::ffff:127.0.0.1";
 
 /// The production rule, but 127.0.0.1 plays a public host.
@@ -28,7 +29,8 @@ fn settings() -> FetchSettings {
     FetchSettings { max_bytes: 64 << 10, ..FetchSettings::default() }
 }
 
-/// Times for tests that let them run out. The others keep the defaults, so that a busy machine does not fail them.
+/// Times for tests that let them run out. The others keep the defaults, so that a busy machine does
+/// not fail them.
 fn hasty() -> FetchSettings {
     FetchSettings {
         connect_timeout: Duration::from_millis(100),
@@ -53,7 +55,8 @@ fn names() -> Arc<FakeNames> {
     FakeNames::new(&[("image.test", &[&["127.0.0.1"]]), ("other.test", &[&["127.0.0.1"]])])
 }
 
-/// The fetch fails long before the default times are over, and its message keeps the secrets of the URL.
+/// The fetch fails long before the default times are over, and its message keeps the secrets of the
+/// URL.
 async fn refused(fetcher: &Fetcher, url: &str) -> FetchError {
     let error = timeout(Duration::from_secs(2), fetcher.fetch(url)).await.expect("refused in time").unwrap_err();
     let message = error.to_string();
@@ -163,7 +166,8 @@ async fn private_addresses_are_asked_when_the_operator_says_so_and_the_other_rul
     let server = TestServer::saying(ok("", IMAGE));
     let fetcher = Fetcher::new(FetchSettings { allow_private_addresses: true, ..settings() }).unwrap();
     assert_eq!(fetcher.fetch(&server.url("http", "127.1")).await.unwrap(), IMAGE);
-    // Shows that what the other tests forbid could be reached; a machine without IPv6 cannot show it.
+    // Shows that what the other tests forbid could be reached; a machine without IPv6 cannot show
+    // it.
     if TcpStream::connect((FORBIDDEN, server.port())).is_ok() {
         let forbidden = server.url("http", &format!("[{FORBIDDEN}]"));
         assert_eq!(fetcher.fetch(&forbidden).await.unwrap(), IMAGE);
@@ -464,7 +468,7 @@ async fn waiting_for_a_place_is_part_of_the_time_and_a_dropped_fetch_frees_its_p
     let silent = TestServer::start(|_, wire| wait_for_hang_up(wire));
     let server = TestServer::saying(ok("", IMAGE));
     let fetcher = fetcher(FetchSettings { max_concurrent: 1, timeout: Duration::from_secs(1), ..settings() }, &names());
-    let held = fetcher.shared.places.acquire().await.unwrap();
+    let held = fetcher.shared.permits.acquire().await.unwrap();
     assert_eq!(refused(&fetcher, &server.url("http", "image.test")).await.reason(), "busy");
     drop(held);
 

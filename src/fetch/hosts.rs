@@ -1,10 +1,10 @@
-//! The list of hosts that may be asked. Pure; used by the fetcher for the URL and for every redirect.
+//! The list of allowed hosts. Pure. The fetcher applies it to the URL and to every redirect.
 
 use url::Host;
 
 use super::error::FetchError;
 
-/// Hosts that may be asked; all of them when nothing is listed.
+/// The allowed hosts; every host if the list is empty.
 #[derive(Debug)]
 pub(super) struct AllowedHosts(Vec<Entry>);
 
@@ -12,18 +12,19 @@ pub(super) struct AllowedHosts(Vec<Entry>);
 enum Entry {
     /// This host.
     Host(String),
-    /// This domain and everything below it.
+    /// This domain and its subdomains.
     Domain(String),
 }
 
 impl AllowedHosts {
-    /// Reads `example.org` as a host and `.example.org` as a domain. Names are spelled as URLs spell them in the end:
-    /// lower case, punycode, no final dot.
+    /// Parses `example.org` as a host and `.example.org` as a domain. Names are normalized as in
+    /// URLs: lower case, punycode, no final dot.
     pub(super) fn parse(entries: &[String]) -> Result<Self, FetchError> {
         entries.iter().map(|entry| Entry::parse(entry)).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Whether `host`, as [`Target::host`](super::target::Target::host) gives it, may be asked.
+    /// Returns whether `host` is allowed. Takes it as [`Target::host`](super::target::Target::host)
+    /// returns it.
     pub(super) fn allow(&self, host: &str) -> bool {
         self.0.is_empty() || self.0.iter().any(|entry| entry.covers(host))
     }

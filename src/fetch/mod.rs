@@ -1,15 +1,15 @@
-//! Images by URL: [`Fetcher`] takes a URL that a stranger sent and gives the bytes of an image back, without becoming
-//! the stranger's way into the network it runs in.
+//! Images by URL: [`Fetcher`] takes an untrusted URL and returns the bytes of an image, without
+//! giving access to the network that it runs in.
 //!
 //! ```text
-//! text ── target ──▶ http(s) URL ── hosts, address ──▶ may be asked ── resolver ──▶ checked addresses ── exchange ──▶ bytes
+//! text ── target ──▶ http(s) URL ── hosts, address ──▶ allowed host ── resolver ──▶ allowed addresses ── exchange ──▶ bytes
 //!                        ▲                                                                             │
 //!                        └──────────────────────── a redirect is a new URL ────────────────────────────┘
 //! ```
 //!
-//! Used by `server` and `batch`. It knows no web framework and no model. It must not ask an address that it has not
-//! checked, read a proxy from the environment, keep a cookie, or read more of an answer than an image may have.
-//! `docs/security.md` lists the attacks, the defences and their tests.
+//! Knows no web framework and no model. It never connects to an address that it has not checked,
+//! uses no proxy from the environment, keeps no cookies, and never reads more of a response than
+//! the largest image has. `docs/security.md` lists the attacks, the defences and their tests.
 
 mod address;
 mod body;
@@ -37,7 +37,7 @@ use self::exchange::Answer;
 use self::hosts::AllowedHosts;
 use self::target::Target;
 
-/// Fetches images by URL, guarded. A clone is the same fetcher: it shares the connections' settings and the places.
+/// Fetches images by untrusted URLs. Clones share the client and the limit on concurrent fetches.
 #[derive(Clone)]
 pub struct Fetcher {
     shared: Arc<Shared>,
@@ -48,14 +48,15 @@ struct Shared {
     hosts: AllowedHosts,
     rule: AddressRule,
     client: Client,
-    places: Semaphore,
+    permits: Semaphore,
 }
 
 impl Fetcher {
-    /// A fetcher on the network of this machine; certificates are checked against the system's authorities.
+    /// Makes a fetcher with this machine's resolver and certificate authorities.
     ///
     /// # Errors
-    /// [`FetchError::Settings`] when a setting makes no sense, [`FetchError::Client`] when TLS cannot be set up.
+    /// [`FetchError::Settings`] when a setting would make every fetch fail, [`FetchError::Client`]
+    /// when TLS cannot be set up.
     pub fn new(settings: FetchSettings) -> Result<Self, FetchError> {
         let outside = Outside::of_this_machine(&settings);
         Self::with_outside(settings, outside)
@@ -67,28 +68,28 @@ impl Fetcher {
             hosts: AllowedHosts::parse(&settings.allowed_hosts)?,
             rule: outside.rule,
             client: Client::new(&settings, outside)?,
-            places: Semaphore::new(settings.max_concurrent.min(Semaphore::MAX_PERMITS)),
+            permits: Semaphore::new(settings.max_concurrent.min(Semaphore::MAX_PERMITS)),
             settings,
         };
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// The bytes of the image at `url`: something that begins as an image does, at most `max_bytes` of it.
-    /// Dropping the future ends the connection.
+    /// Fetches the image at `url`: at most `max_bytes` bytes that begin like an image. Dropping the
+    /// future closes the connection.
     ///
     /// # Errors
-    /// [`FetchError`], whose text is meant for whoever sent the URL.
+    /// [`FetchError`], whose text is meant for the sender of the URL.
     pub async fn fetch(&self, url: &str) -> Result<Bytes, FetchError> {
         let shared = &*self.shared;
         let started = Instant::now();
         let total = shared.settings.timeout;
         let target = shared.admit(Target::parse(url)?)?;
         let host = target.host().to_owned();
-        // Waiting for a place is part of the time: whoever asks has a deadline, whatever the reason.
-        let Ok(place) = timeout(total, shared.places.acquire()).await else {
+        // Waiting for a permit counts, because callers have a deadline.
+        let Ok(permit) = timeout(total, shared.permits.acquire()).await else {
             return Err(FetchError::Busy);
         };
-        let _place = place.expect("nobody closes the semaphore");
+        let _permit = permit.expect("the semaphore is never closed");
         let left = total.saturating_sub(started.elapsed());
         match timeout(left, shared.follow(target)).await {
             Ok(image) => image.map(Bytes::from),
@@ -98,7 +99,7 @@ impl Fetcher {
 }
 
 impl Shared {
-    /// Asks, and asks again where a redirect points to, a bounded number of times.
+    /// Sends the request, and follows a bounded number of redirects.
     async fn follow(&self, mut target: Target) -> Result<Vec<u8>, FetchError> {
         for _ in 0..=self.settings.max_redirects {
             match self.client.ask(&target, &self.settings).await? {
@@ -109,8 +110,9 @@ impl Shared {
         Err(FetchError::TooManyRedirects { limit: self.settings.max_redirects })
     }
 
-    /// What can be said before a name is resolved. Every target passes here, redirects too. An address in the URL is
-    /// checked here, because the client asks the resolver about names alone.
+    /// Admits a target by host and scheme, before its name is resolved. Every target passes here,
+    /// also those of redirects. Addresses in URLs are checked here, because the client resolves
+    /// only names.
     fn admit(&self, target: Target) -> Result<Target, FetchError> {
         if !self.hosts.allow(target.host()) {
             return Err(FetchError::HostNotAllowed { host: target.host().to_owned() });

@@ -1,6 +1,6 @@
-//! Names to addresses, all of them checked. The client connects to what this resolver answers and asks nobody else, so the
-//! address that was checked is the address that is asked: a name that changes between check and connection (DNS
-//! rebinding) gains nothing.
+//! Resolves names to addresses, and checks all of them. The client connects only to addresses from
+//! this resolver, so a name that changes between check and connection (DNS rebinding) gains
+//! nothing.
 
 use std::error::Error;
 use std::future::Future;
@@ -14,37 +14,38 @@ use tokio::sync::Semaphore;
 
 use super::address::AddressRule;
 
-/// The addresses of a name, to come.
+/// A pending lookup of a name.
 pub(super) type Addresses = Pin<Box<dyn Future<Output = io::Result<Vec<IpAddr>>> + Send>>;
 
-/// Whoever knows the addresses of names: the system, or a test.
+/// A source of addresses: the system, or a test.
 pub(super) trait Names: Send + Sync {
-    /// Looks a name up once.
+    /// Looks up a name once.
     fn addresses(&self, name: &str) -> Addresses;
 }
 
-/// The resolver of the system, hosts file included.
+/// The resolver of the system, with its hosts file.
 pub(super) struct SystemNames {
-    places: Arc<Semaphore>,
+    permits: Arc<Semaphore>,
 }
 
 impl SystemNames {
-    /// At most `max_concurrent` lookups run at a time.
+    /// Makes a resolver with at most `max_concurrent` lookups at once.
     pub(super) fn new(max_concurrent: usize) -> Self {
-        Self { places: Arc::new(Semaphore::new(max_concurrent.min(Semaphore::MAX_PERMITS))) }
+        Self { permits: Arc::new(Semaphore::new(max_concurrent.min(Semaphore::MAX_PERMITS))) }
     }
 }
 
 impl Names for SystemNames {
-    /// The system's call blocks a thread for as long as a name server is silent, also when nobody waits any more. So the
-    /// place belongs to the call and not to its caller: hostile names cannot take every thread.
+    /// The system's call blocks a thread until the name server answers, even after the caller was
+    /// cancelled. So the permit belongs to the call, not to the caller, and hostile names cannot
+    /// take every thread.
     fn addresses(&self, name: &str) -> Addresses {
-        let places = Arc::clone(&self.places);
+        let permits = Arc::clone(&self.permits);
         let name = name.to_owned();
         Box::pin(async move {
-            let place = places.acquire_owned().await.map_err(io::Error::other)?;
+            let permit = permits.acquire_owned().await.map_err(io::Error::other)?;
             let lookup = move || {
-                let _place = place;
+                let _permit = permit;
                 (name.as_str(), 0).to_socket_addrs().map(|found| found.map(|address| address.ip()).collect())
             };
             tokio::task::spawn_blocking(lookup).await.map_err(io::Error::other)?
@@ -52,12 +53,12 @@ impl Names for SystemNames {
     }
 }
 
-/// Why a name gives no address to connect to. Travels through the client, which hands it back as a cause.
+/// The error of a name without an allowed address. The client returns it as a cause.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Unresolved {
     #[error("the name has no address")]
     Unknown(#[source] io::Error),
-    #[error("an address of the name may not be asked")]
+    #[error("the host resolves to a blocked address")]
     Refused,
 }
 
@@ -86,15 +87,15 @@ impl Resolve for CheckedNames {
     }
 }
 
-/// One address that may not be asked refuses the name: who puts a private address beside a public one hopes that the
-/// public one fails.
+/// Rejects a name if one of its addresses is blocked: a hostile name server may list a private
+/// address beside a public one that fails.
 fn check(name: &str, found: Vec<IpAddr>, rule: AddressRule) -> Result<Vec<IpAddr>, Unresolved> {
     if found.is_empty() {
         return Err(Unresolved::Unknown(io::Error::new(io::ErrorKind::NotFound, "no address")));
     }
     match found.iter().find(|address| !rule(**address)) {
         Some(address) => {
-            tracing::debug!(name, %address, "the name of an image URL has an address that may not be asked");
+            tracing::debug!(name, %address, "the host of an image URL resolves to a blocked address");
             Err(Unresolved::Refused)
         }
         None => Ok(found),

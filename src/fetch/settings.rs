@@ -1,34 +1,36 @@
-//! What a fetcher may do, and how long and how much. Validated here, read by the rest of the module; flags and variables
-//! belong to `cli`.
+//! The limits of a fetcher. Validated here; `cli` has the flags and environment variables.
 
 use std::time::Duration;
 
 use super::error::FetchError;
 
-/// What the fetcher may do.
+/// The limits of a fetcher.
 #[derive(Debug, Clone)]
 pub struct FetchSettings {
-    /// Ask addresses that are not global too: the own machine, private networks, metadata services. All other rules stay.
+    /// Whether addresses that are not global are allowed: this machine, private networks, metadata
+    /// services. All other rules stay.
     pub allow_private_addresses: bool,
-    /// The hosts that may be asked; empty for every host. `example.org` is that host, `.example.org` its subdomains too.
+    /// The allowed hosts; empty for every host. `example.org` is that host, `.example.org` also its
+    /// subdomains.
     pub allowed_hosts: Vec<String>,
-    /// The largest image in bytes.
+    /// The most bytes of an image.
     pub max_bytes: usize,
-    /// From the start of a request to a connection: name, TCP and TLS.
+    /// The time limit for a connection: name, TCP and TLS.
     pub connect_timeout: Duration,
-    /// From the start of a request to the first byte of the image, or to the redirect; the connection is part of it.
+    /// The time limit for the first byte of the image, or the redirect, with the connection.
     pub first_byte_timeout: Duration,
-    /// The whole fetch, with all redirects and the wait for a free place.
+    /// The time limit for the whole fetch, with all redirects and the wait for a permit.
     pub timeout: Duration,
-    /// Redirects that are followed.
+    /// The most redirects.
     pub max_redirects: usize,
-    /// Fetches that run at a time; more of them wait, within `timeout`.
+    /// The most concurrent fetches. Others wait, within `timeout`.
     pub max_concurrent: usize,
 }
 
 impl Default for FetchSettings {
-    /// Public addresses only, every host. 20 MiB is a photograph of 50 megapixels at high quality; 20 s leave a caller
-    /// whose deadline is a minute time for the model. At most 16 × 20 MiB are held at once.
+    /// Public addresses only, every host. 20 MiB hold a photograph of 50 megapixels at high
+    /// quality. 20 s leave time for the model within a deadline of one minute. At most 16 × 20 MiB
+    /// are in memory at once.
     fn default() -> Self {
         Self {
             allow_private_addresses: false,
@@ -44,7 +46,7 @@ impl Default for FetchSettings {
 }
 
 impl FetchSettings {
-    /// Refuses what would make every fetch fail.
+    /// Rejects settings that would make every fetch fail.
     pub(super) fn check(&self) -> Result<(), FetchError> {
         let zero = [
             ("max_bytes", self.max_bytes == 0),

@@ -1,8 +1,9 @@
-//! A URL that could be fetched: parsed once, by the rules that browsers parse with, and from then on a value. Whether
-//! its host may be asked is decided by the fetcher. Pure.
+//! The URL of an image: parsed once, by the rules of browsers, then a value. The fetcher decides
+//! whether its host is allowed. Pure.
 //!
-//! One parser alone: what is checked is what is asked. It turns every spelling of an IPv4 address (octal, hexadecimal, one
-//! number, full-width digits) into the address, and reads `\` as `/`, so that no spelling hides a host.
+//! There is one parser, so the checked URL is the requested URL. It turns every spelling of an IPv4
+//! address (octal, hexadecimal, one number, full-width digits) into the address, and reads `\` as
+//! `/`, so no spelling hides a host.
 
 use std::net::IpAddr;
 
@@ -10,10 +11,10 @@ use url::{Host, Url};
 
 use super::error::FetchError;
 
-/// Bytes that a URL may have. Signed URLs of object stores stay below 2 KiB.
+/// The most bytes of a URL. Signed URLs of object stores stay below 2 KiB.
 const MAX_URL_BYTES: usize = 8 << 10;
 
-/// Bytes that a name may have in DNS.
+/// The most bytes of a name in DNS.
 const MAX_HOST_BYTES: usize = 253;
 
 /// An http or https URL without credentials.
@@ -24,16 +25,16 @@ pub(super) struct Target {
 }
 
 impl Target {
-    /// Reads a URL as it was sent.
+    /// Parses a URL.
     pub(super) fn parse(text: &str) -> Result<Self, FetchError> {
         check_length(text)?;
         Self::from_url(Url::parse(text).map_err(|_| FetchError::Url)?)
     }
 
-    /// Reads where a redirect points to, which may be relative to this URL.
+    /// Parses the location of a redirect, which may be relative to this URL.
     ///
-    /// A redirect from https to http is refused: who asks for https wants the image unchanged, and the step down
-    /// would hand it to everybody on the way.
+    /// Rejects a redirect from https to http: it would drop the protection that the sender of the
+    /// URL chose.
     pub(super) fn redirected(&self, location: &[u8]) -> Result<Self, FetchError> {
         let nowhere = || FetchError::Redirect { host: self.host.clone() };
         let location = std::str::from_utf8(location).map_err(|_| nowhere())?;
@@ -46,7 +47,7 @@ impl Target {
     }
 
     fn from_url(mut url: Url) -> Result<Self, FetchError> {
-        // Joining and escaping make a URL longer than what was sent.
+        // Joining and escaping can make the URL longer than the location.
         check_length(url.as_str())?;
         if !matches!(url.scheme(), "http" | "https") {
             return Err(FetchError::Scheme);
@@ -55,7 +56,8 @@ impl Target {
             return Err(FetchError::Credentials);
         }
         if let Some(Host::Domain(name)) = url.host() {
-            // The final dot of a name says that it is complete; without it there is one spelling for lists, TLS, messages.
+            // A final dot marks a complete name. Without it there is one spelling for lists, TLS
+            // and messages.
             let name = name.strip_suffix('.').unwrap_or(name).to_owned();
             if name.len() > MAX_HOST_BYTES || name.split('.').any(str::is_empty) {
                 return Err(FetchError::Url);
@@ -66,17 +68,17 @@ impl Target {
         Ok(Self { url, host })
     }
 
-    /// The URL to ask.
+    /// Returns the URL.
     pub(super) fn url(&self) -> &Url {
         &self.url
     }
 
-    /// The host in its one spelling, for lists and messages; IPv6 in brackets.
+    /// Returns the normalized host, for lists and messages; IPv6 in brackets.
     pub(super) fn host(&self) -> &str {
         &self.host
     }
 
-    /// The address, when the URL holds one instead of a name.
+    /// Returns the address, if the URL has one instead of a name.
     pub(super) fn address(&self) -> Option<IpAddr> {
         match self.url.host()? {
             Host::Domain(_) => None,
@@ -85,7 +87,7 @@ impl Target {
         }
     }
 
-    /// Whether the connection is to be encrypted.
+    /// Returns whether the scheme is https.
     pub(super) fn is_https(&self) -> bool {
         self.url.scheme() == "https"
     }

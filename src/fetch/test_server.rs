@@ -1,5 +1,5 @@
-//! A small HTTP server on the own machine, and names that resolve as a test wants. Tests alone use it; it can answer in ways
-//! that no decent server would.
+//! A small HTTP server on the own machine, and names that resolve as a test wants. Tests alone use
+//! it; it can answer in ways that no decent server would.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read, Write};

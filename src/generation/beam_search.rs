@@ -1,8 +1,8 @@
 //! Beam search with the rules of transformers 5; with `do_sample`, beam sampling.
 //!
-//! Scores are f32 sums of processed log-probabilities. Each step takes the 2 · `num_beams` best candidates. Of those that
-//! end, only the ones among the first `num_beams` finish; the others are lost, as in transformers. The tests compare with
-//! its recorded answers.
+//! Scores are f32 sums of processed log-probabilities. Each step takes the 2 · `num_beams` best
+//! candidates. Of those that end, only the ones among the first `num_beams` finish; the others are
+//! lost, as in transformers. The tests compare with its recorded answers.
 
 use rand::RngExt as _;
 use rand::rngs::ChaCha8Rng;
@@ -90,8 +90,8 @@ impl BeamSearch {
         returned.map(|finished| finished.draft.into_sequence(finished.score, finished.stop_reason)).collect()
     }
 
-    /// Returns the 2 · `num_beams` best continuations of all beams, or as many drawn without replacement, in the order of
-    /// the draw.
+    /// Returns the 2 · `num_beams` best continuations of all beams, or as many drawn without
+    /// replacement, in the order of the draw.
     fn candidates(&mut self, logits: &[&[f32]], normalizers: &[f32]) -> Vec<Candidate> {
         let count = 2 * self.params.num_beams;
         let mut candidates = Vec::with_capacity(self.beams.len() * count);
@@ -155,10 +155,12 @@ impl BeamSearch {
         continuations
     }
 
-    /// Returns whether no running beam can become a finished answer. `best` is the best score of them.
+    /// Returns whether no running beam can become a finished answer. `best` is the best score of
+    /// them.
     ///
-    /// With "never" the bound assumes the length that favours the beam most: `max_new_tokens` for a positive exponent, the
-    /// present length otherwise. Without it, transformers takes the present length, which is a heuristic.
+    /// With "never" the bound assumes the length that favours the beam most: `max_new_tokens` for a
+    /// positive exponent, the present length otherwise. Without it, transformers takes the present
+    /// length, which is a heuristic.
     fn is_over(&mut self, best: f32) -> bool {
         let is_patient = self.params.early_stopping == EarlyStopping::Never && self.params.length_penalty > 0.0;
         let length = if is_patient { self.params.max_new_tokens } else { self.new_tokens };
@@ -180,7 +182,8 @@ impl BeamSearch {
     }
 }
 
-/// Adds Gumbel noise to scores. The largest of the sums are a draw without replacement from the softmax of `scores`.
+/// Adds Gumbel noise to scores. The largest of the sums are a draw without replacement from the
+/// softmax of `scores`.
 fn perturbed(scores: &[f32], random: &mut ChaCha8Rng) -> Vec<f32> {
     let mut noisy = |score: f32| {
         if score == f32::NEG_INFINITY {

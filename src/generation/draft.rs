@@ -34,10 +34,11 @@ pub struct Sequence {
     pub token_ids: Vec<u32>,
     /// The natural logarithm of each token's probability before logits processors.
     pub logprobs: Vec<f32>,
-    /// The most likely tokens at each position, best first; empty unless `top_logprobs` was requested.
+    /// The most likely tokens at each position, best first; empty unless `top_logprobs` was
+    /// requested.
     pub alternatives: Vec<Vec<Alternative>>,
-    /// With beams the sum of processed log-probabilities divided by length^`length_penalty`. Otherwise the same of
-    /// `logprobs`, which is their mean for the default of 1.
+    /// With beams the sum of processed log-probabilities divided by length^`length_penalty`.
+    /// Otherwise the same of `logprobs`, which is their mean for the default of 1.
     pub score: f32,
     /// The reason for which it ended.
     pub stop_reason: StopReason,

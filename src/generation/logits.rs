@@ -1,7 +1,8 @@
 //! Arithmetic on one row of logits: finiteness, maximum, softmax, largest entries.
 //!
-//! Passes over the whole vocabulary are the cost of generation. So the loops keep independent lanes, which the compiler
-//! turns into vector instructions, and `pulp` picks the widest that the processor has. All of them give the same bits.
+//! Passes over the whole vocabulary are the cost of generation. So the loops keep independent
+//! lanes, which the compiler turns into vector instructions, and `pulp` picks the widest that the
+//! processor has. All of them give the same bits.
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BinaryHeap;
@@ -29,7 +30,8 @@ pub enum GenerationError {
 
 const LANES: usize = 16;
 
-/// Returns the number to subtract from scores to get log-probabilities. `None` if a score is NaN or infinite.
+/// Returns the number to subtract from scores to get log-probabilities. `None` if a score is NaN or
+/// infinite.
 pub(super) fn log_normalizer(scores: &[f32]) -> Option<f32> {
     let highest = finite_maximum(scores)?;
     Some(highest + sum_of_exp(scores, highest).ln() as f32)
@@ -55,7 +57,8 @@ impl WithSimd for FiniteMaximum<'_> {
         for chunk in chunks {
             for lane in 0..LANES {
                 highest[lane] = if chunk[lane] > highest[lane] { chunk[lane] } else { highest[lane] };
-                // The bits of positive floats are in the order of their values; infinity and NaN are the largest.
+                // The bits of positive floats are in the order of their values; infinity and NaN
+                // are the largest.
                 let bits = chunk[lane].abs().to_bits() as i32;
                 magnitude[lane] = if bits > magnitude[lane] { bits } else { magnitude[lane] };
             }
@@ -67,8 +70,8 @@ impl WithSimd for FiniteMaximum<'_> {
     }
 }
 
-/// Returns the sum of exp(score − highest). Blocks are summed in f64: 50,000 terms in f32 would lose digits that the
-/// goldens check.
+/// Returns the sum of exp(score − highest). Blocks are summed in f64: 50,000 terms in f32 would
+/// lose digits that the goldens check.
 pub(super) fn sum_of_exp(scores: &[f32], highest: f32) -> f64 {
     Arch::new().dispatch(SumOfExp { scores, highest })
 }
@@ -106,8 +109,8 @@ impl WithSimd for SumOfExp<'_> {
     }
 }
 
-/// Returns e^`x` for `x` ≤ 0, within 2 units in the last place, and 0 below −87. The polynomial is that of the Cephes library;
-/// `f32::exp` is a call, which cannot be vectorised.
+/// Returns e^`x` for `x` ≤ 0, within 2 units in the last place, and 0 below −87. The polynomial is
+/// that of the Cephes library; `f32::exp` is a call, which cannot be vectorised.
 #[inline(always)]
 fn exp(x: f32) -> f32 {
     /// Adding this rounds to an integer, which is then in the low bits.
@@ -125,7 +128,8 @@ fn exp(x: f32) -> f32 {
     if x > -87.0 { power * scale } else { 0.0 }
 }
 
-/// Returns the index of the largest score, the lowest index on a tie. `None` if no score is above −∞.
+/// Returns the index of the largest score, the lowest index on a tie. `None` if no score is above
+/// −∞.
 pub(super) fn argmax(scores: &[f32]) -> Option<usize> {
     let highest = Arch::new().dispatch(Maximum(scores));
     (highest > f32::NEG_INFINITY).then(|| scores.iter().position(|score| *score == highest))?
@@ -158,7 +162,8 @@ pub(super) fn probabilities(scores: &[f32]) -> Vec<Scored> {
     allowed.map(|(index, score)| Scored { index, score: (f64::from(score - highest).exp() / sum) as f32 }).collect()
 }
 
-/// A score and its index, ordered by score. Of equal scores the one with the lower index is the larger.
+/// A score and its index, ordered by score. Of equal scores the one with the lower index is the
+/// larger.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Scored {
     pub(super) index: usize,

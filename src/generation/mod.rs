@@ -1,8 +1,10 @@
-//! Arithmetic on logits: from the rows of a request to their next tokens, in the semantics of transformers.
+//! Arithmetic on logits: from the rows of a request to their next tokens, in the semantics of
+//! transformers.
 //!
-//! Pure: no ONNX Runtime, no I/O, no clock. A [`Task`] is the work of one request on the decoder: greedy search, sampling,
-//! beam search, or the likelihood of given answers. `engine` gives it the logits of its rows after each step, and it returns
-//! the rows of the next step with their tokens. A logits processor is one file in `processors`, which also reads its parameters.
+//! Pure: no ONNX Runtime, no I/O, no clock. A [`Task`] is the work of one request on the decoder:
+//! greedy search, sampling, beam search, or the likelihood of given answers. `engine` gives it the
+//! logits of its rows after each step, and it returns the rows of the next step with their tokens.
+//! A logits processor is one file in `processors`, which also reads its parameters.
 
 mod beam_search;
 mod draft;

@@ -1,5 +1,5 @@
-//! Generation parameters under transformers' names, parsed from JSON. Unknown ones, and values out of range, are rejected
-//! by name.
+//! Generation parameters under transformers' names, parsed from JSON. Unknown ones, and values out
+//! of range, are rejected by name.
 
 use std::sync::Arc;
 
@@ -23,7 +23,8 @@ const MAX_TOP_LOGPROBS: usize = 20;
 pub enum EarlyStopping {
     /// Stops when there are as many finished answers as beams.
     Yes,
-    /// Stops when no beam can become better than the finished answers at its present length, which is a heuristic.
+    /// Stops when no beam can become better than the finished answers at its present length, which
+    /// is a heuristic.
     No,
     /// Stops when no beam can become better than the finished answers at any length.
     Never,
@@ -115,7 +116,8 @@ impl GenerationParams {
         Ok(params)
     }
 
-    /// Restricts the search for stop strings to the answer. In transformers one may begin in the prompt.
+    /// Restricts the search for stop strings to the answer. In transformers one may begin in the
+    /// prompt.
     #[must_use]
     pub fn with_stop_strings_in_answer(mut self) -> Self {
         self.stopping.may_begin_in_prompt = false;

@@ -1,7 +1,9 @@
-//! The likelihood of given answers: the tokens of each candidate are fed as if they had been generated.
+//! The likelihood of given answers: the tokens of each candidate are fed as if they had been
+//! generated.
 //!
-//! The logits of the prompt give the probability of every candidate's first token, so candidates of one token need no row.
-//! The others take rows after the shared prompt. A row whose candidate is done begins again after the prompt with the next.
+//! The logits of the prompt give the probability of every candidate's first token, so candidates of
+//! one token need no row. The others take rows after the shared prompt. A row whose candidate is
+//! done begins again after the prompt with the next.
 
 use std::collections::VecDeque;
 
@@ -106,7 +108,8 @@ impl CandidateLikelihood {
         Ok(())
     }
 
-    /// Returns the token to feed for the logits of the next token; `None` when no token is left to score.
+    /// Returns the token to feed for the logits of the next token; `None` when no token is left to
+    /// score.
     fn next_to_feed(&self) -> Option<u32> {
         let next = self.logprobs.len();
         (next < self.token_ids.len()).then(|| self.token_ids[next - 1])

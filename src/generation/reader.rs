@@ -1,5 +1,5 @@
-//! Reads generation parameters by name from a JSON object. Every name that is read counts as known, and all others are
-//! rejected, so there is no list of names beside the code that reads them.
+//! Reads generation parameters by name from a JSON object. Every name that is read counts as known,
+//! and all others are rejected, so there is no list of names beside the code that reads them.
 
 use std::sync::Arc;
 

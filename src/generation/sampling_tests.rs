@@ -1,4 +1,5 @@
-//! Tests of whole tasks: sampling against the exact distribution, beam search against an independent search.
+//! Tests of whole tasks: sampling against the exact distribution, beam search against an
+//! independent search.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,8 +9,8 @@ use serde_json::{Value, json};
 use super::{Continuation, GenerationParams, Origin, Outcome, Sequence, StopReason, Task, Vocabulary};
 use crate::bundle::GenerationDefaults;
 
-/// A vocabulary of the 128 ASCII characters. Capital letters stand for their small letter and two exclamation marks, 0
-/// ends an answer, and 1 is a special token.
+/// A vocabulary of the 128 ASCII characters. Capital letters stand for their small letter and two
+/// exclamation marks, 0 ends an answer, and 1 is a special token.
 pub(crate) struct Letters;
 
 impl Vocabulary for Letters {
@@ -98,7 +99,8 @@ fn log_softmax(scores: &[f32]) -> Vec<f64> {
     scores.iter().map(|score| f64::from(*score) - sum.ln()).collect()
 }
 
-/// Pearson's statistic of the first tokens drawn, against `expected` probabilities; impossible tokens must not occur.
+/// Pearson's statistic of the first tokens drawn, against `expected` probabilities; impossible
+/// tokens must not occur.
 fn chi_square(value: &Value, expected: &[f64]) -> f64 {
     const DRAWS: u32 = 20_000;
     let mut counts: HashMap<u32, u32> = HashMap::new();
@@ -136,7 +138,8 @@ fn by_likelihood() -> Vec<usize> {
 
 #[test]
 fn tokens_are_drawn_by_the_exact_distribution() {
-    // With 7 degrees of freedom 29.9 is exceeded once in 10,000 times; the seeds are fixed, so the test is repeatable.
+    // With 7 degrees of freedom 29.9 is exceeded once in 10,000 times; the seeds are fixed, so the
+    // test is repeatable.
     let order = by_likelihood();
     let plain = json!({"do_sample": true, "top_k": 0, "max_new_tokens": 1});
     assert!(chi_square(&plain, &distribution(1.0, |_| true)) < 29.9);

@@ -38,8 +38,8 @@ impl fmt::Debug for Stopping {
 }
 
 impl Stopping {
-    /// Returns whether the newest token of a row ends it, and why. Of the ids of the row, the last `new_tokens` were
-    /// generated.
+    /// Returns whether the newest token of a row ends it, and why. Of the ids of the row, the last
+    /// `new_tokens` were generated.
     pub(super) fn reason(&self, ids: &[u32], new_tokens: usize) -> Option<StopReason> {
         if ids.last() == Some(&self.eos_token_id) {
             Some(StopReason::Eos)
@@ -52,8 +52,8 @@ impl Stopping {
         }
     }
 
-    /// Returns whether a stop string ends within the bytes of the newest token. Image positions and special tokens have no
-    /// bytes, and are not part of any string.
+    /// Returns whether a stop string ends within the bytes of the newest token. Image positions and
+    /// special tokens have no bytes, and are not part of any string.
     fn completes_a_string(&self, ids: &[u32]) -> bool {
         let Some(longest) = self.strings.iter().map(Vec::len).max() else { return false };
         let Some((newest, earlier)) = ids.split_last() else { return false };

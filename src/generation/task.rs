@@ -1,4 +1,5 @@
-//! The work of one request on the decoder, by any method: each row takes logits, and continues with a token or ends.
+//! The work of one request on the decoder, by any method: each row takes logits, and continues with
+//! a token or ends.
 
 use super::beam_search::BeamSearch;
 use super::draft::Draft;
@@ -75,8 +76,8 @@ enum Method {
 }
 
 impl Task {
-    /// Makes a task that generates after `prompt`: the id of the image positions, if the checkpoint has one, then the ids of
-    /// the text. `seed` is for sampling; equal seeds give equal answers.
+    /// Makes a task that generates after `prompt`: the id of the image positions, if the checkpoint
+    /// has one, then the ids of the text. `seed` is for sampling; equal seeds give equal answers.
     #[must_use]
     pub fn generate(prompt: Vec<u32>, params: GenerationParams, seed: u64) -> Self {
         let rows = params.rows();
@@ -90,8 +91,8 @@ impl Task {
         Self { method, rows, max_new_tokens }
     }
 
-    /// Makes a task that computes the likelihood of each candidate's tokens after the prompt, with at most `rows` candidates
-    /// at once.
+    /// Makes a task that computes the likelihood of each candidate's tokens after the prompt, with
+    /// at most `rows` candidates at once.
     #[must_use]
     pub fn rank(candidates: Vec<Vec<u32>>, rows: usize) -> Self {
         let longest = candidates.iter().map(Vec::len).max().unwrap_or(0);
@@ -111,8 +112,9 @@ impl Task {
         self.max_new_tokens
     }
 
-    /// Takes the unprocessed logits `[vocab]` of each row, in the order of the last continuations; at first those of the
-    /// prompt's last position. Returns the rows of the next step, none when the task has ended.
+    /// Takes the unprocessed logits `[vocab]` of each row, in the order of the last continuations;
+    /// at first those of the prompt's last position. Returns the rows of the next step, none when
+    /// the task has ended.
     ///
     /// # Errors
     /// [`GenerationError`] when no token can be chosen. The task must not be advanced again.
@@ -124,7 +126,8 @@ impl Task {
         }
     }
 
-    /// Returns the new tokens from number `first` on, if they are final: those of a single sequence.
+    /// Returns the new tokens from number `first` on, if they are final: those of a single
+    /// sequence.
     #[must_use]
     pub fn decided(&self, first: usize) -> Vec<DecidedToken> {
         match &self.method {

@@ -1,4 +1,4 @@
-//! Windows bitmaps. Samples of 5 and 6 bits are widened as Pillow does it, which the decoder does otherwise.
+//! Windows bitmaps. Widens samples of 5 and 6 bits like Pillow, from which the decoder differs.
 
 use std::io::Cursor;
 
@@ -22,10 +22,10 @@ pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<Decoded, Imag
     Ok(Decoded { rgb, orientation })
 }
 
-/// The bits of red, green and blue in a 16-bit bitmap, None for any other depth.
+/// Returns the bits of red, green and blue in a 16-bit bitmap; `None` for any other depth.
 fn narrow_channels(bytes: &[u8]) -> Result<Option<[u32; 3]>, ImageError> {
-    // File header (14), size of the information header (4), sides and planes (10), depth (2), compression (4), then
-    // five numbers, then the masks if the compression is 3.
+    // File header (14), size of the information header (4), sides and planes (10), depth (2),
+    // compression (4), then five numbers, then the masks if the compression is 3.
     let number = |at: usize| Some(u32::from_le_bytes(*bytes.get(at..)?.first_chunk::<4>()?));
     let (Some(40..), Some(planes_and_depth), Some(compression)) = (number(14), number(26), number(30)) else {
         return Ok(None);
@@ -40,7 +40,8 @@ fn narrow_channels(bytes: &[u8]) -> Result<Option<[u32; 3]>, ImageError> {
     }
 }
 
-/// The decoder rounded `value * 255 / most`, so the upper bits are the value; Pillow cuts the fraction off.
+/// Widens a sample like Pillow, which truncates. The decoder rounded `value * 255 / most`, so its
+/// upper bits are the value.
 fn widen(rgb: &mut RgbImage, bits: [u32; 3]) {
     for pixel in rgb.pixels_mut() {
         for (sample, bits) in pixel.0.iter_mut().zip(bits) {

@@ -1,5 +1,5 @@
-//! Bytes of a file to upright RGB: told apart by their first bytes, decoded within limits, turned by their EXIF
-//! orientation. Used by the preprocessor. Never trusts a media type or a file name.
+//! Decodes a file to upright RGB: detects the format by its first bytes, decodes within limits,
+//! applies the EXIF orientation. Never trusts a media type or a file name.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -7,14 +7,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use super::exif::Orientation;
 use super::{ImageError, ImageFormat, ImageLimits, RgbImage, bmp, gif, jpeg, orientation, raster, tiff, webp};
 
-/// A decoded image as the file stores it, and how it is to be turned.
+/// A decoded image as stored in the file, and its orientation.
 pub(super) struct Decoded {
     pub(super) rgb: RgbImage,
     pub(super) orientation: Orientation,
 }
 
-/// Decodes an image as `transformers.image_utils.load_image` does: EXIF orientation applied, alpha dropped without
-/// compositing, ICC profile and gamma ignored, the first frame of an animation.
+/// Decodes an image as `transformers.image_utils.load_image` does: EXIF orientation applied, alpha
+/// dropped without compositing, ICC profile and gamma ignored, the first frame of an animation.
 ///
 /// # Errors
 /// Every variant of [`ImageError`] except `TooTall` and `Config`.
@@ -36,10 +36,10 @@ fn decode_as(format: ImageFormat, bytes: &[u8], limits: &ImageLimits) -> Result<
     }
 }
 
-/// As many first bytes as the longest signature of a format has: `RIFF....WEBP`.
+/// The length of the longest signature of a format: `RIFF....WEBP`.
 pub(crate) const MAGIC_BYTES: usize = 12;
 
-/// The format that the first bytes name.
+/// Returns the format by the first bytes.
 pub(crate) fn format_of(bytes: &[u8]) -> Option<ImageFormat> {
     match bytes {
         [0xFF, 0xD8, 0xFF, ..] => Some(ImageFormat::Jpeg),
@@ -52,15 +52,16 @@ pub(crate) fn format_of(bytes: &[u8]) -> Option<ImageFormat> {
     }
 }
 
-/// Runs a decoder so that its unwinding ends here. libjpeg's fatal errors come as a payload without a panic message;
-/// a panic of another decoder would be a bug of that decoder, and hostile bytes must not make it ours.
+/// Runs a decoder, and catches its unwinding. libjpeg's fatal errors unwind with a payload and no
+/// panic message. A panic of another decoder would be a bug of that decoder, which a hostile file
+/// must not turn into a crash.
 fn contained<T>(format: ImageFormat, decode: impl FnOnce() -> Result<T, ImageError>) -> Result<T, ImageError> {
-    // The closure holds nothing but shared references, so nothing half-changed can be seen afterwards.
+    // The closure holds only shared references, so no half-changed state is visible afterwards.
     catch_unwind(AssertUnwindSafe(decode))
         .unwrap_or_else(|payload| Err(ImageError::undecodable(format, words_of(payload.as_ref()))))
 }
 
-/// What the unwinding decoder said.
+/// The message of a decoder that unwound.
 fn words_of(payload: &(dyn Any + Send)) -> String {
     payload.downcast_ref::<String>().cloned().unwrap_or_else(|| "the decoder gave up".to_owned())
 }
@@ -91,7 +92,7 @@ mod tests {
     fn a_decoder_that_unwinds_becomes_an_error() {
         let error = contained::<()>(ImageFormat::Jpeg, || std::panic::resume_unwind(Box::new(String::from("gave up"))))
             .unwrap_err();
-        assert_eq!(error.to_string(), "the jpeg image cannot be decoded, send an intact file");
+        assert_eq!(error.to_string(), "the jpeg image cannot be decoded; send an intact file");
         assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "gave up");
     }
 }

@@ -1,10 +1,10 @@
-//! What can be wrong with an image, for callers that answer a client. A message never holds bytes of the image.
+//! The errors of images. Their messages are sent to clients, and never hold bytes of the image.
 
 use std::error::Error;
 use std::fmt;
 use std::io::ErrorKind;
 
-/// A container format, told by its first bytes.
+/// A file format, detected by the first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum ImageFormat {
     /// JPEG: baseline or progressive, grey, RGB or CMYK.
@@ -34,22 +34,22 @@ impl fmt::Display for ImageFormat {
     }
 }
 
-/// Why bytes did not become `pixel_values`.
+/// An error in place of `pixel_values`.
 #[derive(Debug, thiserror::Error)]
 pub enum ImageError {
-    /// There are no bytes at all.
-    #[error("the image is empty, send the bytes of an image file")]
+    /// The file is empty.
+    #[error("the image is empty; send the bytes of an image file")]
     Empty,
     /// The file is larger than the limit.
-    #[error("the image file has {bytes} bytes, the limit is {limit}")]
+    #[error("the image file has {bytes} bytes, more than the limit of {limit}; send a smaller one")]
     TooManyBytes {
         /// Size of the file.
         bytes: usize,
         /// The limit in force.
         limit: usize,
     },
-    /// The header declares more pixels than the limit; nothing was allocated for them.
-    #[error("the image has {width} x {height} pixels, more than the limit of {limit}, send a smaller one")]
+    /// The header declares more pixels than the limit. They were not allocated.
+    #[error("the image has {width} x {height} pixels, more than the limit of {limit}; send a smaller one")]
     TooManyPixels {
         /// Declared width.
         width: u32,
@@ -58,62 +58,63 @@ pub enum ImageError {
         /// The limit in force.
         limit: u64,
     },
-    /// So tall that the image between the two passes of the resize would exceed the pixel limit.
-    #[error("the image is {height} pixels tall, more than the {limit} that can be resized, send a smaller one")]
+    /// The image is so tall that it would exceed the pixel limit between the two passes of the
+    /// resize.
+    #[error("the image is {height} pixels tall, more than the {limit} that can be resized; send a smaller one")]
     TooTall {
         /// Height after orientation.
         height: u32,
-        /// The largest height that the pixel limit allows.
+        /// The greatest height within the pixel limit.
         limit: u64,
     },
     /// Width or height is zero.
     #[error("the {format} image has no pixels, its width or height is zero")]
     NoPixels {
-        /// The format told by the first bytes.
+        /// The format of the file.
         format: ImageFormat,
     },
-    /// The first bytes belong to no format that is read here.
-    #[error("the image format is not known, send jpeg, png, webp, gif, bmp or tiff")]
+    /// The first bytes are not those of a supported format.
+    #[error("the image format is not known; send jpeg, png, webp, gif, bmp or tiff")]
     UnknownFormat,
-    /// The file is intact as far as can be told, but of a kind that is not read here.
-    #[error("this {format} image holds {feature}, which is not supported, convert it to 8-bit rgb")]
+    /// The file has a feature that is not supported.
+    #[error("this {format} image holds {feature}, which is not supported; convert it to 8-bit rgb")]
     Unsupported {
-        /// The format told by the first bytes.
+        /// The format of the file.
         format: ImageFormat,
-        /// What is not supported.
+        /// The feature.
         feature: String,
     },
     /// The file ends before the image does.
-    #[error("the {format} image is truncated, send the whole file")]
+    #[error("the {format} image is truncated; send the whole file")]
     Truncated {
-        /// The format told by the first bytes.
+        /// The format of the file.
         format: ImageFormat,
     },
-    /// The decoder refused the file.
-    #[error("the {format} image cannot be decoded, send an intact file")]
+    /// The decoder rejected the file.
+    #[error("the {format} image cannot be decoded; send an intact file")]
     Undecodable {
-        /// The format told by the first bytes.
+        /// The format of the file.
         format: ImageFormat,
-        /// What the decoder said; for logs.
+        /// The error of the decoder, for logs.
         source: Box<dyn Error + Send + Sync>,
     },
-    /// Size, mean or deviation of a bundle make no sense.
-    #[error("image preprocessing cannot use {0}, check the manifest of the bundle")]
+    /// Size, mean or deviation of the bundle are out of range.
+    #[error("image preprocessing cannot use {0}; check the manifest of the bundle")]
     Config(String),
 }
 
 impl ImageError {
-    /// The decoder's own words as the source of an [`ImageError::Undecodable`].
+    /// Makes an [`ImageError::Undecodable`] with the decoder's message as its source.
     pub(super) fn undecodable(format: ImageFormat, source: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Undecodable { format, source: source.into() }
     }
 
-    /// A kind of file that is refused on purpose.
+    /// Makes an [`ImageError::Unsupported`].
     pub(super) fn unsupported(format: ImageFormat, feature: impl Into<String>) -> Self {
         Self::Unsupported { format, feature: feature.into() }
     }
 
-    /// An error of the `image` crate.
+    /// Converts an error of the `image` crate.
     pub(super) fn from_decoder(format: ImageFormat, error: ::image::ImageError) -> Self {
         match error {
             ::image::ImageError::Unsupported(error) => Self::unsupported(format, error.kind_in_words()),
@@ -127,7 +128,7 @@ impl ImageError {
     }
 }
 
-/// The kind of an unsupported feature in our words: the crate's message may quote the file.
+/// Returns the name of an unsupported feature. The crate's own message may quote the file.
 trait KindInWords {
     fn kind_in_words(&self) -> &'static str;
 }
@@ -141,7 +142,7 @@ impl KindInWords for ::image::error::UnsupportedError {
     }
 }
 
-/// Whether an error, or one that it wraps, is the end of the data.
+/// Returns whether an error, or one that it wraps, is the end of the data.
 fn says_unexpected_end(error: &(dyn Error + 'static)) -> bool {
     std::iter::successors(Some(error), |&error| error.source()).any(|error| {
         error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == ErrorKind::UnexpectedEof)

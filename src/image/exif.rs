@@ -1,20 +1,20 @@
-//! The orientation in metadata: tag 274 of IFD0 in an EXIF block, else `tiff:Orientation` in XMP, as Pillow looks for
-//! it. Used by the decoders. Reads no other tag for its own sake; broken metadata means no orientation, not an error.
+//! The orientation in metadata: tag 274 of IFD0 in an EXIF block, else `tiff:Orientation` in XMP,
+//! as Pillow reads it. Broken metadata means no orientation, not an error.
 
 /// EXIF orientation, 1 (upright) to 8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Orientation(u8);
 
 impl Orientation {
-    /// Nothing to do.
+    /// The image is upright.
     pub(super) const UPRIGHT: Self = Self(1);
 
-    /// The number of the EXIF standard, 1 to 8.
+    /// Returns the number of the EXIF standard, 1 to 8.
     pub(super) fn number(self) -> u8 {
         self.0
     }
 
-    /// Other numbers than 1 to 8 mean upright.
+    /// Takes a number of the EXIF standard. Others than 1 to 8 mean upright.
     pub(super) fn from_number(number: u64) -> Self {
         match u8::try_from(number) {
             Ok(number @ 1..=8) => Self(number),
@@ -22,7 +22,7 @@ impl Orientation {
         }
     }
 
-    /// From an EXIF block and an XMP packet; XMP counts only if EXIF holds no orientation.
+    /// Reads an EXIF block and an XMP packet. XMP counts only if EXIF holds no orientation.
     pub(super) fn from_metadata(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Self {
         exif.and_then(exif_orientation)
             .or_else(|| xmp.and_then(xmp_orientation))
@@ -52,12 +52,13 @@ fn xmp_orientation(xmp: &[u8]) -> Option<u64> {
 pub(super) struct Ifd<'a> {
     data: &'a [u8],
     big_endian: bool,
-    /// 12 bytes an entry.
+    /// 12 bytes for each entry.
     entries: &'a [u8],
 }
 
 impl<'a> Ifd<'a> {
-    /// None if the header is not that of a classic TIFF structure or the directory lies outside the data.
+    /// Returns the first directory. `None` if the header is not that of a classic TIFF structure,
+    /// or the directory lies outside the data.
     pub(super) fn first_of(data: &'a [u8]) -> Option<Self> {
         let big_endian = match data {
             [b'I', b'I', 42, 0, ..] => false,
@@ -72,13 +73,13 @@ impl<'a> Ifd<'a> {
         Some(ifd)
     }
 
-    /// The value of a tag that holds one unsigned number.
+    /// Returns the value of a tag with one unsigned number.
     pub(super) fn number(&self, tag: u16) -> Option<u64> {
         self.numbers(tag).filter(|values| values.len() == 1).map(|values| values[0])
     }
 
-    /// The values of a tag of unsigned numbers, 64 at most. Of several entries the first that can be read counts, as in
-    /// Pillow 13.
+    /// Returns the values of a tag of unsigned numbers, at most 64. Of several entries the first
+    /// that can be read counts, as in Pillow 13.
     pub(super) fn numbers(&self, tag: u16) -> Option<Vec<u64>> {
         let (entries, _) = self.entries.as_chunks::<12>();
         let mut of_tag = entries.iter().filter(|entry| self.unsigned(&entry[..2]) == u64::from(tag));

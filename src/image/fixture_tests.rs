@@ -1,5 +1,5 @@
-//! Whole files against hashes of the reference: the committed images and, where they are, the goldens beside the
-//! repository. Each stage is compared, so that a failure names the stage.
+//! Whole files against hashes of the reference: the committed images and, where they are, the
+//! goldens beside the repository. Each stage is compared, so that a failure names the stage.
 
 use std::path::{Path, PathBuf};
 

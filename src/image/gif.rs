@@ -1,5 +1,6 @@
-//! GIF: the first frame on its canvas. The decoder leaves black around a frame that is smaller than the canvas; Pillow
-//! fills with the transparent colour of the palette, else with its first one, so the places are read here.
+//! GIF: the first frame on its canvas. Around a frame that is smaller than the canvas the decoder
+//! leaves black, whereas Pillow fills with the transparent colour of the palette, or else its first
+//! colour. So the position of the frame is read here.
 
 use std::io::Cursor;
 
@@ -26,7 +27,7 @@ pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<Decoded, Imag
     Ok(Decoded { rgb, orientation })
 }
 
-/// Where the first frame lies, and the colour of the canvas around it.
+/// The position of the first frame, and the colour of the canvas around it.
 struct FirstFrame {
     canvas: (u32, u32),
     left: u32,
@@ -37,7 +38,7 @@ struct FirstFrame {
 }
 
 impl FirstFrame {
-    /// Walks from the header to the first image descriptor. None if the file ends before.
+    /// Reads from the header to the first image descriptor. `None` if the file ends before it.
     fn find(bytes: &[u8]) -> Option<Self> {
         let mut blocks = Blocks { rest: bytes.get(6..)? };
         let screen = *blocks.take(7)?.first_chunk::<7>()?;
@@ -94,13 +95,15 @@ impl<'a> Blocks<'a> {
         Some(taken)
     }
 
-    /// The colour table that the flags of a screen or image descriptor announce; empty if they announce none.
+    /// Returns the colour table that the flags of a screen or image descriptor announce; empty if
+    /// there is none.
     fn colour_table(&mut self, flags: u8) -> Option<&'a [u8]> {
         let colours = if flags & 0x80 == 0 { 0 } else { 2 << (flags & 7) };
         self.take(colours * 3)
     }
 
-    /// Reads an extension; the transparent index if it is a graphic control extension that sets one.
+    /// Reads an extension. Returns the transparent index, if it is a graphic control extension that
+    /// sets one.
     fn transparent_index(&mut self) -> Option<Option<u8>> {
         let is_graphic_control = self.take(1)?[0] == 0xF9;
         let mut index = None;

@@ -1,4 +1,5 @@
-//! Broken and malicious files: each must give an answer or an error, quickly, and never end the process.
+//! Broken and malicious files: each must give an answer or an error, quickly, and never end the
+//! process.
 
 use std::path::Path;
 

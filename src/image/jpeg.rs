@@ -1,5 +1,6 @@
-//! JPEG through libjpeg-turbo's code (mozjpeg), whose pixels are those of the reference. Header, orientation and
-//! limits are read here first. Used by `decode`, which catches the unwinding of libjpeg's fatal errors.
+//! JPEG through libjpeg-turbo's code (mozjpeg), whose pixels equal those of the reference. Header,
+//! orientation and limits are checked here first. `decode` catches the unwinding of libjpeg's fatal
+//! errors.
 
 use std::cell::Cell;
 use std::io::{self, BufRead, Read};
@@ -13,8 +14,8 @@ use super::{ImageError, ImageFormat, ImageLimits, RgbImage};
 
 const FORMAT: ImageFormat = ImageFormat::Jpeg;
 
-/// A progressive file of a few kilobytes can hold thousands of empty scans, each a pass over the whole image.
-/// Encoders write about ten.
+/// The most scans. A progressive file of a few kilobytes can hold thousands of empty scans, each a
+/// pass over the whole image. Encoders write about ten.
 const MOST_SCANS: usize = 500;
 
 /// Decodes a JPEG.
@@ -30,7 +31,8 @@ pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<Decoded, Imag
         return Err(ImageError::undecodable(FORMAT, "the file has two headers of different sizes"));
     }
     let samples = if header.components == 4 { cmyk_samples(decoder) } else { rgb_samples(decoder) };
-    // libjpeg fills the missing rest with grey; a file without its end marker may still have been complete before it.
+    // libjpeg fills missing rows with grey. A file without its end marker may still have all of
+    // them.
     if is_exhausted.get() {
         return Err(ImageError::Truncated { format: FORMAT });
     }
@@ -46,7 +48,7 @@ fn rgb_samples(decoder: Decoder<'_>) -> io::Result<Vec<u8>> {
     decoder.rgb()?.read_scanlines::<u8>()
 }
 
-/// Row by row, so that the four channels never stand in memory as a whole.
+/// Converts row by row, so that the four channels are never in memory as a whole.
 fn cmyk_samples(decoder: Decoder<'_>) -> io::Result<Vec<u8>> {
     let mut decoder: DecompressStarted<_> = decoder.to_colorspace(ColorSpace::JCS_CMYK)?;
     let mut row = vec![[0u8; 4]; decoder.width()];
@@ -58,7 +60,7 @@ fn cmyk_samples(decoder: Decoder<'_>) -> io::Result<Vec<u8>> {
     Ok(rgb)
 }
 
-/// Pillow's arithmetic, in integers.
+/// Converts a pixel with Pillow's integer arithmetic.
 fn cmyk_to_rgb([c, m, y, k]: [u8; 4]) -> [u8; 3] {
     let white = 255 - i32::from(k);
     [c, m, y].map(|ink| {
@@ -68,7 +70,7 @@ fn cmyk_to_rgb([c, m, y, k]: [u8; 4]) -> [u8; 3] {
     })
 }
 
-/// The bytes of the file, and whether libjpeg asked for more than there are.
+/// The bytes of the file, and whether libjpeg read past their end.
 struct Watched<'a> {
     rest: &'a [u8],
     is_exhausted: &'a Cell<bool>,
@@ -93,7 +95,7 @@ impl BufRead for Watched<'_> {
     }
 }
 
-/// What the markers before the first scan say.
+/// The header: the markers before the first scan.
 struct Header {
     width: u32,
     height: u32,
@@ -132,7 +134,8 @@ impl Header {
         })
     }
 
-    /// Refuses by name what libjpeg would refuse in its own words, and files that cost more than they show.
+    /// Rejects features that libjpeg would reject with a message of its own, and files of excessive
+    /// cost.
     fn check_kind(&self, bytes: &[u8]) -> Result<(), ImageError> {
         let feature = match self {
             Self { precision: 8, components: 1 | 3 | 4, is_arithmetic: false, .. } => None,
@@ -169,7 +172,7 @@ impl<'a> Segments<'a> {
         Self { rest: bytes.get(2..).unwrap_or_default() }
     }
 
-    /// The next marker; bytes that belong to none are skipped, as libjpeg does.
+    /// Returns the next marker. Skips bytes between markers, as libjpeg does.
     fn marker(&mut self) -> Option<u8> {
         loop {
             let start = self.rest.iter().position(|&byte| byte == 0xFF)?;

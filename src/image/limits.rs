@@ -1,20 +1,20 @@
-//! How large an image may be. Made from the settings, checked by the decoders; knows no format's details.
+//! The limits on the size of an image. They come from the settings; the decoders check them.
 
 use super::{ImageError, ImageFormat};
 
-/// Limits on one image, checked before memory is taken for its pixels.
+/// Limits on one image, checked before its pixels are allocated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ImageLimits {
-    /// Largest file in bytes.
+    /// The most bytes of a file.
     pub max_bytes: usize,
-    /// Most pixels that a header may declare.
+    /// The most pixels that a header may declare.
     pub max_pixels: u64,
 }
 
 impl ImageLimits {
     /// 100 MiB.
     pub const DEFAULT_MAX_BYTES: usize = 100 * 1024 * 1024;
-    /// The size at which Pillow refuses an image as a decompression bomb.
+    /// The size at which Pillow rejects an image as a decompression bomb.
     pub const DEFAULT_MAX_PIXELS: u64 = 178_956_970;
 
     /// Checks the size of the file.
@@ -39,7 +39,8 @@ impl ImageLimits {
         Ok(())
     }
 
-    /// The same limits for the `image` crate: at most 8 bytes a pixel, twice (some decoders keep a copy).
+    /// Returns the same limits for the `image` crate: 8 bytes a pixel, twice, because some decoders
+    /// keep a copy.
     pub(super) fn for_decoder(&self) -> ::image::Limits {
         let mut limits = ::image::Limits::no_limits();
         limits.max_alloc = Some(self.max_pixels.saturating_mul(16).saturating_add(1 << 20));

@@ -1,13 +1,14 @@
-//! Images: the bytes of a file become `pixel_values`, bit for bit as transformers makes them.
+//! Images: turns files into `pixel_values`, bit for bit like transformers.
 //!
 //! `bytes -> RGB, upright [height, width, 3] -> resized [H, W, 3] -> pixel_values [3, H, W]`
 //!
-//! Used by `engine` (the image worker) and by the command line. This module is pure: it opens no file and reads no
-//! clock, environment or global. Size, mean and deviation come from the bundle's manifest, limits from the settings.
+//! Pure: opens no file, and reads no clock, environment or global. Size, mean and deviation come
+//! from the bundle's manifest, limits from the settings. The engine calls it on its preprocessing
+//! threads.
 //!
-//! Nothing that is sent as an image ends the process: sizes are checked from the header before memory is taken for
-//! pixels, and a decoder that unwinds (libjpeg reports its fatal errors so) is caught and becomes an [`ImageError`].
-//! That needs `panic = "unwind"`.
+//! No file can end the process. Sizes are checked from the header before pixels are allocated. The
+//! unwinding of a decoder, by which libjpeg reports fatal errors, is caught and becomes an
+//! [`ImageError`]. That needs `panic = "unwind"`.
 
 mod bmp;
 mod decode;

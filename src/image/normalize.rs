@@ -1,4 +1,4 @@
-//! Bytes to normalized floats through a table, as transformers computes them. Used by the preprocessor.
+//! Normalization of bytes through a table, with the values of transformers.
 
 /// `table[channel][byte]` is `(byte - mean * 255) / (std * 255)`, every step in f32.
 pub(super) struct Normalizer {
@@ -6,7 +6,8 @@ pub(super) struct Normalizer {
 }
 
 impl Normalizer {
-    /// The table for the mean and deviation of each channel, both for samples between 0 and 1.
+    /// Makes the table for the mean and deviation of each channel, both for samples between 0 and
+    /// 1.
     pub(super) fn new(mean: [f64; 3], std: [f64; 3]) -> Self {
         let table = std::array::from_fn(|channel| {
             let mean = mean[channel] as f32 * 255.0;
@@ -16,7 +17,7 @@ impl Normalizer {
         Self { table }
     }
 
-    /// `[height, width, 3]` bytes to `[3, height, width]` floats.
+    /// Normalizes `[height, width, 3]` bytes to `[3, height, width]` floats.
     pub(super) fn planes(&self, rgb: &[u8]) -> Vec<f32> {
         let (pixels, _) = rgb.as_chunks::<3>();
         let mut planes = Vec::with_capacity(pixels.len() * 3);

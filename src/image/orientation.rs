@@ -1,9 +1,9 @@
-//! Turns an image upright by its EXIF orientation. Pure index arithmetic; knows no metadata format.
+//! Turns an image upright by its EXIF orientation.
 
 use super::RgbImage;
 use super::exif::Orientation;
 
-/// Applies orientation 2 to 8; 1 returns the image itself.
+/// Applies an orientation. Orientation 1 returns the image itself.
 pub(super) fn upright(rgb: RgbImage, orientation: Orientation) -> RgbImage {
     let (width, height) = rgb.dimensions();
     let Some(walk) = Walk::new(orientation, width as usize, height as usize) else {
@@ -14,7 +14,7 @@ pub(super) fn upright(rgb: RgbImage, orientation: Orientation) -> RgbImage {
     RgbImage::from_raw(out_width, out_height, turned).expect("a turned image has as many pixels as before")
 }
 
-/// Where the pixels of the turned image lie in the stored one: `start + x * step_x + y * step_y`.
+/// The position of an upright pixel in the stored image: `start + x * step_x + y * step_y`.
 struct Walk {
     start: usize,
     step_x: isize,

@@ -1,4 +1,4 @@
-//! The whole way from bytes to `pixel_values`, with the numbers of one bundle. Used by the engine's preprocessing threads.
+//! Preprocessing from file to `pixel_values`, with the numbers of one bundle.
 
 use ndarray::Array3;
 
@@ -28,7 +28,8 @@ impl From<&ImageManifest> for PreprocessorConfig {
     }
 }
 
-/// Turns image files into `pixel_values`. Holds a small table and no other state, so threads can share it.
+/// Turns image files into `pixel_values`. Holds a small table and no other state, so threads can
+/// share it.
 pub struct Preprocessor {
     height: u32,
     width: u32,
@@ -36,14 +37,16 @@ pub struct Preprocessor {
     limits: ImageLimits,
 }
 
-/// The graph's input is an image of a few hundred pixels a side; more is a broken manifest.
+/// The largest side. The input of the graph has a few hundred pixels a side; more means a broken
+/// manifest.
 const LARGEST_SIDE: u32 = 1 << 14;
 
 impl Preprocessor {
-    /// A preprocessor for one bundle.
+    /// Makes the preprocessor of a bundle.
     ///
     /// # Errors
-    /// [`ImageError::Config`] if a side is zero or absurd, a deviation is not positive, or a number is not finite.
+    /// [`ImageError::Config`] if a side is zero or absurd, a deviation is not positive, or a number
+    /// is not finite.
     pub fn new(config: &PreprocessorConfig, limits: ImageLimits) -> Result<Self, ImageError> {
         let PreprocessorConfig { height, width, mean, std } = *config;
         if !(1..=LARGEST_SIDE).contains(&height) || !(1..=LARGEST_SIDE).contains(&width) {
@@ -58,10 +61,10 @@ impl Preprocessor {
         Ok(Self { height, width, normalizer: Normalizer::new(mean, std), limits })
     }
 
-    /// The bytes of an image file to `pixel_values` `[3, height, width]`.
+    /// Turns an image file into `pixel_values` `[3, height, width]`.
     ///
     /// # Errors
-    /// Whatever is wrong with the image; every byte string returns.
+    /// [`ImageError`] for every file that is not an image, or not one that can be used.
     pub fn preprocess(&self, bytes: &[u8]) -> Result<PixelValues, ImageError> {
         self.normalize(&decode(bytes, &self.limits)?)
     }
@@ -78,8 +81,8 @@ impl Preprocessor {
         Ok(Array3::from_shape_vec(shape, planes).expect("the resize returns the size it was asked for"))
     }
 
-    /// After the first pass of the resize the image is as tall as before: 1 x 178,956,970 pixels would then take
-    /// 120 GB.
+    /// Checks the height. The first pass of the resize changes only the width, so 1 x 178,956,970
+    /// pixels would take 120 GB after it.
     fn check_height(&self, rgb: &RgbImage) -> Result<(), ImageError> {
         let limit = (self.limits.max_pixels / u64::from(self.width)).max(1);
         if u64::from(rgb.height()) > limit {

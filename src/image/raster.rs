@@ -1,4 +1,5 @@
-//! PNG, and what the formats of the `image` crate share: limits from the header, then pixels, then RGB.
+//! PNG, and the reader for all formats of the `image` crate: limits from the header, then pixels,
+//! then RGB.
 
 use std::io::Cursor;
 
@@ -10,10 +11,11 @@ use super::exif::Orientation;
 use super::rgb::{StoredGrey, to_rgb};
 use super::{ImageError, ImageFormat, ImageLimits};
 
-/// Decodes a PNG; of an animated one the default image.
+/// Decodes a PNG, or the default image of an animated one.
 pub(super) fn decode_png(bytes: &[u8], limits: &ImageLimits) -> Result<Decoded, ImageError> {
     let format = ImageFormat::Png;
-    // Signature (8), length and name of IHDR (8), width (4), height (4), bit depth (1), colour type (1).
+    // Signature (8), length and name of IHDR (8), width (4), height (4), bit depth (1), colour type
+    // (1).
     let Some(header) = bytes.first_chunk::<26>() else {
         return Err(ImageError::Truncated { format });
     };

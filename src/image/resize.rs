@@ -1,14 +1,15 @@
-//! The resize of torchvision's bicubic interpolation with antialiasing, bit for bit. Used by the preprocessor.
+//! torchvision's bicubic resize with antialiasing, bit for bit.
 
 use fast_image_resize::images::{Image, ImageRef};
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
 
 use super::RgbImage;
 
-/// Resizes to `[height, width, 3]` bytes; the aspect ratio is lost, as in the reference.
+/// Resizes to `[height, width, 3]` bytes. Like the reference, it does not keep the aspect ratio.
 ///
-/// Two calls, width first: in one call the library goes height first, and a fifth of the bytes differ. Its weights
-/// have at most 21 bits where torchvision's have 22, which can show only when shrinking more than 128-fold.
+/// Two calls, width first: in one call the library goes height first, and a fifth of the bytes
+/// differ. Its weights have at most 21 bits where torchvision's have 22, which can show only when
+/// shrinking more than 128-fold.
 pub(super) fn resize(rgb: &RgbImage, width: u32, height: u32) -> Vec<u8> {
     let source = ImageRef::new(rgb.width(), rgb.height(), rgb.as_raw(), PixelType::U8x3)
         .expect("an RGB image holds three bytes a pixel");

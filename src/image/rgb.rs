@@ -1,12 +1,13 @@
-//! Decoded samples to 8-bit RGB as Pillow's `convert("RGB")` gives it. Used by the decoders of every format but JPEG.
-//! The crate's own `to_rgb8` is not used: it rounds 16-bit samples, where Pillow cuts or saturates them.
+//! Converts decoded samples to 8-bit RGB like Pillow's `convert("RGB")`, for every format but JPEG.
+//! `to_rgb8` of the `image` crate rounds 16-bit samples, where Pillow truncates or saturates them.
 
 use ::image::DynamicImage;
 
 use super::{ImageError, ImageFormat, RgbImage};
 
-/// What Pillow does with a single 16-bit grey channel and with 16-bit grey and alpha differs, and a transparent colour
-/// makes the first look like the second: so the file's own colour type decides.
+/// The colour type of a grey file. Pillow treats 16-bit grey differently with and without an alpha
+/// channel, and the decoder turns a transparent colour into an alpha channel, so the type in the
+/// file decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum StoredGrey {
     /// Grey alone, perhaps with a transparent colour.
@@ -15,7 +16,7 @@ pub(super) enum StoredGrey {
     WithAlpha,
 }
 
-/// 8-bit RGB of a decoded image; an RGB image is passed through.
+/// Converts a decoded image to 8-bit RGB.
 pub(super) fn to_rgb(format: ImageFormat, decoded: DynamicImage, grey: StoredGrey) -> Result<RgbImage, ImageError> {
     let width = decoded.width();
     let height = decoded.height();
@@ -35,7 +36,7 @@ pub(super) fn to_rgb(format: ImageFormat, decoded: DynamicImage, grey: StoredGre
         .ok_or_else(|| ImageError::undecodable(format, "the decoder returned too few samples"))
 }
 
-/// Pillow clips 16-bit grey: nearly everything turns white. Ugly, but the reference.
+/// Saturates 16-bit grey like Pillow, which turns nearly everything white.
 fn saturated(sample: u16) -> u8 {
     u8::try_from(sample).unwrap_or(u8::MAX)
 }
@@ -44,7 +45,7 @@ fn high_byte(sample: u16) -> u8 {
     (sample >> 8) as u8
 }
 
-/// The first three of `channels` samples of each pixel.
+/// Takes the first three of `channels` samples of each pixel.
 fn colours<T: Copy>(samples: &[T], channels: usize, to_byte: impl Fn(T) -> u8) -> Vec<u8> {
     let mut rgb = Vec::with_capacity(samples.len() / channels * 3);
     for pixel in samples.chunks_exact(channels) {
@@ -53,7 +54,7 @@ fn colours<T: Copy>(samples: &[T], channels: usize, to_byte: impl Fn(T) -> u8) -
     rgb
 }
 
-/// The first of `channels` samples of each pixel, three times.
+/// Repeats the first of `channels` samples of each pixel three times.
 fn greys<T: Copy>(samples: &[T], channels: usize, to_byte: impl Fn(T) -> u8) -> Vec<u8> {
     let mut rgb = Vec::with_capacity(samples.len() / channels * 3);
     for pixel in samples.chunks_exact(channels) {

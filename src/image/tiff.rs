@@ -1,4 +1,5 @@
-//! TIFF, after a look at its tags: what would decode to other pixels than the reference's is refused by name.
+//! TIFF, after a check of its tags: rejects by name the features that would decode to other pixels
+//! than the reference's.
 
 use std::io::Cursor;
 
@@ -54,7 +55,8 @@ fn check_tags(tags: &Ifd<'_>, limits: &ImageLimits) -> Result<(), ImageError> {
         Some(8..=10) => Some("lab colours"),
         Some(_) => Some("an unusual colour space"),
     };
-    // None, LZW, Deflate (two numbers) and PackBits lose nothing, so every decoder gives the same pixels.
+    // None, LZW, Deflate (two numbers) and PackBits lose nothing, so every decoder gives the same
+    // pixels.
     let compression = match tags.number(COMPRESSION) {
         Some(1 | 5 | 8 | 32773 | 32946) | None => None,
         Some(6 | 7) => Some("jpeg compression"),
@@ -67,7 +69,7 @@ fn check_tags(tags: &Ifd<'_>, limits: &ImageLimits) -> Result<(), ImageError> {
     }
 }
 
-/// Undoes premultiplication as Pillow's unpacker does; 16-bit images are left as they are, as there.
+/// Undoes premultiplication like Pillow's unpacker, which leaves 16-bit images unchanged.
 fn divide_by_alpha(decoded: &mut DynamicImage) {
     let DynamicImage::ImageRgba8(rgba) = decoded else {
         return;

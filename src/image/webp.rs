@@ -1,4 +1,5 @@
-//! WebP, after a walk over its chunks: the decoder believes a chunk's length before it reads the chunk.
+//! WebP, after a check of its chunks: the decoder trusts the length of a chunk before it reads the
+//! chunk.
 
 use std::io::Cursor;
 
@@ -11,7 +12,7 @@ use super::{ImageError, ImageFormat, ImageLimits};
 
 const FORMAT: ImageFormat = ImageFormat::WebP;
 
-/// Decodes a WebP; of an animated one the first frame.
+/// Decodes a WebP, or the first frame of an animated one.
 pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<Decoded, ImageError> {
     check_chunks(bytes)?;
     let decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(|error| ImageError::from_decoder(FORMAT, error))?;
@@ -19,7 +20,7 @@ pub(super) fn decode(bytes: &[u8], limits: &ImageLimits) -> Result<Decoded, Imag
     Ok(Decoded { rgb: to_rgb(FORMAT, decoded, StoredGrey::Alone)?, orientation })
 }
 
-/// Every chunk must lie inside the file, as libwebp demands too.
+/// Checks that every chunk lies within the file, as libwebp does.
 fn check_chunks(bytes: &[u8]) -> Result<(), ImageError> {
     let truncated = || ImageError::Truncated { format: FORMAT };
     let declared = length_at(bytes, 4).ok_or_else(truncated)?;

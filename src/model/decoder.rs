@@ -17,10 +17,11 @@ use crate::runtime::{
 
 const GRAPH: &str = "decoder";
 
-/// What stands behind a prompt that is shorter than the others of its run. Nothing reads it, so any id does.
+/// The padding of a prompt that is shorter than others of its run. Nothing reads it, so it can be
+/// any id.
 const PADDING: i64 = 0;
 
-/// Start token, a token of a question, and two new ones.
+/// The positions of a warm-up row: start token, a token of a question, two new tokens.
 const SHORTEST_TEXT: usize = 4;
 
 /// The session of the decoder, and the cache that it writes.
@@ -33,16 +34,17 @@ pub struct Decoder {
     logits_name: TensorName,
     /// The image positions of a run, `[rows, prefix, hidden]`, gathered where the decoder computes.
     prefixes: Buffer,
-    /// What a run writes, on the host. Lent with each answer, and usually back before the next run.
+    /// The logits of a run, on the host. Lent to the caller, who usually returns them before the
+    /// next run.
     logits: Arc<Buffer>,
     place: Place,
     prefix_len: usize,
     kv_tokens: usize,
-    /// Why rows are not to be relied on any more: a copy within the GPU's memory failed.
+    /// The reason for which rows are lost: a copy within the GPU's memory failed.
     broken: Option<String>,
 }
 
-/// What one run feeds to `rows` slots. The image positions lie in [`Decoder::prefixes`].
+/// The inputs of a run over `rows` slots. The image positions are in [`Decoder::prefixes`].
 struct Step {
     rows: Range<usize>,
     /// `[rows, seq_len]`, padded on the right.
@@ -97,8 +99,9 @@ impl Decoder {
         })
     }
 
-    /// GroupQueryAttention takes the queries of a run in blocks of 2 · `head_dim` positions, or fewer where the L2 cache is
-    /// small, and a block of one position by another kernel, with other bits. In runs of one block that happens to nobody.
+    /// GroupQueryAttention takes the queries of a run in blocks of 2 · `head_dim` positions, or
+    /// fewer where the L2 cache is small, and a block of one position by another kernel, with other
+    /// bits. A run of one block avoids that.
     fn piece(&self) -> usize {
         const FITS_EVERY_CACHE: usize = 64;
         (2 * self.manifest.head_dim).clamp(4, FITS_EVERY_CACHE)
@@ -114,7 +117,8 @@ impl Decoder {
             self.logits = Arc::new(Buffer::on_host(&self.place, self.logits.bytes())?); // somebody still reads the last ones
         }
         self.run(step).map_err(self.session.failed())?;
-        // The run wrote these positions, so the rows grow only now. After a failed run the same step can be repeated.
+        // Rows grow only after the run that wrote their positions, so a failed step can be
+        // repeated.
         rows.clone().zip(gained).for_each(|(slot, gained)| self.cache.advance(slot, gained));
         Ok(Logits::lent(self.manifest.vocab_size, rows.len(), Arc::<Buffer>::clone(&self.logits)))
     }
@@ -127,7 +131,7 @@ impl Decoder {
         let lens: Vec<usize> = rows.clone().map(|slot| self.cache.len(slot)).collect();
         let written = prefix_len + seq_len; // what is padded is written too
         let longest = lens.iter().max().map_or(0, |len| len + written);
-        // Older kernels do not check this, and the binding's safety rests on it.
+        // Older kernels do not check this, and the safety of the binding depends on it.
         assert!(longest <= self.cache.max_len(), "the engine admits only what fits max_len");
         rows.clone().zip(&lens).for_each(|(slot, len)| self.cache.will_write(slot, len + written));
 
@@ -154,7 +158,7 @@ impl Decoder {
         binding.run(self.session.session_mut())
     }
 
-    /// Gathers the image positions of the pieces, which are equally many of each. How many these are.
+    /// Gathers the image positions of the pieces, the same number of each, and returns that number.
     fn gather_prefixes(&mut self, pieces: &[PromptPiece<'_>]) -> Result<usize, RuntimeError> {
         let position = self.manifest.hidden_size * size_of::<f32>();
         let mut end = 0;
@@ -171,10 +175,10 @@ impl Decoder {
         Ok(end / position / pieces.len().max(1))
     }
 
-    /// What a copy left. After one that failed, no row can be relied on.
+    /// Records the result of a copy. After a failed one all rows are lost.
     fn note<T: Default>(&mut self, copied: Result<T, RuntimeError>) -> T {
         copied.unwrap_or_else(|error| {
-            tracing::error!(error = %error, "a copy within the KV cache failed; every run from now on fails");
+            tracing::error!(error = %error, "a copy within the KV cache failed; all further runs fail until the service is restarted");
             self.broken = Some(error.to_string());
             T::default()
         })
@@ -230,7 +234,8 @@ impl StepDecoder for Decoder {
 
     fn decode(&mut self, tokens: &[i64]) -> Result<Logits, ModelError> {
         let rows = 0..tokens.len();
-        let (input_ids, gained) = (tokens.to_vec(), vec![1; tokens.len()]);
+        let input_ids = tokens.to_vec();
+        let gained = vec![1; tokens.len()];
         Ok(self.step(Step { rows, input_ids, seq_len: 1, prefix_len: 0, gained })?)
     }
 

@@ -1,30 +1,33 @@
-//! What runs where: a provider for each stage, and the GPU behind those that need one.
+//! The assignment of stages to devices: a provider for each stage, and the GPU if a provider needs
+//! it.
 
 use std::path::PathBuf;
 
 use crate::bundle::{Manifest, Precision};
 use crate::runtime::{CudaSettings, Gpu, Provider, Providers, RuntimeError, StageProvider, TensorRtSettings};
 
-/// Images that a GPU encodes in one run at most. As many as the engine lets wait for the decoder (ADR 10).
+/// The most images that a GPU encodes in one run: as many as the engine encodes ahead of the
+/// decoder (ADR 10).
 const IMAGES_AT_ONCE: usize = 4;
 
 /// The providers of the stages, and the GPU if one of them needs it.
 #[derive(Debug, Clone)]
 pub struct Devices {
-    /// What was chosen.
+    /// The provider of each stage.
     pub providers: Providers,
-    /// There when a stage needs it.
+    /// The GPU, if a stage needs it.
     pub gpu: Option<GpuSettings>,
 }
 
-/// A GPU, and how the sessions on it share it.
+/// A GPU, and the limits of the sessions on it.
 #[derive(Debug, Clone)]
 pub struct GpuSettings {
     /// The GPU.
     pub gpu: Gpu,
-    /// Bytes of its memory that a session may take for weights and runs.
+    /// The most bytes of its memory that a session may take for weights and runs.
     pub memory_limit: usize,
-    /// Where TensorRT keeps engines and timings: a folder for just this GPU, these versions and this bundle.
+    /// The folder of TensorRT's engines and timings, for this GPU, these versions and this bundle
+    /// only.
     pub tensorrt_cache: PathBuf,
 }
 
@@ -32,7 +35,8 @@ impl Devices {
     /// Everything on the CPU.
     pub const CPU: Self = Self { providers: Providers::CPU, gpu: None };
 
-    /// Images for one run of the image stages. On the CPU, several in a run take as long as one after the other.
+    /// Returns the most images of a run of the image stages. On the CPU a batch takes as long as
+    /// its images one by one.
     pub(super) fn images_at_once(&self) -> usize {
         let Providers { vision_encoder, qformer, .. } = self.providers;
         if vision_encoder.is_gpu() && qformer.is_gpu() { IMAGES_AT_ONCE } else { 1 }
@@ -57,7 +61,7 @@ impl Devices {
     pub(super) fn decoder(&self) -> Result<StageProvider, RuntimeError> {
         match self.providers.decoder {
             Provider::Cpu => Ok(StageProvider::Cpu),
-            // TensorRT was refused when the providers were chosen.
+            // The choice of providers has rejected TensorRT already.
             Provider::Cuda | Provider::TensorRt => Ok(StageProvider::Cuda(self.cuda()?.0)),
         }
     }

@@ -1,8 +1,8 @@
-//! The KV cache: memory for `slots` rows of `max_len` positions, and how much of each row is written.
+//! The KV cache: memory for `slots` rows of `max_len` positions, and the length of each row.
 //!
-//! A row's length grows only after the run that wrote it has succeeded ([`KvCache::advance`]), so a failed run can be
-//! repeated. Positions beyond a row's length hold garbage and are never read. Their memory stays with the slot until it
-//! is given back ([`KvCache::release`]).
+//! A row's length grows only after the run that wrote it has succeeded ([`KvCache::advance`]), so a
+//! failed run can be repeated. Positions beyond a row's length hold garbage and are never read.
+//! Their memory stays with the slot until it is given back ([`KvCache::release`]).
 
 use std::ops::Range;
 
@@ -16,12 +16,13 @@ use crate::runtime::{Binding, Buffer, KvBuffer, KvLayerNames, KvShape, Place, Ru
 pub struct KvCache {
     buffer: KvBuffer,
     lens: Vec<usize>,
-    /// How long each slot was at most since its last release. Beyond, there is no memory to give back.
+    /// The most positions of each slot since its last release. There is no memory to release beyond
+    /// them.
     held: Vec<usize>,
 }
 
 impl KvCache {
-    /// Takes the memory, which the system may refuse.
+    /// Allocates the memory.
     pub(super) fn new(place: Place, names: Vec<KvLayerNames>, shape: KvShape) -> Result<Self, RuntimeError> {
         let buffer = KvBuffer::new(place, names, shape)?;
         Ok(Self { buffer, lens: vec![0; shape.slots], held: vec![0; shape.slots] })
@@ -39,24 +40,25 @@ impl KvCache {
         self.buffer.position_bytes()
     }
 
-    /// Positions written of a slot.
+    /// Returns the length of the row in a slot.
     pub(super) fn len(&self, slot: usize) -> usize {
         self.lens[slot]
     }
 
-    /// Says how much of a slot counts: nothing for a new row.
+    /// Sets the length of the row in a slot: 0 for a new row.
     pub(super) fn set_len(&mut self, slot: usize, len: usize) {
         self.lens[slot] = len;
         self.held[slot] = self.held[slot].max(len);
     }
 
-    /// Positions for which a slot holds memory: those of its row, and of longer rows that it held before.
+    /// Returns the positions for which a slot holds memory: those of its row, and of longer rows
+    /// before.
     #[must_use]
     pub fn held(&self, slot: usize) -> usize {
         self.held[slot]
     }
 
-    /// Gives the memory of a slot's positions from `from` on back to the system. A row that was longer ends there.
+    /// Releases the memory of a slot's positions from `from` on. A longer row is cut there.
     pub fn release(&mut self, slot: usize, from: usize) {
         if self.held[slot] > from {
             self.buffer.release(slot, from);
@@ -65,8 +67,8 @@ impl KvCache {
         }
     }
 
-    /// A copy of the first `len` positions of a slot, in the memory of an unneeded one. An empty row if there is no memory for
-    /// it, which harms nobody but who would have used it.
+    /// Copies the first `len` positions of a slot into the memory of `unneeded`. Returns an empty
+    /// row if there is no memory.
     pub(super) fn save_row(&self, slot: usize, len: usize, unneeded: SavedRow) -> Result<SavedRow, RuntimeError> {
         if len == 0 {
             return Ok(SavedRow::default());
@@ -74,7 +76,7 @@ impl KvCache {
         let mut saved = match self.buffer.room_for_row(len, unneeded.into_memory::<Buffer>()) {
             Ok(saved) => saved,
             Err(error) => {
-                tracing::warn!(error = %error, "keys and values cannot be kept");
+                tracing::warn!(error = %error, "cannot allocate memory for a KV prefix; it is not cached");
                 return Ok(SavedRow::default());
             }
         };
@@ -82,7 +84,7 @@ impl KvCache {
         Ok(SavedRow::new(len, saved))
     }
 
-    /// Memory for `len` positions, which was written once so that it is there.
+    /// Allocates memory for `len` positions, and writes it once so that it is resident.
     pub(super) fn spare_row(&self, len: usize) -> SavedRow {
         let Ok(mut memory) = self.buffer.room_for_row(len, None) else { return SavedRow::default() };
         if let Some(elements) = memory.host_mut() {
@@ -91,7 +93,7 @@ impl KvCache {
         SavedRow::new(0, memory)
     }
 
-    /// Fills a slot with the first `len` positions of a saved row.
+    /// Copies the first `len` positions of a saved row into a slot.
     pub(super) fn restore_row(&mut self, slot: usize, saved: &SavedRow, len: usize) -> Result<(), RuntimeError> {
         if len > 0 {
             let foreign = || RuntimeError::Broken { reason: "a saved row is of another model".to_owned() };
@@ -101,23 +103,23 @@ impl KvCache {
         Ok(())
     }
 
-    /// A run is about to write positions of a slot up to `end`, its row's or not.
+    /// Records that a run will write positions of a slot up to `end`, which may exceed its row.
     pub(super) fn will_write(&mut self, slot: usize, end: usize) {
         self.held[slot] = self.held[slot].max(end);
     }
 
-    /// A run wrote `gained` further positions of a row.
+    /// Records that a run has written `gained` more positions of a row.
     pub(super) fn advance(&mut self, slot: usize, gained: usize) {
         self.set_len(slot, self.lens[slot] + gained);
     }
 
-    /// Makes row `to` as long as `positions.end`, and copies these positions of row `from` into it.
+    /// Copies `positions` of row `from` into row `to`, which then has `positions.end` positions.
     pub(super) fn copy_row(&mut self, from: usize, to: usize, positions: Range<usize>) -> Result<(), RuntimeError> {
         self.set_len(to, positions.end);
         if from == to { Ok(()) } else { self.buffer.copy_row(from, to, positions) }
     }
 
-    /// Begins a run that reads and writes the memory of `rows`.
+    /// Binds the memory of `rows` for a run that reads and writes it.
     pub(super) fn bind(&mut self, session: &Session, rows: Range<usize>) -> ort::Result<Binding<'_>> {
         self.buffer.bind(session, rows)
     }

@@ -1,6 +1,8 @@
-//! BLIP-2 in the paper's names: vision encoder, Q-Former, decoder and its KV cache, as sessions over a bundle.
+//! BLIP-2 on ONNX Runtime: vision encoder, Q-Former, decoder and its KV cache, as sessions over a
+//! bundle.
 //!
-//! Implements the traits of `engine`. Knows tensor shapes; knows nothing of queues, requests or sampling.
+//! Implements the traits of `engine`. Knows tensor shapes; knows nothing of queues, requests or
+//! sampling.
 
 mod decoder;
 mod devices;
@@ -24,41 +26,44 @@ use crate::engine::{EmbeddedImage, EncodedImage, ImageEncoder, ModelError, Promp
 use crate::image::PixelValues;
 use crate::runtime::{Buffer, Runtime, RuntimeError};
 
-/// Prompts that a warm-up feeds in one run: of as many images as the engine lets wait for the decoder.
+/// The most prompts that a warm-up feeds in one run: as many as images are encoded ahead of the
+/// decoder.
 const PROMPTS: usize = 4;
 
-/// How much cache the decoder gets.
+/// The size of the KV cache.
 #[derive(Debug, Clone, Copy)]
 pub struct CacheSize {
     /// Rows decoded together.
     pub slots: NonZeroUsize,
-    /// Positions of a row, image prefix included; the model's own limit when `None`.
+    /// The most positions of a row, with the image prefix; `None` for the limit of the model.
     pub max_len: Option<NonZeroUsize>,
-    /// Positions of all rows together; as many as the slots hold when `None`.
+    /// The most positions of all rows together; `None` for those of all slots.
     pub kv_tokens: Option<NonZeroUsize>,
 }
 
-/// The two halves of a model, each to be owned by its worker.
+/// The two halves of a model, one for each worker.
 #[derive(Debug)]
 pub struct Blip2 {
-    /// Pixels to image prefix.
+    /// Turns pixels into image prefixes.
     pub image: ImageStage,
-    /// Prompt to logits.
+    /// Turns prompts into logits.
     pub decoder: Decoder,
 }
 
 impl Blip2 {
-    /// Opens the three graphs and holds them to the manifest. Does not hash files: see [`Bundle::check_small_files`].
+    /// Opens the three graphs, and checks them against the manifest. Does not hash files: see
+    /// [`Bundle::check_small_files`].
     ///
     /// # Errors
-    /// [`RuntimeError`] when a graph is not supported, does not load or has another signature.
+    /// [`RuntimeError`] when a graph is not supported, does not load, or has another signature.
     pub fn open(runtime: &Runtime, bundle: &Bundle, cache: CacheSize, devices: &Devices) -> Result<Self, RuntimeError> {
         if devices.providers.need_tensorrt() {
-            // It looks for the fastest kernels in memory that the cache would have taken.
+            // TensorRT searches for the fastest kernels in memory that the cache takes afterwards.
             let image = ImageStage::open(runtime, bundle, devices)?;
             return Ok(Self { image, decoder: Decoder::open(runtime, bundle, cache, devices)? });
         }
-        // ONNX Runtime rearranges the weights of a graph on one thread. The decoder's take as long as all others.
+        // ONNX Runtime prepacks the weights of a graph on one thread. The decoder's take as long as
+        // all others together.
         let (image, decoder) = thread::scope(|scope| {
             let decoder = scope.spawn(|| Decoder::open(runtime, bundle, cache, devices));
             let image = ImageStage::open(runtime, bundle, devices);
@@ -67,8 +72,8 @@ impl Blip2 {
         Ok(Self { image: image?, decoder: decoder? })
     }
 
-    /// Runs every stage once in each size that matters. The first run on a GPU loads kernels, and TensorRT builds its
-    /// engines then, which takes minutes; no request is to wait for that.
+    /// Runs every stage once in each size that matters. On a GPU the first run loads kernels, and
+    /// TensorRT builds its engines, which takes minutes. No request should wait for that.
     ///
     /// # Errors
     /// [`ModelError`] when a run fails.
@@ -92,12 +97,13 @@ impl Blip2 {
     }
 }
 
-/// Vision encoder and Q-Former, one after the other.
+/// Vision encoder and Q-Former.
 #[derive(Debug)]
 pub struct ImageStage {
     vision_encoder: VisionEncoder,
     qformer: QFormer,
-    /// What goes from one to the other, for as many images as a run takes. On the GPU, if both are there.
+    /// The `image_embeds` of a run, which one stage writes and the other reads. On the GPU, if both
+    /// stages are.
     image_embeds: Buffer,
     images_at_once: usize,
 }
@@ -112,7 +118,7 @@ impl ImageStage {
         Ok(Self { vision_encoder, qformer, image_embeds, images_at_once })
     }
 
-    /// An image of the right size with nothing on it.
+    /// Returns an empty image of the right size.
     fn blank(&self) -> PixelValues {
         let [channels, height, width] = self.vision_encoder.input_shape();
         PixelValues::zeros((channels, height, width))

@@ -1,6 +1,8 @@
-//! The Q-Former with its language projection: `image_embeds -> image_prefix [batch, num_query_tokens, decoder hidden]`.
+//! The Q-Former with its language projection: `image_embeds -> image_prefix [batch,
+//! num_query_tokens, decoder hidden]`.
 //!
-//! Its other output, `query_output [batch, num_query_tokens, hidden]`, is for embeddings; scoring does not read it.
+//! Its other output, `query_output [batch, num_query_tokens, hidden]`, is for embeddings; scoring
+//! does not read it.
 
 use ort::value::TensorElementType;
 
@@ -16,11 +18,11 @@ const GRAPH: &str = "Q-Former";
 pub struct QFormer {
     session: GraphSession,
     names: Names,
-    /// What a run writes, for several images.
+    /// The outputs of a run.
     outputs: Outputs,
     /// Of an image.
     input_shape: [usize; 2],
-    /// Where the prefixes go.
+    /// The place of the prefixes.
     prefix_place: Place,
     place: Place,
 }
@@ -37,14 +39,14 @@ struct Outputs {
     image_prefix: Buffer,
     /// Of an image.
     prefix_shape: [usize; 2],
-    /// On the host: read for embeddings alone, and small.
+    /// On the host: small, and read only for embeddings.
     query_output: Buffer,
     /// Of an image.
     query_shape: [usize; 2],
 }
 
 impl QFormer {
-    /// `decoder` is where the image prefixes will be read.
+    /// Opens the graph. `decoder` is the place where image prefixes are read.
     pub(super) fn open(
         runtime: &Runtime,
         bundle: &Bundle,
@@ -89,16 +91,16 @@ impl QFormer {
         })
     }
 
-    /// Where it computes.
+    /// Returns the place of its tensors.
     pub(super) fn place(&self) -> &Place {
         &self.place
     }
 
-    /// The image prefixes for the `image_embeds` of so many images.
+    /// Returns the image prefixes of `count` images from their `image_embeds`.
     pub(super) fn run(&mut self, image_embeds: &Buffer, images: usize) -> Result<Vec<ImagePrefix>, RuntimeError> {
         self.run_both(image_embeds, images)?;
         let bytes = self.outputs.prefix_shape.iter().product::<usize>() * size_of::<f32>();
-        // Each has memory of its own, because each is forgotten at its own time.
+        // Each prefix has its own memory, because each is evicted at its own time.
         let prefixes = (0..images).map(|image| {
             let mut prefix = Buffer::new(&self.prefix_place, bytes)?;
             prefix.copy_from(&self.outputs.image_prefix, &Pieces::one(image * bytes, 0, bytes))?;
@@ -108,7 +110,7 @@ impl QFormer {
         prefixes.collect()
     }
 
-    /// `query_output` for the `image_embeds` of one image.
+    /// Returns the `query_output` of one image from its `image_embeds`.
     pub(super) fn embed(&mut self, image_embeds: &Buffer) -> Result<QueryOutput, RuntimeError> {
         self.run_both(image_embeds, 1)?;
         let [rows, hidden] = self.outputs.query_shape;

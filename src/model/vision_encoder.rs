@@ -15,7 +15,7 @@ pub struct VisionEncoder {
     session: GraphSession,
     pixel_values: TensorName,
     image_embeds: TensorName,
-    /// What the images of a run are gathered in, on the host.
+    /// The pixels of a run, on the host.
     pixels: Buffer,
     /// Of an image.
     input_shape: [usize; 3],
@@ -51,22 +51,22 @@ impl VisionEncoder {
         })
     }
 
-    /// Where it computes.
+    /// Returns the place of its tensors.
     pub(super) fn place(&self) -> &Place {
         &self.place
     }
 
-    /// Channels, height and width of an image.
+    /// Returns channels, height and width of an image.
     pub(super) fn input_shape(&self) -> [usize; 3] {
         self.input_shape
     }
 
-    /// Bytes of `image_embeds` of an image.
+    /// Returns the bytes of the `image_embeds` of an image.
     pub(super) fn output_bytes(&self) -> usize {
         self.output_shape.iter().product::<usize>() * size_of::<f32>()
     }
 
-    /// Encodes images. `image_embeds` holds `[images.len(), num_tokens, hidden]` then.
+    /// Encodes images into `image_embeds`, as `[images.len(), num_tokens, hidden]`.
     pub(super) fn run(&mut self, images: &[&PixelValues], image_embeds: &mut Buffer) -> Result<(), RuntimeError> {
         let failed = self.session.failed();
         let image_len: usize = self.input_shape.iter().product();

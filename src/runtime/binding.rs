@@ -1,5 +1,5 @@
-//! One run of a graph over memory of our own: its tensors are parts of [`Buffer`]s, wherever these lie. So a run moves
-//! nothing between host and GPU that is not asked for, and a KV cache grows in place.
+//! A run of a graph over our own memory: its tensors are parts of [`Buffer`]s, on the host or a
+//! GPU. So no run copies between host and GPU unasked, and the KV cache grows in place.
 #![expect(unsafe_code, reason = "ort cannot bind one borrowed tensor as input and as output")]
 
 use std::ffi::{CString, NulError, c_void};
@@ -24,7 +24,7 @@ impl TensorName {
     }
 }
 
-/// What a tensor's elements are.
+/// The element type of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Element {
     F32,
@@ -39,7 +39,7 @@ impl Element {
         }
     }
 
-    /// As ONNX Runtime names it.
+    /// Returns ONNX Runtime's type.
     pub(crate) fn onnx(self) -> TensorElementType {
         match self {
             Self::F32 => TensorElementType::Float32,
@@ -57,7 +57,7 @@ pub(crate) struct Part<'s> {
 }
 
 impl<'s> Part<'s> {
-    /// f32 from the beginning on.
+    /// Returns a tensor of f32 from the beginning of its buffer.
     pub(crate) fn f32(shape: &'s [usize]) -> Self {
         Self { start: 0, element: Element::F32, shape }
     }
@@ -67,7 +67,8 @@ impl<'s> Part<'s> {
     }
 }
 
-/// Inputs and outputs of one run. The buffers stay borrowed while ONNX Runtime may read or write them.
+/// Inputs and outputs of one run. The buffers stay borrowed while ONNX Runtime may read or write
+/// them.
 pub(crate) struct Binding<'m> {
     binding: IoBinding,
     memory: PhantomData<&'m mut Buffer>,
@@ -78,7 +79,7 @@ impl<'m> Binding<'m> {
         Ok(Self { binding: session.create_binding()?, memory: PhantomData })
     }
 
-    /// Binds what the run reads.
+    /// Binds an input.
     ///
     /// # Panics
     /// When the part exceeds the buffer.
@@ -87,7 +88,8 @@ impl<'m> Binding<'m> {
         self.bind([Some(name), None], buffer, buffer.address().cast_mut(), part)
     }
 
-    /// Binds what the run writes. Every output must be bound so: a mix of these and others would pair names with the wrong values.
+    /// Binds an output. All outputs must be bound by this method: a mix with others would pair
+    /// names with wrong values.
     ///
     /// # Panics
     /// When the part exceeds the buffer.
@@ -96,7 +98,7 @@ impl<'m> Binding<'m> {
         self.bind([None, Some(name)], buffer, address, part)
     }
 
-    /// Binds what the run reads under one name and writes under another.
+    /// Binds the same memory as an input and an output.
     ///
     /// # Panics
     /// When the part exceeds the buffer.
@@ -110,8 +112,8 @@ impl<'m> Binding<'m> {
         self.bind([Some(past), Some(present)], buffer, address, part)
     }
 
-    /// Copies an input to where the graph wants it. Takes the tensor by value, because `bind_input` never returns for
-    /// borrowed data.
+    /// Binds a small input, which is copied to the place of the graph. Takes the tensor by value,
+    /// because `bind_input` of borrowed data never returns it.
     pub(crate) fn copied<T>(&mut self, name: &str, tensor: Tensor<T>) -> ort::Result<()>
     where
         T: PrimitiveTensorElementType + Debug,
@@ -125,7 +127,7 @@ impl<'m> Binding<'m> {
         Ok(())
     }
 
-    /// Names of an input and an output.
+    /// The names of an input and an output.
     fn bind(
         &mut self,
         names: [Option<&TensorName>; 2],
@@ -150,8 +152,9 @@ impl<'m> Binding<'m> {
         shape: &[usize],
     ) -> ort::Result<()> {
         let shape: Shape = shape.iter().map(|dimension| *dimension as i64).collect();
-        // SAFETY: the memory lies where its info says, holds all elements of the shape as `bind` checked, and stays
-        // borrowed by the caller for 'm, exclusively if it is bound as an output.
+        // SAFETY: the memory lies where its info says, holds all elements of the shape as `bind`
+        // checked, and stays borrowed by the caller for 'm, exclusively if it is bound as an
+        // output.
         let view = unsafe { TensorRefMut::<T>::from_raw(info, address, shape)? };
         let io = self.binding.ptr_mut();
         let value = view.ptr();

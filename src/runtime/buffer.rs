@@ -1,7 +1,7 @@
 //! Memory for tensors, on the host or on a GPU, and copies between any two of them.
 //!
-//! A KV cache on the host is mapped, not allocated: the system grants all of it at once, lends a page when it is first
-//! written, and takes pages back when asked ([`Buffer::release`]). Such a cache may be far larger than what its rows ever use.
+//! A KV cache on the host is mapped, not allocated: a page takes memory from its first write until
+//! its release ([`Buffer::release`]). So a cache may be far larger than its rows ever are.
 #![expect(unsafe_code, reason = "mapped memory is bytes, seen as f32; pieces of buffers are copied by address")]
 
 use std::ffi::c_void;
@@ -18,7 +18,7 @@ use ort::memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType};
 use super::RuntimeError;
 use super::gpu::{End, Gpu};
 
-/// Where a stage keeps its tensors.
+/// The place of a stage's tensors.
 #[derive(Debug, Clone)]
 pub(crate) enum Place {
     /// The memory of the process.
@@ -28,7 +28,8 @@ pub(crate) enum Place {
 }
 
 impl Place {
-    /// Where what one stage writes and another reads is to lie: on the GPU if both are there.
+    /// Returns the place of a tensor that one stage writes and another reads: the GPU if both are
+    /// there.
     pub(crate) fn between(&self, other: &Self) -> Self {
         match (self, other) {
             (Self::Gpu(gpu), Self::Gpu(_)) => Self::Gpu(gpu.clone()),
@@ -37,7 +38,7 @@ impl Place {
     }
 }
 
-/// A multiple of every page size there is: x86-64 has one, elsewhere Linux may be built with pages of up to 64 KiB.
+/// A multiple of every page size: 4 KiB on x86-64, up to 64 KiB elsewhere.
 #[cfg(target_os = "linux")]
 const PAGE_BYTES: usize = if cfg!(target_arch = "x86_64") { 4 << 10 } else { 64 << 10 };
 
@@ -55,9 +56,10 @@ enum Memory {
     Device(DeviceMemory),
 }
 
-/// Host memory that the GPU reaches by itself.
+/// Host memory that the GPU can access.
 struct PinnedMemory {
-    /// Of the first element. Asked once: cudarc waits for an event at each time, and passes on what failed elsewhere.
+    /// The address of the first element. Read once, because cudarc waits for an event each time,
+    /// and returns errors of others.
     address: usize,
     elements: usize,
     /// Gives the memory back when it is dropped.
@@ -66,7 +68,8 @@ struct PinnedMemory {
 
 impl PinnedMemory {
     fn as_slice(&self) -> &[f32] {
-        // SAFETY: the owner has so many initialised elements there, which stay while it lives, and is borrowed with `self`.
+        // SAFETY: the owner has `len` initialised elements there as long as it lives, and is
+        // borrowed with `self`.
         unsafe { slice::from_raw_parts(self.address as *const f32, self.elements) }
     }
 
@@ -94,25 +97,25 @@ impl std::fmt::Debug for Memory {
     }
 }
 
-/// `count` pieces of `len` bytes, evenly spaced at both ends of a copy. Everything in bytes.
+/// `count` pieces of `len` bytes, evenly spaced at both ends of a copy. All numbers are bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pieces {
-    /// Where the first piece begins in the source.
+    /// The start of the first piece in the source.
     pub(crate) from: usize,
     /// From the start of a piece to that of the next, in the source.
     pub(crate) from_pitch: usize,
-    /// Where the first piece begins in the target.
+    /// The start of the first piece in the target.
     pub(crate) to: usize,
     /// From the start of a piece to that of the next, in the target.
     pub(crate) to_pitch: usize,
-    /// Of a piece.
+    /// The length of a piece.
     pub(crate) len: usize,
-    /// How many.
+    /// The number of pieces.
     pub(crate) count: usize,
 }
 
 impl Pieces {
-    /// One piece.
+    /// Returns one piece.
     pub(crate) fn one(from: usize, to: usize, len: usize) -> Self {
         Self { from, from_pitch: len, to, to_pitch: len, len, count: 1 }
     }
@@ -128,7 +131,7 @@ impl Pieces {
 }
 
 impl Buffer {
-    /// Memory where a stage keeps its tensors.
+    /// Allocates memory in the place of a stage's tensors.
     pub(crate) fn new(place: &Place, bytes: usize) -> Result<Self, RuntimeError> {
         let memory = match place {
             Place::Host => Memory::Heap(vec![0.0; bytes.div_ceil(size_of::<f32>())]),
@@ -140,7 +143,7 @@ impl Buffer {
         Ok(Self { memory, bytes })
     }
 
-    /// Memory of the host for what a stage at `place` reads or writes there: pinned if that is a GPU.
+    /// Allocates memory of the host for a stage at `place`: pinned if that is a GPU.
     pub(crate) fn on_host(place: &Place, bytes: usize) -> Result<Self, RuntimeError> {
         let Place::Gpu(gpu) = place else { return Self::new(place, bytes) };
         let elements = bytes.div_ceil(size_of::<f32>());
@@ -148,22 +151,24 @@ impl Buffer {
         Ok(Self { memory: Memory::Pinned(PinnedMemory { address, elements, _owner: owner }), bytes })
     }
 
-    /// Memory of the host that is lent by the page. No swap is reserved, because most of it is never written.
+    /// Maps memory of the host, which takes memory page by page. No swap is reserved, because most
+    /// pages are never written.
     pub(crate) fn map(bytes: usize) -> io::Result<Self> {
         let map = MmapOptions::new().len(bytes).no_reserve_swap().map_anon()?;
-        // A huge page would cost 2 MiB for the first position of a head. A system that refuses has none.
+        // With huge pages the first position of a head would cost 2 MiB. The call fails on systems
+        // without them.
         #[cfg(target_os = "linux")]
         let _ = map.advise(Advice::NoHugePage);
         Ok(Self { memory: Memory::Map(map), bytes })
     }
 
-    /// Its size.
+    /// Returns its size.
     pub(crate) fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Gives the whole pages within `bytes` back: they read zero, and cost nothing until they are written again. Only of
-    /// mapped memory, elsewhere nothing happens.
+    /// Releases the whole pages within `bytes`: they read zero, and take no memory until they are
+    /// written again. Does nothing for memory that is not mapped.
     #[cfg(target_os = "linux")]
     pub(crate) fn release(&mut self, bytes: Range<usize>) {
         let Memory::Map(map) = &mut self.memory else { return };
@@ -173,10 +178,11 @@ impl Buffer {
         if start >= end {
             return;
         }
-        // SAFETY: the range begins at a page, so nothing before it is lost, and lies within a private anonymous map that
-        // is borrowed exclusively. Its bytes become zero, and so stay initialised.
+        // SAFETY: the range begins at a page, so nothing before it is lost, and lies within a
+        // private anonymous map that is borrowed exclusively. Its bytes become zero, and so stay
+        // initialised.
         let released = unsafe { map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, end - start) };
-        // Refused when the process has locked its memory: then it is to stay.
+        // Fails if the process has locked its memory, which then stays.
         drop(released);
     }
 
@@ -184,11 +190,12 @@ impl Buffer {
     #[cfg(not(target_os = "linux"))]
     pub(crate) fn release(&mut self, _bytes: Range<usize>) {}
 
-    /// The elements, of memory on the host.
+    /// Returns the elements, of memory on the host.
     pub(crate) fn host(&self) -> Option<&[f32]> {
         match &self.memory {
             Memory::Map(map) => {
-                // SAFETY: the map begins at a page, holds that many initialised f32 (any bits are one), and is borrowed.
+                // SAFETY: the map begins at a page, holds that many initialised f32 (any bits are
+                // one), and is borrowed.
                 Some(unsafe { slice::from_raw_parts(map.as_ptr().cast(), map.len() / size_of::<f32>()) })
             }
             Memory::Heap(elements) => Some(elements),
@@ -197,7 +204,7 @@ impl Buffer {
         }
     }
 
-    /// As [`Buffer::host`].
+    /// Returns the elements, of memory on the host.
     pub(crate) fn host_mut(&mut self) -> Option<&mut [f32]> {
         match &mut self.memory {
             Memory::Map(map) => {
@@ -210,7 +217,8 @@ impl Buffer {
         }
     }
 
-    /// What ONNX Runtime is told of where this lies. Pinned memory is to it like any other of the host: the driver knows.
+    /// Returns ONNX Runtime's description of the place. Pinned memory counts as memory of the host,
+    /// because the driver knows it.
     pub(super) fn memory_info(&self) -> ort::Result<MemoryInfo<'static>> {
         match &self.memory {
             Memory::Device(DeviceMemory { gpu, .. }) => {
@@ -220,7 +228,7 @@ impl Buffer {
         }
     }
 
-    /// Where it begins, to read from.
+    /// Returns its address, for reading.
     pub(super) fn address(&self) -> *const c_void {
         match &self.memory {
             Memory::Map(map) => map.as_ptr().cast(),
@@ -230,7 +238,7 @@ impl Buffer {
         }
     }
 
-    /// Where it begins, to write to.
+    /// Returns its address, for writing.
     pub(super) fn address_mut(&mut self) -> *mut c_void {
         match &mut self.memory {
             Memory::Map(map) => map.as_mut_ptr().cast(),
@@ -247,7 +255,7 @@ impl Buffer {
         }
     }
 
-    /// Copies pieces of another buffer into this one. On a GPU it is only begun: [`Buffer::wait`].
+    /// Copies pieces of another buffer into this one. On a GPU the copy ends with [`Buffer::wait`].
     ///
     /// # Panics
     /// When a piece lies outside either buffer.
@@ -260,11 +268,12 @@ impl Buffer {
         let target = self.address_mut();
         let from = source.end(source.address().cast_mut(), pieces.from);
         let to = self.end(target, pieces.to);
-        // SAFETY: all pieces lie within both buffers, as was checked, which are different ones and borrowed here.
+        // SAFETY: all pieces lie within both buffers, as was checked, which are different ones and
+        // borrowed here.
         unsafe { copy(self.gpu().or(source.gpu()), from, to, pieces) }
     }
 
-    /// Copies pieces of this buffer to elsewhere in it. On a GPU it is only begun.
+    /// Copies pieces within this buffer. On a GPU the copy ends with [`Buffer::wait`].
     ///
     /// # Panics
     /// When a piece lies outside, or is written to where another is read.
@@ -278,7 +287,8 @@ impl Buffer {
         let address = self.address_mut();
         let from = self.end(address, pieces.from);
         let to = self.end(address, pieces.to);
-        // SAFETY: all pieces lie within this buffer, which is borrowed exclusively, and none of them meet, as was checked.
+        // SAFETY: all pieces lie within this buffer, which is borrowed exclusively, and none of
+        // them meet, as was checked.
         unsafe { copy(self.gpu(), from, to, pieces) }
     }
 
@@ -295,7 +305,7 @@ impl Buffer {
     }
 }
 
-/// The elements, of memory on the host; else none.
+/// Returns the elements of memory on the host; none otherwise.
 impl AsRef<[f32]> for Buffer {
     fn as_ref(&self) -> &[f32] {
         self.host().unwrap_or_default()
@@ -303,7 +313,8 @@ impl AsRef<[f32]> for Buffer {
 }
 
 /// # Safety
-/// All pieces lie within valid memory at both ends, and do not meet; those written are borrowed by the caller alone.
+/// All pieces lie within valid memory at both ends, and do not meet; those written are borrowed by
+/// the caller alone.
 unsafe fn copy(gpu: Option<&Gpu>, from: End, to: End, pieces: &Pieces) -> Result<(), RuntimeError> {
     match (from, to, gpu) {
         (End::Host(from), End::Host(to), _) => {

@@ -1,8 +1,8 @@
 //! Buffers and the KV cache on a device, compared with the same on the host.
 //!
-//! Without a GPU, the driver is a stand-in of ours (`tests/fixtures/fake_cuda.c`), which keeps its memory at addresses that
-//! nobody can read but itself. It is compiled here and found by a second process of this test. With BLIP2_TEST_PROVIDER=cuda
-//! the real driver is used.
+//! Without a GPU, the driver is a stand-in of ours (`tests/fixtures/fake_cuda.c`), which keeps its
+//! memory at addresses that nobody can read but itself. It is compiled here and found by a second
+//! process of this test. With BLIP2_TEST_PROVIDER=cuda the real driver is used.
 
 use std::env;
 use std::path::Path;
@@ -16,7 +16,8 @@ use super::kv_buffer::{KvBuffer, KvLayerNames, KvShape};
 /// Set for the process that finds the stand-in.
 const SECOND: &str = "BLIP2_TEST_FAKE_CUDA";
 
-/// The GPU to test with, in the process that has one; the other one has run the test in a second process.
+/// The GPU to test with, in the process that has one; the other one has run the test in a second
+/// process.
 fn gpu(test: &str) -> Option<Gpu> {
     let is_real = env::var("BLIP2_TEST_PROVIDER").is_ok_and(|provider| provider != "cpu");
     if is_real || env::var_os(SECOND).is_some() {

@@ -8,28 +8,29 @@ use ort::logging::LogLevel;
 
 use super::{RuntimeError, vendor_telemetry};
 
-/// How ONNX Runtime uses the CPU. The defaults are what was fastest (docs/performance.md).
+/// ONNX Runtime's use of the CPU. The defaults were the fastest (docs/performance.md).
 #[derive(Debug, Clone)]
 pub struct CpuSettings {
-    /// Threads of the pool, the caller's counted.
+    /// The threads of the pool, with the calling one.
     pub threads: NonZeroUsize,
-    /// Whether they wait for the next operator for a moment before they sleep.
+    /// Whether threads spin for a moment before they sleep.
     pub spin: bool,
-    /// Where they run, as ONNX Runtime writes it: for each but the first the processors, counted from 1, as in `2;3,4`.
+    /// The affinities of all threads but the first, in the format of ONNX Runtime: processors,
+    /// counted from 1, such as `2;3,4`.
     pub affinity: Option<String>,
-    /// Whether sessions keep the memory of a run for the next one.
+    /// Whether sessions keep the memory of a run for the next.
     pub arena: bool,
 }
 
 impl CpuSettings {
-    /// The defaults, on so many threads.
+    /// Returns the defaults for this number of threads.
     #[must_use]
     pub fn with_threads(threads: NonZeroUsize) -> Self {
         Self { threads, spin: true, affinity: None, arena: true }
     }
 }
 
-/// The loaded library and its environment. Made once, kept until the process ends; clones are handles.
+/// The loaded library and its environment. It lives until the process ends; clones are handles.
 #[derive(Debug, Clone)]
 pub struct Runtime {
     environment: Environment,
@@ -38,22 +39,23 @@ pub struct Runtime {
 }
 
 impl Runtime {
-    /// Loads the library and starts its threads. Must come before any other use of `ort`, once a process.
+    /// Loads the library and starts its threads. Must be called once, before any other use of
+    /// `ort`.
     ///
     /// # Errors
-    /// [`RuntimeError::VendorTelemetry`] unless it is turned off, [`RuntimeError::Library`] when the file is missing or older
-    /// than 1.24, [`RuntimeError::Environment`] else.
+    /// [`RuntimeError::VendorTelemetry`] unless it is turned off, [`RuntimeError::Library`] when
+    /// the file is missing or older than 1.24, [`RuntimeError::Environment`] otherwise.
     pub fn load(library: &Path, cpu: &CpuSettings) -> Result<Self, RuntimeError> {
         vendor_telemetry::require_disabled()?;
-        // Checked first, because ONNX Runtime's loader says only that it failed.
+        // Checked first, because the loader's error has no reason.
         if !library.is_file() {
             let reason = "no such file".to_owned();
             return Err(RuntimeError::Library { path: library.to_path_buf(), reason });
         }
         let builder = ort::init_from(library)
             .map_err(|error| RuntimeError::Library { path: library.to_path_buf(), reason: format!("{error:?}") })?;
-        // Threads that spin for a moment between two operators make a run 8 % shorter (benches/results). They have the
-        // cores to themselves, because the engine's workers take turns, and sleep soon after a run.
+        // Spinning between operators makes a run 8 % shorter (benches/results). It takes no cores
+        // from others, because the engine's workers take turns, and ends soon after a run.
         let pool = GlobalThreadPoolOptions::default()
             .with_intra_threads(cpu.threads.get())
             .and_then(|pool| pool.with_spin_control(cpu.spin))
@@ -77,13 +79,13 @@ impl Runtime {
         self.arena
     }
 
-    /// Threads of the pool that all sessions share.
+    /// Returns the number of threads, which all sessions share.
     #[must_use]
     pub fn threads(&self) -> NonZeroUsize {
         self.threads
     }
 
-    /// What tells this build of the library from others: the commit it was built from, where it says so.
+    /// Returns an id of this build of the library: the commit, if the library reports it.
     #[must_use]
     pub fn build_id(&self) -> &'static str {
         let about = ort::info();
@@ -91,7 +93,7 @@ impl Runtime {
         commit.and_then(|commit| commit.split([',', ' ']).next()).unwrap_or(about)
     }
 
-    /// What the library says of itself: version and build.
+    /// Returns the version and build that the library reports.
     #[must_use]
     pub fn version(&self) -> &'static str {
         ort::info()

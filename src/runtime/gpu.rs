@@ -1,8 +1,9 @@
-//! The GPU: whether it can be used at all, its memory, and copies within it.
+//! The GPU: a check that it can be used, its memory, and copies within it.
 //!
-//! Everything goes through NVIDIA's driver, which is loaded when it is asked for, so the same binary runs without one.
-//! ONNX Runtime uses the same context (the device's primary one), on streams of its own. It waits for them at the end of
-//! each run, and what is done here is waited for before the next ([`Gpu::wait`]), so the two never overlap.
+//! All calls go to NVIDIA's driver, which is loaded on first use, so the same binary runs without
+//! one. ONNX Runtime uses the same context (the device's primary one), on streams of its own. It
+//! waits for them at the end of each run, and this module's copies are waited for before the next
+//! ([`Gpu::wait`]), so the two never overlap.
 #![expect(
     unsafe_code,
     reason = "cudarc has no safe call for a copy of evenly spaced pieces, nor for the driver's version"
@@ -17,13 +18,14 @@ use cudarc::driver::{CudaContext, CudaSlice, CudaStream, DevicePtrMut as _, Driv
 use super::RuntimeError;
 use super::buffer::Pieces;
 
-/// CUDA 13, for which the pinned ONNX Runtime is built, as the driver counts.
+/// CUDA 13, for which the pinned ONNX Runtime is built, in the driver's numbering.
 const LEAST_DRIVER: i32 = 13_000;
 
-/// CUDA 13 compiles for Turing and later.
+/// The oldest compute capability of CUDA 13: Turing.
 const LEAST_CAPABILITY: (i32, i32) = (7, 5);
 
-/// Those that the pinned build of ONNX Runtime holds code for, and nothing that could be compiled for others.
+/// The compute capabilities for which the pinned ONNX Runtime has code. It has none that could be
+/// compiled for others.
 const HAS_CODE_FOR: [(i32, i32); 7] = [(7, 5), (8, 0), (8, 6), (8, 7), (8, 9), (9, 0), (12, 0)];
 
 const DRIVER_REMEDY: &str = "install NVIDIA's driver 580 or newer, in a container start it with `--gpus all` (docs/gpu.md), or use a bundle \
@@ -39,14 +41,16 @@ pub struct Gpu {
 }
 
 impl Gpu {
-    /// Takes hold of the GPU with this number.
+    /// Opens the GPU with this number.
     ///
     /// # Errors
-    /// [`RuntimeError::Gpu`] when there is no driver, it is too old, or there is no such GPU, or it is too old.
+    /// [`RuntimeError::Gpu`] when there is no driver, it is too old, or there is no such GPU, or it
+    /// is too old.
     pub fn open(id: usize) -> Result<Self, RuntimeError> {
         let unusable = |reason: String, remedy: &str| RuntimeError::Gpu { reason, remedy: remedy.to_owned() };
         let failed = |what: &'static str| move |error| unusable(format!("{what}: {}", describe(error)), DRIVER_REMEDY);
-        // SAFETY: opens the driver's library, whose initialisers are NVIDIA's, and calls nothing in it.
+        // SAFETY: opens the driver's library, whose initialisers are NVIDIA's, and calls nothing in
+        // it.
         if !unsafe { sys::is_culib_present() } {
             return Err(unusable("no NVIDIA driver: libcuda.so.1 cannot be loaded".to_owned(), DRIVER_REMEDY));
         }
@@ -87,25 +91,25 @@ impl Gpu {
         Ok(gpu)
     }
 
-    /// Its number among those that the driver shows to this process.
+    /// Returns its number among those that the driver shows to this process.
     #[must_use]
     pub fn id(&self) -> usize {
         self.context.ordinal()
     }
 
-    /// What NVIDIA calls it.
+    /// Returns its name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The newest CUDA that the driver knows.
+    /// Returns the newest CUDA version that the driver supports.
     #[must_use]
     pub fn driver_cuda(&self) -> String {
         cuda_version(self.driver)
     }
 
-    /// Bytes of its memory that nobody has taken.
+    /// Returns its free memory in bytes.
     ///
     /// # Errors
     /// [`RuntimeError::Device`] when the driver fails.
@@ -114,7 +118,7 @@ impl Gpu {
         Ok(free as u64)
     }
 
-    /// Memory on the GPU, of zeros.
+    /// Allocates zeroed memory on the GPU.
     pub(super) fn zeros(&self, bytes: usize) -> Result<CudaSlice<u8>, RuntimeError> {
         let memory = self.context.bind_to_thread().and_then(|()| self.stream.alloc_zeros::<u8>(bytes.max(1)));
         let memory = memory.map_err(|source| {
@@ -125,10 +129,10 @@ impl Gpu {
         Ok(memory)
     }
 
-    /// Memory of the host that the GPU reads and writes by itself, of zeros, and where it lies.
+    /// Allocates zeroed memory of the host that the GPU can access. Also returns its address.
     pub(super) fn pinned(&self, elements: usize) -> Result<(usize, PinnedHostSlice<f32>), RuntimeError> {
-        // SAFETY: it is filled before anyone can read it. The flags ask for plain memory: what is write-combined, cudarc's
-        // default, is read slowly, and logits are read.
+        // SAFETY: it is filled before anyone can read it. The flags ask for plain memory: what is
+        // write-combined, cudarc's default, is read slowly, and logits are read.
         let mut memory = unsafe { self.context.alloc_pinned_with_flags::<f32>(elements, 0) }
             .map_err(device("taking pinned host memory"))?;
         let zeros = memory.as_mut_slice().map_err(device("clearing pinned host memory"))?;
@@ -136,15 +140,18 @@ impl Gpu {
         Ok((zeros.as_mut_ptr().expose_provenance(), memory))
     }
 
-    /// Where memory lies. It stays there, so this is asked once: cudarc notes an event each time.
+    /// Returns the address of memory. Called once for each buffer, because cudarc records an event
+    /// each time.
     pub(super) fn address(&self, memory: &mut CudaSlice<u8>) -> u64 {
         memory.device_ptr_mut(&self.stream).0
     }
 
-    /// Begins to copy evenly spaced pieces. Both ends must stay as they are until [`Gpu::wait`] returns.
+    /// Begins to copy evenly spaced pieces. Both ends must stay unchanged until [`Gpu::wait`]
+    /// returns.
     ///
     /// # Safety
-    /// All pieces lie within memory that is valid at both ends, and those written are borrowed by nobody else.
+    /// All pieces lie within valid memory at both ends, and no one else borrows those that are
+    /// written.
     pub(super) unsafe fn copy(&self, from: End, to: End, pieces: &Pieces) -> Result<(), RuntimeError> {
         let copy = sys::CUDA_MEMCPY2D {
             srcXInBytes: 0,
@@ -165,13 +172,14 @@ impl Gpu {
             Height: pieces.count,
         };
         let begun = self.context.bind_to_thread().and_then(|()| {
-            // SAFETY: the caller vouches for the memory; the struct is read before the call returns.
+            // SAFETY: the caller vouches for the memory; the struct is read before the call
+            // returns.
             unsafe { sys::cuMemcpy2DAsync_v2(&raw const copy, self.stream.cu_stream()) }.result()
         });
         begun.map_err(device("copying GPU memory"))
     }
 
-    /// Waits for what was begun here.
+    /// Waits for all copies that were begun here.
     pub(super) fn wait(&self) -> Result<(), RuntimeError> {
         self.stream.synchronize().map_err(device("waiting for the GPU"))
     }
@@ -183,7 +191,7 @@ impl fmt::Debug for Gpu {
     }
 }
 
-/// Where a copy begins or ends.
+/// An end of a copy.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum End {
     Host(*mut c_void),
@@ -213,7 +221,7 @@ impl End {
     }
 }
 
-/// What the driver says of a failure, with its words where it has some.
+/// An error of the driver, with its message if it has one.
 #[derive(Debug)]
 pub struct DeviceFailure(String);
 
@@ -240,7 +248,7 @@ fn describe(error: DriverError) -> String {
     words.map_or_else(|| format!("{:?}", error.0), |words| format!("{words} ({:?})", error.0))
 }
 
-/// 13000 is CUDA 13.0, 12080 is 12.8.
+/// Returns the version in words: 13000 is CUDA 13.0, 12080 is 12.8.
 pub(super) fn cuda_version(number: i32) -> String {
     format!("{}.{}", number / 1000, number % 1000 / 10)
 }

@@ -1,7 +1,9 @@
-//! NVIDIA's libraries behind ONNX Runtime's GPU providers: opened before it, so that what is missing has a name.
+//! NVIDIA's libraries for ONNX Runtime's GPU providers. Opened before the providers, so that an
+//! error names the missing one.
 //!
-//! The providers look for them by bare name, and have no path of their own to look in. Whatever is open already is found,
-//! so they are opened here from the folder of ONNX Runtime, or else from wherever the system finds them, and stay open.
+//! The providers open them by bare name, without a search path. A library that is open already is
+//! found. So they are opened here, from the folder of ONNX Runtime or else by the system's search,
+//! and stay open.
 #![expect(unsafe_code, reason = "opening a library runs its initialisers, and its version is asked by symbol")]
 
 use std::env;
@@ -16,7 +18,7 @@ use libloading::os::unix::{Library as UnixLibrary, RTLD_GLOBAL, RTLD_NOW};
 use super::RuntimeError;
 use super::gpu::cuda_version;
 
-/// What the CUDA provider opens, in an order in which each finds those that it needs itself.
+/// The libraries of the CUDA provider, each after those that it needs.
 const CUDA: [&str; 7] = [
     "libcudart.so.13",
     "libnvrtc-builtins.so.13.0",
@@ -27,17 +29,17 @@ const CUDA: [&str; 7] = [
     "libcudnn.so.9",
 ];
 
-/// Another release of CUDA 13 has it under another name, and its own nvrtc finds it.
+/// Optional: another release of CUDA 13 has it under another name, and its own nvrtc finds it.
 const NAMED_BY_RELEASE: &str = "libnvrtc-builtins.so.13.0";
 
-/// What the TensorRT provider opens beside those.
+/// The further libraries of the TensorRT provider.
 const TENSORRT: [&str; 2] = ["libnvinfer.so.10", "libnvonnxparser.so.10"];
 
 const CUDA_REMEDY: &str = "run `make onnxruntime-gpu` and set ORT_DYLIB_PATH=.ort-gpu/libonnxruntime.so (docs/gpu.md)";
 const TENSORRT_REMEDY: &str = "install TensorRT 10 for CUDA 13 and run `make onnxruntime-gpu TENSORRT_DIR=…`, or use the provider \
     cuda (docs/gpu.md)";
 
-/// The versions found, for the log and for the names of TensorRT's caches.
+/// The versions of the libraries, for the log and for the names of TensorRT's caches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GpuLibraries {
     cuda: String,
@@ -46,10 +48,11 @@ pub struct GpuLibraries {
 }
 
 impl GpuLibraries {
-    /// Opens what the providers need that `library`, ONNX Runtime's, has beside it.
+    /// Opens the libraries of the providers. `library` is that of ONNX Runtime.
     ///
     /// # Errors
-    /// [`RuntimeError::Gpu`] when `library` is a build for the CPU, or one of the libraries is missing or of another version.
+    /// [`RuntimeError::Gpu`] when `library` is a build for the CPU, or one of the libraries is
+    /// missing or of another version.
     pub fn open(library: &Path, needs_tensorrt: bool) -> Result<Self, RuntimeError> {
         let folder = library.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let provider = |name: &str| folder.join(format!("libonnxruntime_providers_{name}.so"));
@@ -71,7 +74,7 @@ impl GpuLibraries {
         Ok(Self { cuda: cuda.map_or_else(unknown, cuda_version), cudnn: cudnn.unwrap_or_else(unknown), tensorrt })
     }
 
-    /// TensorRT's version, if it is in use.
+    /// Returns TensorRT's version, if it is in use.
     #[must_use]
     pub fn tensorrt(&self) -> Option<&str> {
         self.tensorrt.as_deref()
@@ -91,8 +94,8 @@ fn open_tensorrt(folder: &Path) -> Result<String, RuntimeError> {
     for name in TENSORRT {
         open(folder, name).map_err(missing)?;
     }
-    // TensorRT opens the code of each GPU when it builds an engine, by bare name and past what is open already. Only the
-    // path that the process was started with is searched then.
+    // When TensorRT builds an engine, it opens the code of the GPU by bare name, even if it is open
+    // already. The loader then searches only the path that the process was started with.
     if folder.join(TENSORRT[0]).is_file() && !is_searched(folder) {
         let reason = format!("TensorRT lies in {}, and would not find its own parts there", folder.display());
         let remedy = format!("start with LD_LIBRARY_PATH={}", folder.display());
@@ -102,18 +105,19 @@ fn open_tensorrt(folder: &Path) -> Result<String, RuntimeError> {
     version.ok_or_else(|| missing(format!("{} does not say its version", TENSORRT[0])))
 }
 
-/// Whether the loader of this process looks into a folder.
+/// Returns whether the loader of this process searches a folder.
 fn is_searched(folder: &Path) -> bool {
     let Ok(folder) = folder.canonicalize() else { return false };
     let searched = env::var_os("LD_LIBRARY_PATH").unwrap_or_default();
     env::split_paths(&searched).any(|path| path.canonicalize().is_ok_and(|path| path == folder))
 }
 
-/// Opens a library for the rest of the process, so that whoever asks for it by name finds it.
+/// Opens a library for the rest of the process, so that it is found by name.
 fn open(folder: &Path, name: &str) -> Result<(), String> {
     let beside = folder.join(name);
     let file = if beside.is_file() { beside.canonicalize().unwrap_or(beside) } else { name.into() };
-    // SAFETY: the user chose the folder, as that of ONNX Runtime, or the system's: NVIDIA's initialisers run.
+    // SAFETY: the user chose the folder, as that of ONNX Runtime, or the system's: NVIDIA's
+    // initialisers run.
     let library = unsafe { UnixLibrary::open(Some(&file), RTLD_NOW | RTLD_GLOBAL) };
     let library = library.map_err(|error| match error.source() {
         Some(reason) => format!("cannot open {name}: {reason}"),
@@ -125,7 +129,8 @@ fn open(folder: &Path, name: &str) -> Result<(), String> {
 
 fn cuda_runtime_version() -> Option<i32> {
     let mut version: c_int = 0;
-    // SAFETY: the library is open already; the function has this signature in every release, and writes one integer.
+    // SAFETY: the library is open already; the function has this signature in every release, and
+    // writes one integer.
     let status = unsafe {
         let library = Library::new("libcudart.so.13").ok()?;
         let ask = library.get::<unsafe extern "C" fn(*mut c_int) -> c_int>(c"cudaRuntimeGetVersion").ok()?;
@@ -134,10 +139,11 @@ fn cuda_runtime_version() -> Option<i32> {
     (status == 0).then_some(version)
 }
 
-/// Of a function without arguments that gives major * 10000 + minor * 100 + patch.
+/// Returns the version from a function without arguments that returns major * 10000 + minor * 100 +
+/// patch.
 fn packed_version(name: &str, symbol: &std::ffi::CStr) -> Option<String> {
-    // SAFETY: the library is open already. Both functions asked for here take nothing and return an integer, one of 32 and
-    // one of 64 bits, whose lower half is in the same register.
+    // SAFETY: the library is open already. Both functions asked for here take nothing and return an
+    // integer, one of 32 and one of 64 bits, whose lower half is in the same register.
     let packed = unsafe {
         let library = Library::new(name).ok()?;
         library.get::<unsafe extern "C" fn() -> u32>(symbol).ok()?()

@@ -1,7 +1,8 @@
 //! The KV cache's memory: keys and values of all layers, `[slots, heads, max_len, head_dim]` each.
 //!
-//! The decoder graph reads `past` and writes `present`. Both are bound to the same memory, the first rows of it, so a step
-//! copies nothing and a batch grows and shrinks by binding more or fewer slots.
+//! The decoder graph reads `past` and writes `present`. Both are bound to the same memory, the
+//! first rows of it, so a step copies nothing and a batch grows and shrinks by binding more or
+//! fewer slots.
 
 use std::ops::Range;
 
@@ -11,14 +12,14 @@ use super::RuntimeError;
 use super::binding::{Binding, Element, Part, TensorName};
 use super::buffer::{Buffer, Pieces, Place};
 
-/// The graph's names for one cache tensor: what a run reads, and what it writes.
+/// The graph's names for one cache tensor: the input and the output.
 #[derive(Debug)]
 pub(crate) struct KvLayerNames {
     pub(crate) past: TensorName,
     pub(crate) present: TensorName,
 }
 
-/// Its dimensions but for the number of tensors.
+/// The dimensions of a cache tensor.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct KvShape {
     pub(crate) slots: usize,
@@ -29,12 +30,12 @@ pub(crate) struct KvShape {
 }
 
 impl KvShape {
-    /// Bytes of a position of one head.
+    /// Returns the bytes of a position of one head.
     fn position(&self) -> usize {
         self.head_dim * self.element.bytes()
     }
 
-    /// Bytes of a head of one slot.
+    /// Returns the bytes of a head of one slot.
     fn head(&self) -> usize {
         self.max_len * self.position()
     }
@@ -43,7 +44,7 @@ impl KvShape {
         self.heads * self.head()
     }
 
-    /// Bytes of a tensor; `None` when no computer has so many.
+    /// Returns the bytes of a tensor; `None` on overflow.
     fn tensor(&self) -> Option<usize> {
         [self.heads, self.max_len, self.head_dim, self.element.bytes()]
             .into_iter()
@@ -58,7 +59,8 @@ struct KvTensor {
     memory: Buffer,
 }
 
-/// The cache. On the host, positions never written cost nothing; on a GPU all of it is taken at once.
+/// The memory of the cache. On the host, positions that were never written cost nothing. On a GPU
+/// all memory is allocated at once.
 #[derive(Debug)]
 pub(crate) struct KvBuffer {
     place: Place,
@@ -67,7 +69,7 @@ pub(crate) struct KvBuffer {
 }
 
 impl KvBuffer {
-    /// Takes the memory, which the system may refuse.
+    /// Allocates the memory.
     pub(crate) fn new(place: Place, names: Vec<KvLayerNames>, shape: KvShape) -> Result<Self, RuntimeError> {
         let no_memory = |source| RuntimeError::CacheMemory { slots: shape.slots, max_len: shape.max_len, source };
         let bytes = shape.tensor().ok_or_else(|| no_memory(std::io::ErrorKind::OutOfMemory.into()))?;
@@ -88,12 +90,13 @@ impl KvBuffer {
         self.shape.max_len
     }
 
-    /// Bytes that a position of one row takes.
+    /// Returns the bytes of a position of one row.
     pub(crate) fn position_bytes(&self) -> usize {
         self.tensors.len() * self.shape.heads * self.shape.position()
     }
 
-    /// Memory for `len` positions of a row, where the cache lies too: `unneeded` if that has the right size.
+    /// Returns memory for `len` positions of a row, in the place of the cache: `unneeded`, if that
+    /// has the right size.
     pub(crate) fn room_for_row(&self, len: usize, unneeded: Option<Buffer>) -> Result<Buffer, RuntimeError> {
         let bytes = len * self.position_bytes();
         match unneeded.filter(|unneeded| unneeded.bytes() == bytes) {
@@ -102,7 +105,8 @@ impl KvBuffer {
         }
     }
 
-    /// Writes the first `len` positions of a slot into memory for so many, as `[tensors, heads, len, head_dim]`.
+    /// Copies the first `len` positions of a slot into other memory, as `[tensors, heads, len,
+    /// head_dim]`.
     pub(crate) fn save_row(&self, slot: usize, len: usize, saved: &mut Buffer) -> Result<(), RuntimeError> {
         let head = self.shape.head();
         let used = len * self.shape.position();
@@ -122,7 +126,7 @@ impl KvBuffer {
         saved.wait()
     }
 
-    /// Writes the first `len` of `saved_len` saved positions into a slot.
+    /// Copies the first `len` of `saved_len` saved positions into a slot.
     pub(crate) fn restore_row(
         &mut self,
         slot: usize,
@@ -165,10 +169,11 @@ impl KvBuffer {
         self.wait()
     }
 
-    /// Gives the memory of a slot's positions from `from` on back to the system, in whole pages: what shares a page with
-    /// a position that stays, stays with it. What was given back reads zero. On a GPU all of it stays.
+    /// Releases the memory of a slot's positions from `from` on, in whole pages. Positions that
+    /// share a page with one before `from` keep their memory. Released memory reads zero. On a GPU
+    /// nothing is released.
     pub(crate) fn release(&mut self, slot: usize, from: usize) {
-        // A whole slot is one piece of each tensor; else each head has a piece of its own.
+        // A whole slot is one piece of each tensor. Otherwise each head is a piece.
         let (pieces, piece) = if from == 0 { (1, self.shape.slot()) } else { (self.shape.heads, self.shape.head()) };
         let start = slot * self.shape.slot();
         let kept = from * self.shape.position();
@@ -179,7 +184,7 @@ impl KvBuffer {
         }
     }
 
-    /// A run over the first slots, up to `rows`, whose cache grows in place.
+    /// Binds the first slots, up to `rows`, to a run that extends their cache in place.
     pub(crate) fn bind(&mut self, session: &Session, rows: Range<usize>) -> ort::Result<Binding<'_>> {
         let KvShape { heads, max_len, head_dim, element, .. } = self.shape;
         let start = rows.start * self.shape.slot();
@@ -191,7 +196,7 @@ impl KvBuffer {
         Ok(binding)
     }
 
-    /// All tensors lie in one place, and what was begun there ends in order.
+    /// Waits for copies. All tensors are in one place, where copies end in order.
     fn wait(&self) -> Result<(), RuntimeError> {
         self.tensors.last().map_or(Ok(()), |tensor| tensor.memory.wait())
     }
@@ -338,7 +343,8 @@ mod tests {
     #[test]
     #[cfg(target_os = "linux")]
     fn memory_is_taken_when_written_and_goes_when_released() {
-        // Other tests take and give memory meanwhile, so the cache is large and the bounds are wide.
+        // Other tests take and give memory meanwhile, so the cache is large and the bounds are
+        // wide.
         const BYTES: u64 = 512 << 20;
         let mut buffer = buffer(1, 8, 1 << 17, 64);
         let before = resident_bytes().unwrap();

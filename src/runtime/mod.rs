@@ -1,5 +1,5 @@
-//! ONNX Runtime: the environment, its providers, sessions with their signatures checked, and runs over memory of our own, on
-//! the host or on a GPU.
+//! ONNX Runtime: its environment, its providers, sessions with checked signatures, and runs over
+//! our own memory on the host or a GPU.
 //!
 //! `model` builds on this; nothing else does. Only these two modules name `ort`.
 
@@ -29,7 +29,7 @@ pub use self::provider::{Provider, ProviderChoice, Providers};
 pub(crate) use self::session::{CudaSettings, Expected, GraphSession, StageProvider, TensorRtSettings};
 pub use self::vendor_telemetry::disable_vendor_telemetry;
 
-/// Why ONNX Runtime could not be used as asked.
+/// An error of ONNX Runtime, or of its use.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
     /// The shared library is missing, or is too old.
@@ -39,10 +39,10 @@ pub enum RuntimeError {
     Library {
         /// The path tried.
         path: PathBuf,
-        /// What the loader said.
+        /// The error of the loader.
         reason: String,
     },
-    /// ONNX Runtime would report to its maker.
+    /// ONNX Runtime's telemetry is on.
     #[error(
         "ORT_DISABLE_TELEMETRY is not 1, so ONNX Runtime would report this machine to its maker; set it, or call \
         `blip2::runtime::disable_vendor_telemetry` first in `main`"
@@ -61,7 +61,7 @@ pub enum RuntimeError {
         graph: &'static str,
         /// The ONNX file.
         path: PathBuf,
-        /// What it was to run on.
+        /// The provider.
         provider: Provider,
         /// ONNX Runtime's reason.
         source: ort::Error,
@@ -76,7 +76,7 @@ pub enum RuntimeError {
         /// The first difference.
         detail: String,
     },
-    /// The system does not grant the KV cache's memory.
+    /// The memory of the KV cache cannot be allocated.
     #[error(
         "cannot map a KV cache of {slots} slots with {max_len} positions each: {source}; lower --slots or --max-len"
     )]
@@ -88,20 +88,20 @@ pub enum RuntimeError {
         /// The system's reason.
         source: io::Error,
     },
-    /// The bundle asks for what this build cannot do.
+    /// The bundle, or the choice of providers, is not supported.
     #[error("{what}; {remedy}")]
     Unsupported {
-        /// What is asked for, and what can be done.
+        /// The unsupported combination.
         what: String,
-        /// What the user can do.
+        /// The remedy.
         remedy: String,
     },
     /// The GPU, its driver or its libraries cannot be used.
     #[error("{reason}; {remedy}")]
     Gpu {
-        /// What is wrong.
+        /// The fault.
         reason: String,
-        /// What the user can do.
+        /// The remedy.
         remedy: String,
     },
     /// A provider leaves a part of the graph to the CPU.
@@ -112,7 +112,7 @@ pub enum RuntimeError {
     Stray {
         /// The stage.
         graph: &'static str,
-        /// What it was to run on.
+        /// The provider.
         provider: Provider,
         /// The operators left over, with their number.
         operators: String,
@@ -120,18 +120,18 @@ pub enum RuntimeError {
     /// The GPU failed, or has no memory left.
     #[error("{what} failed: {source}")]
     Device {
-        /// What was being done.
+        /// The operation.
         what: String,
-        /// What the driver says.
+        /// The error of the driver.
         source: DeviceFailure,
     },
-    /// Rows were lost.
+    /// The rows of the KV cache are lost.
     #[error("rows are lost: {reason}; restart the service")]
     Broken {
-        /// What happened.
+        /// The failure.
         reason: String,
     },
-    /// TensorRT's caches cannot be kept.
+    /// The folder of TensorRT's engines cannot be made.
     #[error("cannot make the folder {path} for TensorRT's engines: {source}; give another --tensorrt-cache")]
     EngineCache {
         /// The folder.

@@ -1,5 +1,5 @@
-//! Where ONNX Runtime has put the nodes of a graph. Asked after a session was made, because a provider that cannot run a node
-//! leaves it to the CPU without a word.
+//! The placement of a graph's nodes on providers. Checked after a session is made, because a
+//! provider leaves nodes that it cannot run to the CPU without an error.
 #![expect(unsafe_code, reason = "ort does not wrap this part of ONNX Runtime's interface")]
 
 use std::collections::BTreeMap;
@@ -12,10 +12,11 @@ use ort::{AsPointer, Error};
 
 use super::Provider;
 
-/// The entry of a session's settings that makes ONNX Runtime take notes.
+/// The setting of a session that makes ONNX Runtime record the placement.
 pub(super) const TAKE_NOTES: (&str, &str) = ("session.record_ep_graph_assignment_info", "1");
 
-/// What moves or reshapes data, and computes nothing. TensorRT may leave such nodes to CUDA at the edges of its engine.
+/// Operators that move or reshape data, and compute nothing. TensorRT may leave them to CUDA at the
+/// edges of its engine.
 const MOVING: [&str; 11] = [
     "Cast",
     "Concat",
@@ -30,12 +31,12 @@ const MOVING: [&str; 11] = [
     "Unsqueeze",
 ];
 
-/// How many nodes of which operator each provider runs.
+/// The number of nodes of each operator on each provider.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Placement(BTreeMap<String, BTreeMap<String, usize>>);
 
 impl Placement {
-    /// Of a session that was told to take notes.
+    /// Reads the placement of a session that records it.
     pub(super) fn of(session: &Session) -> ort::Result<Self> {
         let api = ort::api();
         let mut placement: BTreeMap<String, BTreeMap<String, usize>> = BTreeMap::new();
@@ -54,7 +55,8 @@ impl Placement {
             let mut provider = ptr::null();
             let mut nodes = ptr::null();
             let mut count = 0;
-            // SAFETY: the subgraph belongs to the session, as do the strings and arrays that are written here.
+            // SAFETY: the subgraph belongs to the session, as do the strings and arrays that are
+            // written here.
             let (provider, nodes) = unsafe {
                 Error::result_from_status((api.EpAssignedSubgraph_GetEpName)(*subgraph, &raw mut provider))?;
                 Error::result_from_status((api.EpAssignedSubgraph_GetNodes)(
@@ -78,8 +80,8 @@ impl Placement {
         Ok(Self(placement))
     }
 
-    /// Nodes that `asked` was to run and does not, as a clause; `None` if all is well. Graphs for GPUs compute no shapes, so
-    /// the CPU has nothing to do.
+    /// Returns the nodes that `asked` should run and does not, as a clause; `None` if there are
+    /// none. Graphs for GPUs compute no shapes, so no node belongs on the CPU.
     pub(super) fn strays(&self, asked: Provider) -> Option<String> {
         let wanted = name(asked);
         let strays = self.0.iter().filter(|(provider, _)| *provider != wanted).flat_map(|(provider, operators)| {
@@ -93,7 +95,7 @@ impl Placement {
     }
 }
 
-/// What ONNX Runtime calls a provider.
+/// Returns ONNX Runtime's name of a provider.
 fn name(provider: Provider) -> &'static str {
     match provider {
         Provider::Cpu => "CPUExecutionProvider",
@@ -112,7 +114,7 @@ impl fmt::Display for Placement {
 }
 
 /// # Safety
-/// The array holds so many items and lives as long as what it is read for.
+/// The array has `count` items, and lives as long as the result.
 unsafe fn items<'a, T>(first: *const T, count: usize) -> &'a [T] {
     if first.is_null() || count == 0 {
         return &[];

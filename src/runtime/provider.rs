@@ -1,11 +1,11 @@
-//! Which execution provider of ONNX Runtime runs which stage.
+//! The execution providers of ONNX Runtime, and the choice of one for each stage.
 
 use std::fmt;
 
 use super::RuntimeError;
 use crate::bundle::{KvDtype, Manifest, Target};
 
-/// Where a graph runs.
+/// An execution provider.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Provider {
     /// The CPU kernels of ONNX Runtime.
@@ -17,7 +17,7 @@ pub enum Provider {
 }
 
 impl Provider {
-    /// Whether it needs a GPU.
+    /// Returns whether it needs a GPU.
     #[must_use]
     pub fn is_gpu(self) -> bool {
         self != Self::Cpu
@@ -34,10 +34,11 @@ impl fmt::Display for Provider {
     }
 }
 
-/// What the user asks for: one provider for all stages, or for single ones. What is left open follows the bundle's target.
+/// The user's choice: one provider for all stages, or for some. The others follow the bundle's
+/// target.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ProviderChoice {
-    /// For every stage that is not named below.
+    /// For every stage without its own.
     pub all: Option<Provider>,
     /// For the vision encoder.
     pub vision_encoder: Option<Provider>,
@@ -62,17 +63,18 @@ impl Providers {
     /// All stages on the CPU.
     pub const CPU: Self = Self { vision_encoder: Provider::Cpu, qformer: Provider::Cpu, decoder: Provider::Cpu };
 
-    /// Settles what runs where, and whether this bundle's graphs can run there at all. Needs no GPU.
+    /// Chooses the provider of each stage, and checks that the bundle's graphs can run on it. Needs
+    /// no GPU.
     ///
     /// # Errors
-    /// [`RuntimeError::Unsupported`] names what cannot be, and the remedy.
+    /// [`RuntimeError::Unsupported`] with the reason and the remedy.
     pub fn choose(choice: ProviderChoice, manifest: &Manifest) -> Result<Self, RuntimeError> {
         let all = choice.all.unwrap_or(match manifest.target {
             Target::Cpu => Provider::Cpu,
             Target::Cuda => Provider::Cuda,
             Target::TensorRt => Provider::TensorRt,
         });
-        // The decoder's attention over its cache is ONNX Runtime's own operator, which TensorRT does not know.
+        // The decoder's attention is an operator of ONNX Runtime, which TensorRT does not support.
         let decoder = if all == Provider::TensorRt { Provider::Cuda } else { all };
         let providers = Self {
             vision_encoder: choice.vision_encoder.unwrap_or(all),
@@ -116,13 +118,13 @@ impl Providers {
         Ok(())
     }
 
-    /// Whether any stage needs a GPU.
+    /// Returns whether any stage needs a GPU.
     #[must_use]
     pub fn need_gpu(self) -> bool {
         self.stages().into_iter().any(Provider::is_gpu)
     }
 
-    /// Whether any stage needs TensorRT.
+    /// Returns whether any stage needs TensorRT.
     #[must_use]
     pub fn need_tensorrt(self) -> bool {
         self.stages().contains(&Provider::TensorRt)

@@ -1,5 +1,5 @@
-//! Opens a graph where it is to run, and holds it to the signature that the manifest promises, so that a wrong file or a
-//! provider that cannot run it fails at start.
+//! Opens graphs on their provider, and checks them against the signature of the manifest. A wrong
+//! file, or a provider that cannot run it, fails at start.
 
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -15,7 +15,7 @@ use super::gpu::Gpu;
 use super::placement::{Placement, TAKE_NOTES};
 use super::{Provider, Runtime, RuntimeError};
 
-/// A tensor that a graph must have: its name, element type, and dimensions, `None` where they vary.
+/// An expected tensor of a graph: name, element type, and dimensions, `None` for variable ones.
 #[derive(Debug)]
 pub(crate) struct Expected {
     pub(crate) name: String,
@@ -33,7 +33,8 @@ impl Expected {
         format!("{} {} [{}]", self.name, self.element, dims.join(", "))
     }
 
-    /// A graph may leave a dimension open that we know; it may not contradict us, nor fix what varies.
+    /// Returns whether a graph's tensor agrees. The graph may leave a known dimension open, but
+    /// must not fix a variable one.
     fn fits(&self, outlet: &Outlet) -> bool {
         let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else { return false };
         *ty == self.element
@@ -45,7 +46,7 @@ impl Expected {
     }
 }
 
-/// Where a stage runs, with what its provider must know.
+/// The provider of a stage, with its settings.
 #[derive(Debug, Clone)]
 pub(crate) enum StageProvider {
     Cpu,
@@ -53,25 +54,25 @@ pub(crate) enum StageProvider {
     TensorRt(CudaSettings, TensorRtSettings),
 }
 
-/// What any session on a GPU must know.
+/// The settings of every session on a GPU.
 #[derive(Debug, Clone)]
 pub(crate) struct CudaSettings {
     pub(crate) gpu: Gpu,
-    /// Bytes that the session's own memory may take of the GPU's, for weights and what runs need. A bound for each session on CUDA,
-    /// not for their sum; what TensorRT takes for an engine is bounded by its workspace alone.
+    /// The most bytes of the GPU's memory for the weights and runs of this session on CUDA. Each
+    /// session has its own limit. Only the workspace limits the memory of a TensorRT engine.
     pub(crate) memory_limit: usize,
 }
 
-/// What TensorRT must know to build an engine once, and find it again.
+/// The settings with which TensorRT builds an engine once, and finds it again.
 #[derive(Debug, Clone)]
 pub(crate) struct TensorRtSettings {
-    /// Folder of engines and timings for just this GPU, these versions and this bundle.
+    /// The folder of engines and timings, for this GPU, these versions and this bundle only.
     pub(crate) cache: PathBuf,
-    /// Whether the graph is one of f16. An f32 graph must not be computed in less.
+    /// Whether the graph is in f16. An f32 graph must be computed in f32.
     pub(crate) is_fp16: bool,
-    /// The input, with its dimensions but for the first, which is the number of images.
+    /// The input, and its dimensions after the number of images.
     pub(crate) input: (String, Vec<usize>),
-    /// The most images in a run.
+    /// The most images of a run.
     pub(crate) most: usize,
 }
 
@@ -84,7 +85,7 @@ impl StageProvider {
         }
     }
 
-    /// Where the stage's tensors lie.
+    /// Returns the place of the stage's tensors.
     pub(crate) fn place(&self) -> Place {
         match self {
             Self::Cpu => Place::Host,
@@ -94,18 +95,20 @@ impl StageProvider {
         }
     }
 
-    /// By priority. The CPU's own is always there, and registering it would turn its memory arena off.
+    /// Returns the providers to register, by priority. The CPU provider is always there;
+    /// registering it would turn off its memory arena.
     fn registered(&self) -> Vec<ExecutionProviderDispatch> {
         match self {
             Self::Cpu => Vec::new(),
             Self::Cuda(settings) => vec![cuda(settings)],
-            // What TensorRT does not take, CUDA does.
+            // CUDA runs the nodes that TensorRT leaves.
             Self::TensorRt(settings, tensorrt) => vec![tensor_rt(settings, tensorrt), cuda(settings)],
         }
     }
 }
 
-/// What TensorRT may take while it looks for the fastest kernels. Its own limit would be all there is.
+/// The most memory for TensorRT's search for the fastest kernels. Its default is all memory of the
+/// GPU.
 const WORKSPACE_BYTES: usize = 1 << 30;
 
 fn cuda(settings: &CudaSettings) -> ExecutionProviderDispatch {
@@ -113,11 +116,11 @@ fn cuda(settings: &CudaSettings) -> ExecutionProviderDispatch {
     ep::CUDA::default()
         .with_device_id(gpu.id() as i32)
         .with_memory_limit(*memory_limit)
-        // The other strategy doubles what it takes each time, and the sizes of runs are known.
+        // The other strategy doubles each allocation, and the sizes of runs are known.
         .with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested)
-        // An f32 stage is to be f32; ONNX Runtime's own default would use fewer bits.
+        // f32 stages must compute in f32; the default of ONNX Runtime is TF32.
         .with_tf32(false)
-        // There is one convolution, so no search for the fastest pays.
+        // There is one convolution, so a search for its fastest algorithm does not pay.
         .with_conv_algorithm_search(ConvAlgorithmSearch::Heuristic)
         .build()
         .error_on_failure()
@@ -140,7 +143,7 @@ fn tensor_rt(settings: &CudaSettings, tensorrt: &TensorRtSettings) -> ExecutionP
         .with_profile_min_shapes(shapes(1))
         .with_profile_opt_shapes(shapes(1)) // one image is what most runs encode, and what a user waits for
         .with_profile_max_shapes(shapes(*most))
-        // Else the weights pass through one message of at most 2 GiB.
+        // Otherwise the weights pass through one message of at most 2 GiB.
         .with_arbitrary_config("trt_load_user_initializer", "1")
         .build()
         .error_on_failure()
@@ -155,7 +158,8 @@ pub(crate) struct GraphSession {
 }
 
 impl GraphSession {
-    /// Loads `path` and compares its inputs and outputs with what is expected. On a GPU it also looks where every node is.
+    /// Loads `path`, and checks its inputs and outputs. On a GPU it also checks the placement of
+    /// every node.
     pub(crate) fn open(
         runtime: &Runtime,
         graph: &'static str,
@@ -192,7 +196,7 @@ impl GraphSession {
         &mut self.session
     }
 
-    /// A name that the manifest has for a tensor of this graph, for [`super::Binding`].
+    /// Returns a tensor's name of the manifest for [`super::Binding`].
     pub(crate) fn tensor_name(&self, name: &str) -> Result<TensorName, RuntimeError> {
         TensorName::new(name).map_err(|error| RuntimeError::Signature {
             graph: self.graph,
@@ -201,7 +205,7 @@ impl GraphSession {
         })
     }
 
-    /// A failure of a run of this graph.
+    /// Returns the error of a failed run of this graph.
     pub(crate) fn failed(&self) -> impl Fn(ort::Error) -> RuntimeError + use<> {
         let graph = self.graph;
         move |source| RuntimeError::Run { graph, source }
@@ -210,13 +214,13 @@ impl GraphSession {
 
 /// A separate function because the builder's errors are not `Send`.
 fn commit(runtime: &Runtime, graph: &str, path: &Path, provider: &StageProvider) -> ort::Result<Session> {
-    // Shapes change from run to run, so a plan of one shape is of no use to the next.
+    // Shapes change from run to run, so a memory plan for one shape does not help the next.
     let mut builder = Session::builder(runtime.environment())?.with_log_id(graph)?.with_memory_pattern(false)?;
     if provider.provider().is_gpu() {
         builder = builder
             .with_execution_providers(provider.registered())?
             .with_config_entry(TAKE_NOTES.0, TAKE_NOTES.1)?
-            // Weights beside the arena take what they need, and not what its blocks are rounded to.
+            // Outside the arena, weights take their exact size instead of whole blocks.
             .with_config_entry("session.use_device_allocator_for_initializers", "1")?;
     } else {
         if !runtime.arena() {
@@ -228,8 +232,10 @@ fn commit(runtime: &Runtime, graph: &str, path: &Path, provider: &StageProvider)
     }
     builder.commit_from_file(path)
 }
-/// Without VNNI the 8-bit kernels of x86 add pairs of products in 16 bits and saturate; the session entry above makes ONNX
-/// Runtime take exact kernels, which cost 5 to 40 % of the time. With VNNI it is not needed, and other processors ignore it.
+/// Returns whether the processor has VNNI.
+///
+/// Without it the 8-bit kernels of x86 add pairs of products in 16 bits, and saturate. The setting
+/// above then selects exact kernels, which cost 5 to 40 % more time. Other processors ignore it.
 fn has_vnni() -> bool {
     #[cfg(target_arch = "x86_64")]
     {

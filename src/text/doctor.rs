@@ -1,23 +1,27 @@
-//! The prompt doctor: warns of prompts that are known to give bad answers with this family of checkpoints.
+//! The prompt doctor: warns of prompts that are known to give bad answers with this family of
+//! checkpoints.
 //!
-//! It never changes or rejects a text. It prefers to miss a fault over warning of a good text: documented templates,
-//! beginnings of captions and empty texts give no warning.
+//! It never changes or rejects a text. It prefers to miss a fault over warning of a good text:
+//! documented templates, beginnings of captions and empty texts give no warning.
 
 /// The most tokens of a text in training, with the start token (`max_txt_len` of LAVIS).
 const TRAINED_TOKENS: usize = 32;
-/// The most tokens of a chat. Chats were not part of training and work by example, so they may be longer.
+/// The most tokens of a chat. Chats were not part of training and work by example, so they may be
+/// longer.
 const CHAT_TOKENS: usize = 256;
 
 /// A fault of a prompt that may spoil its answer, with the remedy.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PromptWarning {
-    /// The text holds a special string such as `<image>`. The tokenizer reports it in `Encoded::special_text`.
+    /// The text holds a special string such as `<image>`. The tokenizer reports it in
+    /// `Encoded::special_text`.
     #[error("the text holds {special}, which was read as plain text")]
     SpecialText {
         /// The string.
         special: String,
     },
-    /// A question or instruction without the template. The decoder then often answers nothing, or repeats itself.
+    /// A question or instruction without the template. The decoder then often answers nothing, or
+    /// repeats itself.
     #[error(
         "the text reads as a question or an instruction without the template, \
          write it as \"Question: … Answer:\", or send no text for a caption"
@@ -53,7 +57,8 @@ pub enum PromptWarning {
     },
 }
 
-/// Returns warnings about a text of `tokens` tokens, with the start token, as in `Encoded::input_ids`.
+/// Returns warnings about a text of `tokens` tokens, with the start token, as in
+/// `Encoded::input_ids`.
 #[must_use]
 pub fn diagnose(text: &str, tokens: usize) -> Vec<PromptWarning> {
     let marks = marks(text);
@@ -111,7 +116,8 @@ fn marks(text: &str) -> Vec<Mark> {
     marks
 }
 
-/// Returns the first fault of a text with marks. Text after the last mark of an answer counts as the answer's beginning.
+/// Returns the first fault of a text with marks. Text after the last mark of an answer counts as
+/// the answer's beginning.
 fn broken_template(text: &str, marks: &[Mark]) -> Option<PromptWarning> {
     for pair in marks.windows(2) {
         let before = pair[0];
@@ -143,13 +149,15 @@ const AUXILIARIES: [&str; 14] =
 const DETERMINERS: [&str; 13] =
     ["the", "a", "an", "this", "that", "these", "those", "my", "your", "his", "her", "its", "their"];
 const PRONOUNS: [&str; 8] = ["you", "we", "i", "they", "he", "she", "it", "there"];
-/// The objects of an instruction, besides a noun with its determiner: "list all", "tell me", "count how".
+/// The objects of an instruction, besides a noun with its determiner: "list all", "tell me", "count
+/// how".
 const OBJECTS: [&str; 7] = ["all", "every", "each", "me", "us", "how", "what"];
 /// The most words up to the verb of a question: "what kind of dog breed is this".
 const WORDS_TO_VERB: usize = 5;
 
-/// Returns whether a text begins like a question or an instruction. Many first words may begin a caption, too ("can of
-/// soda", "show jumping", "what appears to be", "where the river ends"), so the next words decide.
+/// Returns whether a text begins like a question or an instruction. Many first words may begin a
+/// caption, too ("can of soda", "show jumping", "what appears to be", "where the river ends"), so
+/// the next words decide.
 fn begins_as_question(text: &str) -> bool {
     let words: Vec<String> = text.split_whitespace().take(1 + WORDS_TO_VERB).map(plain_word).collect();
     let Some((first, rest)) = words.split_first() else { return false };
@@ -180,7 +188,8 @@ mod tests {
     use super::PromptWarning::{self, *};
     use super::diagnose;
 
-    /// A text of common words has about as many tokens as words; no text of these tests is near a limit.
+    /// A text of common words has about as many tokens as words; no text of these tests is near a
+    /// limit.
     fn warnings(text: &str) -> Vec<PromptWarning> {
         diagnose(text, text.split_whitespace().count() + 1)
     }

@@ -33,7 +33,8 @@ pub enum TextError {
         /// Its value.
         id: u32,
     },
-    /// The text has too many tokens. Texts that are far too long are rejected before they are encoded.
+    /// The text has too many tokens. Texts that are far too long are rejected before they are
+    /// encoded.
     #[error("the text has {bytes} bytes and needs more than {max_tokens} tokens; send a shorter one")]
     TooLong {
         /// The length of the text.

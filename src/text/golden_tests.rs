@@ -1,4 +1,5 @@
-//! The small committed tokenizer against recorded answers, and what is rejected: ids, texts, tokenizers.
+//! The small committed tokenizer against recorded answers, and what is rejected: ids, texts,
+//! tokenizers.
 
 use std::path::{Path, PathBuf};
 

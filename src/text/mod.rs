@@ -1,7 +1,7 @@
 //! Text: turns prompts into token ids, and token ids into answers, whole or piece by piece.
 //!
-//! Pure: takes the bytes of `tokenizer.json` and the special ids of the bundle's manifest, and reads no file, clock,
-//! environment or global.
+//! Pure: takes the bytes of `tokenizer.json` and the special ids of the bundle's manifest, and
+//! reads no file, clock, environment or global.
 
 mod doctor;
 mod error;

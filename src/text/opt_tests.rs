@@ -1,5 +1,5 @@
-//! The tokenizer of OPT, which lies beside the repository: against the goldens, and in the properties that the small
-//! one is tested in.
+//! The tokenizer of OPT, which lies beside the repository: against the goldens, and in the
+//! properties that the small one is tested in.
 //!
 //! Where it is missing these tests count as ignored. `make goldens` runs them.
 

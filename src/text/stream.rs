@@ -1,14 +1,15 @@
 //! Incremental decoding: turns token ids, one by one, into pieces of text.
 //!
-//! The pieces together equal `Tokenizer::decode` of all ids. So nothing is returned before it is certain: neither an
-//! incomplete character, nor white space that may be trailing.
+//! The pieces together equal `Tokenizer::decode` of all ids. So nothing is returned before it is
+//! certain: neither an incomplete character, nor white space that may be trailing.
 
 use std::mem::{replace, take};
 
 use super::Tokenizer;
 use super::strip::is_python_space;
 
-/// The state between two ids of one answer. It borrows nothing, so a task can own it beside a shared tokenizer.
+/// The state between two ids of one answer. It borrows nothing, so a task can own it beside a
+/// shared tokenizer.
 #[derive(Clone, Debug, Default)]
 pub struct TextStream {
     /// The beginning of a character, at most 3 bytes.
@@ -32,7 +33,8 @@ impl TextStream {
         self.stripped(&text)
     }
 
-    /// Returns the last piece: a replacement character if the answer ends within a character. Resets the stream.
+    /// Returns the last piece: a replacement character if the answer ends within a character.
+    /// Resets the stream.
     pub fn finish(&mut self) -> String {
         let mut last = take(self);
         if last.incomplete.is_empty() { String::new() } else { last.stripped("\u{FFFD}") }
@@ -55,7 +57,8 @@ impl TextStream {
     }
 }
 
-/// Takes all complete characters out of `bytes`, as `String::from_utf8_lossy` reads them. Leaves the beginning of another.
+/// Takes all complete characters out of `bytes`, as `String::from_utf8_lossy` reads them. Leaves
+/// the beginning of another.
 fn take_complete(bytes: &mut Vec<u8>) -> String {
     let last = bytes.utf8_chunks().last().map_or(&[][..], |chunk| chunk.invalid());
     let incomplete = if is_beginning(last) { last.len() } else { 0 };

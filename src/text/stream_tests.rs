@@ -1,5 +1,5 @@
-//! Streaming against decoding: whatever the ids, the pieces together are the whole answer. Also the bytes of tokens,
-//! which both the stream and stop strings rely on.
+//! Streaming against decoding: whatever the ids, the pieces together are the whole answer. Also the
+//! bytes of tokens, which both the stream and stop strings rely on.
 
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -8,7 +8,8 @@ use proptest::test_runner::{Config, TestRunner};
 use super::golden_tests::{SMALL, json, small};
 use super::{SpecialIds, TextStream, Tokenizer};
 
-/// Texts whose ids meet the rules: white space in Python's sense or not, characters of 1 to 4 bytes.
+/// Texts whose ids meet the rules: white space in Python's sense or not, characters of 1 to 4
+/// bytes.
 pub(super) const TEXTS: [&str; 14] =
     [" ", "\n", "\t\r\n", "\u{A0}", "\u{85}", "\u{1F}", "\u{3000}", "\u{200B}", "é", "☃", "😀", "世界", " a dog", "\0"];
 
@@ -59,7 +60,8 @@ pub(super) fn assert_streams_as_decoded(tokenizer: &Tokenizer, vocabulary: u32) 
     TestRunner::new(config).run(&parts(tokenizer.special_ids(), vocabulary), property).unwrap();
 }
 
-/// The small tokenizer with added tokens that are not special: some written as byte-level tokens are, some not.
+/// The small tokenizer with added tokens that are not special: some written as byte-level tokens
+/// are, some not.
 fn with_added_tokens() -> Tokenizer {
     let mut document: serde_json::Value = serde_json::from_slice(&json()).unwrap();
     for (id, content) in [(411, "éé"), (412, "a ☃ "), (413, "\u{3000}"), (414, "Ġxy")] {

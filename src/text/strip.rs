@@ -1,4 +1,5 @@
-//! Python's `str.strip()`, for answers. Rust's `trim` keeps four control characters that Python removes.
+//! Python's `str.strip()`, for answers. Rust's `trim` keeps four control characters that Python
+//! removes.
 
 /// Removes leading and trailing white space in Python's sense.
 pub(super) fn strip(text: &str) -> &str {

@@ -1,13 +1,14 @@
 //! The bytes of each token, for streaming and stop strings.
 //!
-//! GPT-2's vocabularies write bytes as printable characters. This table reverses that, token by token, like the library's
-//! byte-level decoder. Tokens that answers hide have no bytes.
+//! GPT-2's vocabularies write bytes as printable characters. This table reverses that, token by
+//! token, like the library's byte-level decoder. Tokens that answers hide have no bytes.
 
 use std::collections::HashSet;
 
 use tokenizers::Tokenizer as Inner;
 
-/// Bytes by token id. Ids need not be dense, so they are looked up in a sorted list: a megabyte for 50,000 tokens.
+/// Bytes by token id. Ids need not be dense, so they are looked up in a sorted list: a megabyte for
+/// 50,000 tokens.
 pub(super) struct TokenBytes {
     ids: Vec<u32>,
     /// The end of each id's bytes.
@@ -39,7 +40,8 @@ impl TokenBytes {
     }
 }
 
-/// GPT-2's encoding of bytes: printable Latin-1 characters stand for themselves, U+0100 + n for the n-th other byte.
+/// GPT-2's encoding of bytes: printable Latin-1 characters stand for themselves, U+0100 + n for the
+/// n-th other byte.
 struct Alphabet(Vec<Option<u8>>);
 
 impl Alphabet {
@@ -56,7 +58,8 @@ impl Alphabet {
         Self(bytes)
     }
 
-    /// Appends the bytes of a token. A token with any other character, such as an added one, is plain UTF-8.
+    /// Appends the bytes of a token. A token with any other character, such as an added one, is
+    /// plain UTF-8.
     fn push_bytes(&self, token: &str, bytes: &mut Vec<u8>) {
         let start = bytes.len();
         for character in token.chars() {

@@ -1,7 +1,7 @@
 //! The tokenizer of a bundle: encodes prompts as plain text, and decodes answers.
 //!
-//! It never turns a user's `</s>` or `<image>` into special ids, never truncates, pads or lower-cases, and never cleans up
-//! spaces.
+//! It never turns a user's `</s>` or `<image>` into special ids, never truncates, pads or
+//! lower-cases, and never cleans up spaces.
 
 use std::collections::HashSet;
 
@@ -38,7 +38,8 @@ impl From<&TokenizerManifest> for SpecialIds {
 }
 
 impl SpecialIds {
-    /// Returns the ids that answers never show. The end token is not one of them: it is white space, which is stripped.
+    /// Returns the ids that answers never show. The end token is not one of them: it is white
+    /// space, which is stripped.
     fn hidden(&self) -> impl Iterator<Item = u32> {
         [self.bos_token_id, self.pad_token_id].into_iter().chain(self.image_token_id)
     }
@@ -49,8 +50,8 @@ impl SpecialIds {
 pub struct Encoded {
     /// `bos_token_id`, then the ids of the text.
     pub input_ids: Vec<i64>,
-    /// The special strings in the text, such as `<image>`, in the order of their ids. They were encoded as plain text, of
-    /// which the answer should warn.
+    /// The special strings in the text, such as `<image>`, in the order of their ids. They were
+    /// encoded as plain text, of which the answer should warn.
     pub special_text: Vec<String>,
 }
 
@@ -68,7 +69,8 @@ impl Tokenizer {
     /// Makes a tokenizer from the bytes of `tokenizer.json` and the ids of the manifest.
     ///
     /// # Errors
-    /// [`TextError::Unreadable`], [`TextError::NotByteLevel`], or an id that does not agree with the tokenizer.
+    /// [`TextError::Unreadable`], [`TextError::NotByteLevel`], or an id that does not agree with
+    /// the tokenizer.
     pub fn from_bytes(json: &[u8], ids: SpecialIds) -> Result<Self, TextError> {
         let mut inner = Inner::from_bytes(json).map_err(|source| TextError::Unreadable { source })?;
         check_byte_level(&inner)?;
@@ -99,8 +101,8 @@ impl Tokenizer {
 
     /// Encodes a prompt: `bos_token_id`, then the text, with special strings as plain text.
     ///
-    /// The ids are at most `max_tokens`. A text with too many bytes for that is rejected before it is encoded, so
-    /// `max_tokens` bounds the work.
+    /// The ids are at most `max_tokens`. A text with too many bytes for that is rejected before it
+    /// is encoded, so `max_tokens` bounds the work.
     ///
     /// # Errors
     /// [`TextError::TooLong`]; [`TextError::Unencodable`] if the library fails.
@@ -120,8 +122,8 @@ impl Tokenizer {
         Ok(Encoded { input_ids, special_text: special_text.cloned().collect() })
     }
 
-    /// Encodes a text without `bos_token_id`, with special strings as plain text: for bad words and candidates. The caller
-    /// must bound the length of the text.
+    /// Encodes a text without `bos_token_id`, with special strings as plain text: for bad words and
+    /// candidates. The caller must bound the length of the text.
     ///
     /// # Errors
     /// [`TextError::Unencodable`] if the library fails.
@@ -130,18 +132,19 @@ impl Tokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// Returns the bytes that an id adds to an answer: none for special ids and ids without a token. They need not be whole
-    /// characters.
+    /// Returns the bytes that an id adds to an answer: none for special ids and ids without a
+    /// token. They need not be whole characters.
     #[must_use]
     pub fn token_bytes(&self, id: u32) -> &[u8] {
         self.bytes.get(id)
     }
 
-    /// Decodes an answer: skips special ids and ids without a token, turns bytes that are not UTF-8 into U+FFFD, then strips
-    /// white space like Python.
+    /// Decodes an answer: skips special ids and ids without a token, turns bytes that are not UTF-8
+    /// into U+FFFD, then strips white space like Python.
     ///
     /// # Errors
-    /// [`TextError::Unencodable`] with an error of the library, which a byte-level decoder never returns.
+    /// [`TextError::Unencodable`] with an error of the library, which a byte-level decoder never
+    /// returns.
     pub fn decode(&self, ids: &[u32]) -> Result<String, TextError> {
         let shown: Vec<u32> = ids.iter().copied().filter(|id| !self.hidden.contains(id)).collect();
         let text = self.inner.decode(&shown, false).map_err(|source| TextError::Unencodable { source })?;
@@ -177,7 +180,8 @@ fn check_ids(inner: &Inner, ids: &SpecialIds) -> Result<(), TextError> {
     Ok(())
 }
 
-/// In a byte-level vocabulary each character of a token stands for one byte; an added token is matched as it is.
+/// In a byte-level vocabulary each character of a token stands for one byte; an added token is
+/// matched as it is.
 fn longest_token_bytes<'a>(inner: &Inner, vocabulary: impl Iterator<Item = &'a String>) -> usize {
     let tokens = vocabulary.map(|token| token.chars().count());
     let added = inner.get_added_tokens_decoder().into_values().map(|token| token.content.len());

@@ -1,8 +1,8 @@
-//! The part of an answer that a client sees: its text without end token and stop string, and the tokens of that text.
-//! Used for streams and for whole answers, so that both agree.
+//! The part of an answer that a client sees: its text without end token and stop string, and the
+//! tokens of that text. Used for streams and for whole answers, so that both agree.
 //!
-//! Works on bytes, as the search for stop strings does. Holds back whatever may still turn out to be the beginning of a
-//! stop string.
+//! Works on bytes, as the search for stop strings does. Holds back whatever may still turn out to
+//! be the beginning of a stop string.
 
 use std::collections::VecDeque;
 
@@ -29,7 +29,8 @@ pub struct VisibleText {
 pub struct VisiblePiece {
     /// Complete characters; often empty.
     pub text: String,
-    /// The tokens of the text. A token may come before its text, of which white space or bytes are held back.
+    /// The tokens of the text. A token may come before its text, of which white space or bytes are
+    /// held back.
     pub tokens: Vec<DecidedToken>,
 }
 
@@ -65,7 +66,8 @@ impl VisibleText {
         if certain == self.held.len() {
             return self.release(certain);
         }
-        // White space before the stop string will be stripped, so a token that has nothing else there is cut too.
+        // White space before the stop string will be stripped, so a token that has nothing else
+        // there is cut too.
         self.release(self.held[..certain].trim_ascii_end().len())
     }
 
@@ -80,7 +82,8 @@ impl VisibleText {
         piece
     }
 
-    /// Gives out the first `len` of the bytes that are held back, and the tokens that begin in them.
+    /// Gives out the first `len` of the bytes that are held back, and the tokens that begin in
+    /// them.
     fn release(&mut self, len: usize) -> VisiblePiece {
         let bytes: Vec<u8> = self.held.drain(..len).collect();
         self.released += len;

@@ -1,4 +1,5 @@
-//! Failures of the model, and jobs that can never run: whose error it is, and that the engine goes on.
+//! Failures of the model, and jobs that can never run: whose error it is, and that the engine goes
+//! on.
 
 use serde_json::{Value, json};
 

@@ -1,8 +1,8 @@
-//! A model for the engine's own tests: every slot remembers what it was fed, and logits are a hash of all of it, so that
-//! a mix-up of rows, a lost position or a stale one gives another answer.
+//! A model for the engine's own tests: every slot remembers what it was fed, and logits are a hash
+//! of all of it, so that a mix-up of rows, a lost position or a stale one gives another answer.
 //!
-//! What the contract in `traits` forbids is noted as a fault; tests look at them at the end. `Controls` makes a stage of
-//! the model wait or fail.
+//! What the contract in `traits` forbids is noted as a fault; tests look at them at the end.
+//! `Controls` makes a stage of the model wait or fail.
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -36,7 +36,8 @@ pub(super) struct Model {
     pub(super) vocabulary: usize,
     /// This token is a little likelier than the others, so that answers end.
     pub(super) end_token: usize,
-    /// Rows that hold this token get logits of NaN or infinity now and then. It never comes by itself.
+    /// Rows that hold this token get logits of NaN or infinity now and then. It never comes by
+    /// itself.
     pub(super) broken_token: usize,
 }
 
@@ -91,7 +92,8 @@ fn cells(image: &ImagePrefix) -> &[f32] {
     image.memory::<Vec<f32>>().map_or(&[], Vec::as_slice)
 }
 
-/// The prefix of an image: a hash of its pixels and the position, as small integers, which f32 holds exactly.
+/// The prefix of an image: a hash of its pixels and the position, as small integers, which f32
+/// holds exactly.
 pub(super) fn prefix(pixel_values: &PixelValues, len: usize) -> ImagePrefix {
     let hash = pixel_values.iter().fold(7_u32, |hash, value| (hash ^ value.to_bits()).wrapping_mul(0x0100_0193));
     let position = |position: usize| -(1.0 + (hash.rotate_left(5 * position as u32) >> 9) as f32);
@@ -261,7 +263,8 @@ pub(super) struct FakeDecoder {
     pub(super) runs: Vec<Run>,
 }
 
-/// What a slot holds. Its memory is `cells`; the row is the first `len` of them, those behind are left from others.
+/// What a slot holds. Its memory is `cells`; the row is the first `len` of them, those behind are
+/// left from others.
 #[derive(Debug, Clone, Default)]
 struct Row {
     cells: Vec<f32>,

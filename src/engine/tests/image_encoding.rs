@@ -61,7 +61,8 @@ fn waiting_images_are_encoded_in_one_run() {
         }
         embedding.join().unwrap()
     });
-    // 0 alone, 1 and 2 together, 3 and features; 4 and 5 together if the decoder worker is fast enough to want both.
+    // 0 alone, 1 and 2 together, 3 and features; 4 and 5 together if the decoder worker is fast
+    // enough to want both.
     let runs = running.controls.encode.runs();
     assert!((5..=6).contains(&runs), "{runs} runs");
     assert_eq!(embedded.unwrap().query_output, embed(&running, 1, None).unwrap().query_output);
@@ -138,10 +139,12 @@ fn files_open_in_order_with_errors_in_place() {
     assert!(opened.iter().flat_map(|image| image.as_ref().err()).all(|error| matches!(error, JobError::Image(_))));
 }
 
-/// Asks for an image that the worker has to run the encoder for, and waits for whatever comes of it.
+/// Asks for an image that the worker has to run the encoder for, and waits for whatever comes of
+/// it.
 type Request = fn(&Running, u8);
 
-/// Work for the encoder that brings the decoder worker no job, so it must not starve the rows that are decoding.
+/// Work for the encoder that brings the decoder worker no job, so it must not starve the rows that
+/// are decoding.
 const FRUITLESS: [(&str, Request); 3] = [
     ("jobs whose image fails", |running, number| {
         let failed = submit_new_image(running, number).wait();
@@ -177,7 +180,8 @@ fn decode_steps_run_between_images_that_bring_no_job() {
             while running.engine.rows_in_work() < 1 + IMAGES && Instant::now() < patience {
                 thread::sleep(Duration::from_millis(1));
             }
-            // Each worker gets the time to queue up behind the other: first the image worker, then the decoder worker.
+            // Each worker gets the time to queue up behind the other: first the image worker, then
+            // the decoder worker.
             let queue_up = || thread::sleep(Duration::from_millis(50));
             queue_up();
             running.controls.encode.hold(1);

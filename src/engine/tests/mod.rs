@@ -1,6 +1,8 @@
-//! Tests of the engine, a file for each subject, with a scripted model that can be held, or made to fail, at every stage.
+//! Tests of the engine, a file for each subject, with a scripted model that can be held, or made to
+//! fail, at every stage.
 //!
-//! `scheduler` runs the decoder worker alone, turn by turn. All others run a whole engine on its threads.
+//! `scheduler` runs the decoder worker alone, turn by turn. All others run a whole engine on its
+//! threads.
 
 mod caches;
 mod cancellation;

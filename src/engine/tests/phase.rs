@@ -18,8 +18,8 @@ impl Phase {
     pub(super) const ALL: [Self; 5] =
         [Self::WaitingForEncoder, Self::Encoding, Self::WaitingForSlot, Self::Prefilling, Self::Decoding];
 
-    /// An engine that goes no further than this phase with the next job about the first image. Perhaps another job
-    /// has to be before it.
+    /// An engine that goes no further than this phase with the next job about the first image.
+    /// Perhaps another job has to be before it.
     pub(super) fn start(self) -> (Running, Option<Pending<Answer>>) {
         let running = Setup { slots: 1, ..Setup::default() }.start();
         let Controls { encode, prefill, decode, .. } = &*running.controls;
@@ -53,7 +53,8 @@ impl Phase {
         }
     }
 
-    /// Runs of the stages until a job is over that ends in this phase, those of the job before it included.
+    /// Runs of the stages until a job is over that ends in this phase, those of the job before it
+    /// included.
     pub(super) fn check_runs(self, controls: &Controls) {
         let [encodes, prefills, decodes] =
             [&controls.encode, &controls.prefill, &controls.decode].map(|stage| stage.runs());

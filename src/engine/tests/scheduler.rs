@@ -1,5 +1,6 @@
-//! The decoder worker turn by turn, without threads and time: random jobs under random limits, each of them against what
-//! its task gives alone, and the table's accounts after every turn. Then single cases by hand.
+//! The decoder worker turn by turn, without threads and time: random jobs under random limits, each
+//! of them against what its task gives alone, and the table's accounts after every turn. Then
+//! single cases by hand.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -195,7 +196,8 @@ impl Case {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Place {
     Waiting,
-    /// Its prompt is being fed; so many pieces of others have come since its last, of at most so many prompts.
+    /// Its prompt is being fed; so many pieces of others have come since its last, of at most so
+    /// many prompts.
     Prompt {
         others: usize,
         crowd: usize,
@@ -555,7 +557,8 @@ fn beams_find_slots_again_after_being_fewer_for_a_while() {
 
 #[test]
 fn moved_row_takes_its_memory_along() {
-    // Two samples that end at different times, and a longer row behind them, which takes the place of the first.
+    // Two samples that end at different times, and a longer row behind them, which takes the place
+    // of the first.
     for seed in 0..20 {
         let samples = Asked { method: Method::Samples(2), max_new_tokens: 12, seed, ..greedy(0, 0) };
         let jobs = vec![samples, greedy(1, 30)];
@@ -566,8 +569,8 @@ fn moved_row_takes_its_memory_along() {
 
 #[test]
 fn displaced_prompt_holds_no_more_than_it_booked() {
-    // A long prompt is fed in the last slot, because its own is taken, until its caller goes. Then two samples need the
-    // first slots, and the prompt that is fed there moves to the last one.
+    // A long prompt is fed in the last slot, because its own is taken, until its caller goes. Then
+    // two samples need the first slots, and the prompt that is fed there moves to the last one.
     let short = |number, len| Asked { max_new_tokens: 1, ..greedy(number, len) };
     let long = Asked { cancelled_after: Some(10), ..greedy(2, 70) };
     let displaced = Asked { arrival: 12, ..greedy(3, 14) };

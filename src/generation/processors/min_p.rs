@@ -1,4 +1,5 @@
-//! `min_p`: only tokens can be drawn that have at least this part of the likeliest token's probability.
+//! `min_p`: only tokens can be drawn that have at least this part of the likeliest token's
+//! probability.
 
 use super::{History, LogitsProcessor, ParamError, ParamReader, Registered};
 use crate::generation::logits::{largest, probabilities};

@@ -1,7 +1,9 @@
-//! Logits processors, in transformers' order. They see the whole row: image positions, prompt and new tokens.
+//! Logits processors, in transformers' order. They see the whole row: image positions, prompt and
+//! new tokens.
 //!
-//! A processor is one file: a `read` that reads its parameters from the request, and the arithmetic. To add one, write the
-//! file, and add its `read` to [`ALWAYS`] or [`SAMPLING`] in the order of transformers.
+//! A processor is one file: a `read` that reads its parameters from the request, and the
+//! arithmetic. To add one, write the file, and add its `read` to [`ALWAYS`] or [`SAMPLING`] in the
+//! order of transformers.
 
 mod bad_words;
 mod min_new_tokens;
@@ -28,7 +30,8 @@ pub(super) struct History<'a> {
     pub(super) new_tokens: usize,
 }
 
-/// Changes the scores of the next token. Scores are logits, or log-probabilities with beams. −∞ forbids a token.
+/// Changes the scores of the next token. Scores are logits, or log-probabilities with beams. −∞
+/// forbids a token.
 pub(super) trait LogitsProcessor: Debug + Send + Sync {
     fn process(&self, scores: &mut [f32], history: History<'_>);
 
@@ -54,7 +57,8 @@ const SAMPLING: &[Read] = &[temperature::read, top_k::read, top_p::read, min_p::
 pub(super) struct Processors(Arc<[Box<dyn LogitsProcessor>]>);
 
 impl Processors {
-    /// Reads the processors. Also returns the names of parameters without effect, because the request does not sample.
+    /// Reads the processors. Also returns the names of parameters without effect, because the
+    /// request does not sample.
     pub(super) fn read(reader: &mut ParamReader<'_>, do_sample: bool) -> Result<(Self, Vec<&'static str>), ParamError> {
         let mut processors = Vec::new();
         for read in ALWAYS {

@@ -1,4 +1,5 @@
-//! `repetition_penalty`: makes every token that the row already holds less likely, or more, below 1.
+//! `repetition_penalty`: makes every token that the row already holds less likely, or more, below
+//! 1.
 
 use std::collections::HashSet;
 

@@ -1,4 +1,5 @@
-//! `temperature`: below 1 sharpens the distribution that tokens are drawn from, above 1 flattens it.
+//! `temperature`: below 1 sharpens the distribution that tokens are drawn from, above 1 flattens
+//! it.
 
 use super::{History, LogitsProcessor, ParamError, ParamReader, Registered};
 

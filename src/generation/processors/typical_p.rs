@@ -1,5 +1,5 @@
-//! `typical_p`: only tokens can be drawn that are about as surprising as the distribution is on average, and together have
-//! this probability (locally typical sampling, arXiv 2202.00666).
+//! `typical_p`: only tokens can be drawn that are about as surprising as the distribution is on
+//! average, and together have this probability (locally typical sampling, arXiv 2202.00666).
 
 use super::{History, LogitsProcessor, ParamError, ParamReader, Registered};
 use crate::generation::logits::probabilities;
