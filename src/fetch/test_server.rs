@@ -21,7 +21,7 @@ pub(super) const IMAGE: &[u8] = b"\x89PNG\r\n\x1a\n0123456789";
 pub(super) trait Wire: Read + Write {}
 impl<T: Read + Write> Wire for T {}
 
-/// What is done with a request; the head is given as text.
+/// Handles a request; takes the head as text.
 type Reply = dyn Fn(&str, &mut dyn Wire) -> io::Result<()> + Send + Sync;
 
 /// A server that runs until the process ends.
@@ -152,7 +152,7 @@ impl Certificate {
         Self { certificate: made.cert.der().clone(), key: made.signing_key.serialize_der() }
     }
 
-    /// What a client must trust to trust this certificate.
+    /// Returns the authority that a client must trust.
     pub(super) fn authority(&self) -> rustls::RootCertStore {
         let mut authorities = rustls::RootCertStore::empty();
         authorities.add(self.certificate.clone()).unwrap();

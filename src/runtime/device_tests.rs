@@ -50,7 +50,7 @@ fn counted(place: &Place, elements: usize) -> Buffer {
     host
 }
 
-/// What a buffer anywhere holds.
+/// Returns the content of a buffer, on the host or a GPU.
 fn read(buffer: &Buffer) -> Vec<f32> {
     let mut host = Buffer::new(&Place::Host, buffer.bytes()).unwrap();
     host.copy_from(buffer, &Pieces::one(0, 0, buffer.bytes())).unwrap();
@@ -110,7 +110,7 @@ fn a_cache_on_a_device_does_as_one_on_the_host() {
         });
         assert_eq!(saved[0], saved[1], "{element:?}");
         assert!(saved[0].1.iter().flatten().any(|element| *element != 0.0));
-        // What was saved on the device can be restored there.
+        // A row that was saved on the device can be restored there.
         let [_, mut device] = caches;
         let saved = save(&device, 0, 4, None);
         device.restore_row(2, &saved, 4, 4).unwrap();

@@ -19,6 +19,7 @@ mod openai_api;
 mod operations;
 mod probes;
 mod providers;
+mod regressions;
 mod score_api;
 mod scripted_model;
 mod vendor_telemetry;

@@ -1,7 +1,7 @@
 //! A model for the engine's own tests: every slot remembers what it was fed, and logits are a hash
 //! of all of it, so that a mix-up of rows, a lost position or a stale one gives another answer.
 //!
-//! What the contract in `traits` forbids is noted as a fault; tests look at them at the end.
+//! Breaches of the contract in `traits` are recorded as faults; tests look at them at the end.
 //! `Controls` makes a stage of the model wait or fail.
 
 use std::collections::BTreeMap;
@@ -66,7 +66,7 @@ impl Model {
         logits
     }
 
-    /// What a task gives that is run alone, without an engine, behind the positions of a prompt.
+    /// Runs a task alone, without an engine, after the positions of a prompt.
     pub(super) fn answer(&self, mut task: Task, prompt: &[f32]) -> Result<Outcome, GenerationError> {
         let mut rows = vec![prompt.to_vec()];
         while !rows.is_empty() {
@@ -101,7 +101,7 @@ pub(super) fn prefix(pixel_values: &PixelValues, len: usize) -> ImagePrefix {
     ImagePrefix::new(size_of_val(cells.as_slice()), cells)
 }
 
-/// What a preprocessor of the tests makes.
+/// Makes the preprocessor of the tests.
 pub(super) fn preprocessor() -> Preprocessor {
     let config = PreprocessorConfig { height: 16, width: 16, mean: [0.5; 3], std: [0.5; 3] };
     Preprocessor::new(&config, ImageLimits { max_bytes: 1 << 20, max_pixels: 1 << 22 }).unwrap()
@@ -122,7 +122,7 @@ pub(super) fn encoded_images(prefix_len: usize) -> Vec<Image> {
     ENCODED.lock().entry(prefix_len).or_insert_with(encode).clone()
 }
 
-/// What a test does to a model, and sees of it, from outside.
+/// A test's controls of a model, and its view of it.
 #[derive(Debug, Default)]
 pub(super) struct Controls {
     pub(super) encode: Gate,
@@ -137,7 +137,7 @@ impl Controls {
         [&self.encode, &self.prefill, &self.decode].into_iter().for_each(Gate::open);
     }
 
-    /// What the engine did that the contract forbids.
+    /// Returns the breaches of the contract.
     pub(super) fn faults(&self) -> Vec<String> {
         self.faults.lock().clone()
     }
@@ -259,11 +259,11 @@ pub(super) struct FakeDecoder {
     model: Model,
     controls: Arc<Controls>,
     rows: Vec<Row>,
-    /// What was run since it was taken the last time.
+    /// The runs since a test last took them.
     pub(super) runs: Vec<Run>,
 }
 
-/// What a slot holds. Its memory is `cells`; the row is the first `len` of them, those behind are
+/// The content of a slot. Its memory is `cells`; the row is the first `len` of them, those after are
 /// left from others.
 #[derive(Debug, Clone, Default)]
 struct Row {
@@ -353,7 +353,7 @@ impl StepDecoder for FakeDecoder {
             self.runs.push(Run::Piece { prompt, positions: positions.clone(), is_ok: ran.is_ok() });
         }
         ran?;
-        // What is padded is written too, behind the rows.
+        // Padding is written too, after the rows.
         let longest = pieces.iter().map(|piece| piece.positions.len()).max().unwrap_or(0);
         for (PromptPiece { image, input_ids, positions: fed }, slot) in pieces.iter().zip(first..) {
             let row = &mut self.rows[slot];

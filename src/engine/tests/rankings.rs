@@ -68,7 +68,8 @@ fn candidate_tokens_begin_with_a_space_after_a_word_and_end_with_eos_on_request(
 #[test]
 fn candidates_that_cannot_be_ranked_are_rejected_by_number() {
     let running = Setup::default().start();
-    let (many, long) = (vec!["x"; 257], "~!".repeat(200));
+    let many = vec!["x"; 257];
+    let long = "~!".repeat(200);
     for (candidates, reason) in [
         (&[] as &[&str], "candidates: 0 were given; give 1 to 256"),
         (&many, "candidates: 257 were given; give 1 to 256"),

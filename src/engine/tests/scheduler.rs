@@ -50,7 +50,7 @@ struct Asked {
     /// The turn before which it comes.
     arrival: usize,
     image: usize,
-    /// What follows the start token.
+    /// The tokens after the start token.
     text: Vec<i64>,
     method: Method,
     max_new_tokens: usize,
@@ -227,7 +227,7 @@ impl Followed<'_> {
         self.place == Place::Over
     }
 
-    /// What its task gives alone.
+    /// Returns the result of its task alone.
     fn alone(&self, slots: usize) -> Result<Outcome, GenerationError> {
         MODEL.answer(self.asked.task(slots), &positions(self.image.prefix().unwrap(), &self.input_ids))
     }

@@ -154,7 +154,7 @@ impl Running {
         (input_ids, prompt)
     }
 
-    /// What the model gives without an engine.
+    /// Returns the answer of the model without an engine.
     pub(super) fn expected(&self, job: &Question) -> Vec<Sequence> {
         let (input_ids, prompt) = self.prompt(job.file, job.text);
         let image = std::iter::repeat_n(IMAGE_TOKEN, PREFIX_LEN);
@@ -192,7 +192,7 @@ impl Running {
     }
 }
 
-/// What will be asked.
+/// A question of a test.
 #[derive(Clone)]
 pub(super) struct Question {
     pub(super) file: usize,
