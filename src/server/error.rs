@@ -133,17 +133,6 @@ impl From<JobError> for HttpError {
 }
 
 impl HttpError {
-    /// The same fault, with the place where it is.
-    pub(super) fn at(self, place: &str) -> Self {
-        match self {
-            Self::BadRequest(reason) => Self::BadRequest(format!("{place}: {reason}")),
-            Self::Engine(EngineError::Store(error @ StoreError::Unknown(_))) => {
-                Self::Missing(format!("{place}: {error}"))
-            }
-            other => other,
-        }
-    }
-
     /// Returns the client's message. Never reveals causes, paths or internals.
     pub(super) fn message(&self) -> String {
         match self {

@@ -40,7 +40,7 @@ impl Trap {
         Self { home: tempfile::tempdir().unwrap(), proxy, connections }
     }
 
-    /// What a user might have set: reports wanted, everything through a proxy.
+    /// The environment of a user who wants reports and sends everything through a proxy.
     fn environment(&self) -> Vec<(&'static str, &str)> {
         let home = self.home.path().to_str().unwrap();
         let proxies = ["HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY"];

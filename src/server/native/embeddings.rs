@@ -13,7 +13,7 @@ use super::error::{Faults, NativeError};
 use super::form::{FileBytes, Form, Kind, Part};
 use super::input::{Input, image_sources, read};
 use crate::engine::{DecodedImage, Embedding, Engine, QueryOutput, TimingsMs};
-use crate::scoring::Located;
+use crate::scoring::{Located, ScoringError};
 use crate::server::body::blocking;
 use crate::server::examples::EXAMPLE_IMAGE;
 use crate::server::{HttpError, State};
@@ -202,7 +202,9 @@ async fn decode(engine: &Engine, files: Vec<Bytes>) -> Result<Vec<DecodedImage>,
     let engine = engine.clone();
     blocking(move || {
         let decoded = engine.decode_images(&files).into_iter().enumerate();
-        decoded.map(|(number, image)| image.map_err(|error| HttpError::from(error).at(&place(number)))).collect()
+        decoded
+            .map(|(number, image)| image.map_err(|error| ScoringError::from(error).at(&place(number)).into()))
+            .collect()
     })
     .await
 }
