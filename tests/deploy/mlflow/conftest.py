@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import socket
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+sys.path.append(str(Path(__file__).parents[1]))
+
+from no_network import no_network  # noqa: F401 - pytest finds the fixture here
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,28 +22,6 @@ sys.path.insert(0, str(REPOSITORY / "export"))
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 for name in [name for name in os.environ if name.startswith("MLFLOW_") and name != "MLFLOW_DISABLE_TELEMETRY"]:
     del os.environ[name]
-
-
-def _is_local(address: object) -> bool:
-    if not isinstance(address, tuple):
-        return True
-    try:
-        return ipaddress.ip_address(str(address[0])).is_loopback
-    except ValueError:
-        return address[0] == "localhost"
-
-
-@pytest.fixture(autouse=True)
-def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever leaves this machine fails."""
-    connect = socket.socket.connect
-
-    def refuse(self: socket.socket, address: object) -> None:
-        if not _is_local(address):
-            raise AssertionError(f"a connection to {address}")
-        connect(self, address)
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
 @pytest.fixture(scope="module")
